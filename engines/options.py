@@ -1,0 +1,94 @@
+"""Options shared by export, engines and runtime: the same object is CLI, API and manifest entry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from covis.engines.errors import user_error
+
+Selector = Literal["dense", "saliency", "pooled", "both"]
+PatchOrder = Literal["raster", "hilbert"]
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Which parts of global attention are computed, and how precisely.
+
+    Every field can be changed at run time: they are inputs of a bundle's graphs.
+
+    Attributes:
+        selector: `dense`; `saliency` (frame pairs whose similarity reaches tau); `pooled` (blocks
+            chosen inside each layer by pooled queries and keys); `both` (pooled inside the pairs
+            that saliency kept).
+        tau: frame pairs with cosine similarity of at least tau are computed in full; 0 keeps all.
+        tau_low: pairs in [tau_low, tau) are computed at low precision, below it skipped. None:
+            tau, or with `low_precision` 0.
+        low_precision: compute the pairs below tau at low precision instead of skipping them.
+        layers: the global layers that are sparse, as ranges and lists: "0-9", "0,2,4-7", "all".
+        keep_ratio: pooled selector: share of key blocks kept for each query block (at least one).
+        cdf: pooled selector: keep blocks up to this cumulated softmax mass. With both given the
+            larger selection counts.
+        min_neighbours: each view keeps this many most similar others, even below tau.
+        reference: keep all pairs of the reference view (view 0) where the model has one.
+        order: order of the patches of a frame as the pooled selector's blocks see them.
+    """
+
+    selector: Selector = "saliency"
+    tau: float = 0.9
+    tau_low: float | None = None
+    low_precision: bool = False
+    layers: str = "0-9"
+    keep_ratio: float = 0.25
+    cdf: float = 0.0
+    min_neighbours: int = 0
+    reference: bool = True
+    order: PatchOrder = "raster"
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "keep_ratio", "cdf"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0.0 <= value <= 1.0):
+                raise user_error(f"{value} is not in [0, 1]", where=f"--{name.replace('_', '-')}")
+        if self.tau_low is not None and not 0.0 <= self.tau_low <= self.tau:
+            raise user_error(f"{self.tau_low} is not in [0, tau = {self.tau}]", where="--tau-low")
+        if self.min_neighbours < 0:
+            raise user_error(f"{self.min_neighbours} is negative", where="--min-neighbours")
+        parse_layers(self.layers)
+
+    @property
+    def skip_below(self) -> float:
+        """The similarity under which a pair is skipped: the lower of the two thresholds."""
+        if self.tau_low is not None:
+            return self.tau_low
+        return 0.0 if self.low_precision else self.tau
+
+
+def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
+    """Layer indices from "0-9", "0,2,4-7", "all" or "none", ascending and without repeats.
+
+    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model, but a
+    list that leaves no layer at all is refused.
+    """
+    words = text.replace(" ", "")
+    if words in ("", "none"):
+        return ()
+    if words == "all":
+        return tuple(range(depth)) if depth is not None else ()
+    chosen: set[int] = set()
+    for word in words.split(","):
+        first, dash, last = word.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise user_error(
+                f"{word!r} is no layer or range of layers", where="--layers", hint='write e.g. "0-9,12" or "all"'
+            )
+        chosen.update(range(int(first), min(int(last or first), 9999) + 1))
+    kept = sorted(i for i in chosen if depth is None or i < depth)
+    if not kept:
+        raise user_error(
+            f"{text!r} names none of the model's {depth} global layers",
+            where="--layers",
+            hint=f"use 0 to {(depth or 1) - 1}",
+        )
+    return tuple(kept)
