@@ -1,5 +1,16 @@
 """The project's two ops on the torch side: eager, exported, and as ONNX schemas and functions."""
 
-from covis.export.ops.attention import DENSE, TokenLayout, block_sparse_attention, dense_level
+from covis.export.ops.attention import DENSE, block_sparse_attention, dense_level
+from covis.export.ops.fp8 import low_precision
+from covis.export.ops.layout import TokenLayout, element_regions
+from covis.export.ops.select import block_select
 
-__all__ = ["DENSE", "TokenLayout", "block_sparse_attention", "dense_level"]
+__all__ = [
+    "DENSE",
+    "TokenLayout",
+    "block_select",
+    "block_sparse_attention",
+    "dense_level",
+    "element_regions",
+    "low_precision",
+]

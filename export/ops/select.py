@@ -1,0 +1,185 @@
+"""BlockSelect as a torch op: which key blocks each query block attends to, from pooled Q and K."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn.functional import pad
+from torch import Tensor
+
+from covis.export.ops.check import check_select, full_shape_check_possible
+from covis.export.ops.layout import PLAIN, TokenLayout, region_count
+
+CDF_SLACK = 1e-5  # a cumulated probability this far above `cdf` still counts as within it
+
+
+def block_select(
+    q: Tensor,
+    k: Tensor,
+    pair: Tensor,
+    keep_ratio: Tensor,
+    cdf: Tensor,
+    *,
+    layout: TokenLayout = PLAIN,
+    q_block: int = 128,
+    k_block: int = 64,
+    pool: str = "mean",
+) -> Tensor:
+    """Level map of the key blocks that hold most of each query block's attention.
+
+    The contract, with the exact rules, is plugins/block_select/README.md.
+
+    Args:
+        q, k: (B, H, S, D), one floating type; as they enter attention (after norm and RoPE).
+        pair: int8 (1, 1, M, M) levels of frame pairs that limit the choice, or (1, 1, 1, 1).
+        keep_ratio: float32 (), share of a row's candidate blocks that is kept, rounded down.
+        cdf: float32 (), cumulated probability up to which blocks are kept.
+        layout: which of the S tokens are special, patch and trailing tokens.
+        q_block, k_block: patch tokens pooled into one query and one key block.
+        pool: "mean" or "max" over the tokens of a block.
+
+    Returns:
+        int8 (B, H, Rq, Rk): the pair's level where a block is kept, else 0.
+
+    Raises:
+        CovisError: a tensor or attribute that the contract forbids, named with its value.
+    """
+    if full_shape_check_possible(pair):
+        check_select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
+    level: Tensor = _op(
+        q,
+        k,
+        pair,
+        keep_ratio,
+        cdf,
+        layout.frame_tokens,
+        layout.special_first,
+        layout.special_last,
+        layout.trailing_tokens,
+        q_block,
+        k_block,
+        pool,
+    )
+    return level
+
+
+@torch.library.custom_op("covis::block_select", mutates_args=())
+def _op(
+    q: Tensor,
+    k: Tensor,
+    pair: Tensor,
+    keep_ratio: Tensor,
+    cdf: Tensor,
+    frame_tokens: int = 1,
+    special_first: int = 0,
+    special_last: int = 0,
+    trailing_tokens: int = 0,
+    q_block: int = 128,
+    k_block: int = 64,
+    pool: str = "mean",
+) -> Tensor:
+    layout = TokenLayout(frame_tokens, special_first, special_last, trailing_tokens)
+    pooled_q = _pool(_patch_tokens(q, layout), q_block, pool)
+    pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
+    scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])
+    patches = layout.patches(q.shape[2])
+    candidates = block_levels(pair[0, 0], layout.patches_per_frame, patches, q_block, k_block)
+    kept = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
+    return torch.where(kept, candidates, candidates.new_zeros(()))
+
+
+@_op.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    pair: Tensor,
+    keep_ratio: Tensor,
+    cdf: Tensor,
+    frame_tokens: int = 1,
+    special_first: int = 0,
+    special_last: int = 0,
+    trailing_tokens: int = 0,
+    q_block: int = 128,
+    k_block: int = 64,
+    pool: str = "mean",
+) -> Tensor:
+    layout = TokenLayout(frame_tokens, special_first, special_last, trailing_tokens)
+    patches = layout.patches(q.shape[2])
+    shape = (*q.shape[:2], region_count(patches, q_block), region_count(patches, k_block))
+    return q.new_empty(shape, dtype=torch.int8)
+
+
+def block_levels(
+    pair: Tensor, patches_per_frame: int, patches: int, q_block: int, k_block: int
+) -> Tensor:
+    """Highest level of the frame pairs that each block pair touches: int8 (Rq, Rk).
+
+    Args:
+        pair: int8 (M, M), or (1, 1) for one level everywhere.
+        patches_per_frame, patches: patch tokens of one frame and of all.
+        q_block, k_block: patch tokens of a block; blocks run across frames.
+    """
+    rows, columns = region_count(patches, q_block), region_count(patches, k_block)
+    if pair.numel() == 1:
+        return pair.expand(rows, columns)
+    by_rows = _max_over_frames(pair, patches_per_frame, patches, q_block)
+    return _max_over_frames(by_rows.T, patches_per_frame, patches, k_block).T
+
+
+def choose(scores: Tensor, candidate: Tensor, keep_ratio: float, cdf: float) -> Tensor:
+    """The candidates kept in each row: the larger of the top-k and the CDF set, at least one.
+
+    Args:
+        scores: (..., Rq, Rk), any real.
+        candidate: bool, broadcastable to scores.
+        keep_ratio, cdf: shares from 0 to 1.
+
+    Returns:
+        bool, the shape of scores.
+    """
+    candidate = candidate.expand_as(scores)
+    n = candidate.sum(-1, keepdim=True)
+    masked = scores.masked_fill(~candidate, -math.inf)
+    ranked, order = masked.sort(stable=True, dim=-1, descending=True)
+    top = torch.floor(n.double() * keep_ratio).long()
+    mass = torch.softmax(ranked, -1).cumsum(-1)
+    rank = torch.arange(scores.shape[-1], device=scores.device)
+    within = ((mass <= cdf + CDF_SLACK) & (rank < n)).sum(-1, keepdim=True)
+    keep = torch.maximum(top, within).clamp(min=1).minimum(n)
+    return torch.zeros_like(candidate).scatter(-1, order, rank < keep)
+
+
+def _patch_tokens(x: Tensor, layout: TokenLayout) -> Tensor:
+    """(B, H, S, D) -> (B, H, patches, D), without special and trailing tokens."""
+    frames = layout.frames(x.shape[2])
+    shape = (*x.shape[:2], frames, layout.frame_tokens, x.shape[3])
+    x = x[:, :, : frames * layout.frame_tokens].reshape(shape)
+    return x[:, :, :, layout.special_first : layout.frame_tokens - layout.special_last].flatten(
+        2, 3
+    )
+
+
+def _pool(x: Tensor, block: int, pool: str) -> Tensor:
+    """(B, H, N, D) -> (B, H, ceil(N / block), D); a short last block over its real length."""
+    x = x.double() if x.dtype == torch.float64 else x.float()
+    short = -x.shape[2] % block
+    x = pad(x, (0, 0, 0, short), value=0.0 if pool == "mean" else -math.inf)
+    blocks = x.reshape(*x.shape[:2], -1, block, x.shape[3])
+    if pool == "max":
+        return blocks.amax(3)
+    length = torch.full((blocks.shape[2], 1), block, device=x.device, dtype=x.dtype)
+    length[-1:] -= short
+    mean: Tensor = blocks.sum(3) / length
+    return mean
+
+
+def _max_over_frames(pair: Tensor, patches_per_frame: int, patches: int, block: int) -> Tensor:
+    """(M, N) -> (ceil(patches / block), N): the maximum over the frames that each block touches."""
+    first = torch.arange(0, patches, block, device=pair.device)
+    last = (first + block - 1).clamp(max=patches - 1) // patches_per_frame
+    first = first // patches_per_frame
+    result = pair[first]
+    for step in range(1, int((last - first).max()) + 1):
+        result = torch.maximum(result, pair[(first + step).minimum(last)])
+    return result
