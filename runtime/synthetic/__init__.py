@@ -1,0 +1,31 @@
+"""Made scenes with known cameras: textured rooms and corridors, rendered with numpy or torch."""
+
+from covis.runtime.synthetic.cameras import PATHS, Cameras, camera_path, look_at
+from covis.runtime.synthetic.photos import demo_scene, write_photos
+from covis.runtime.synthetic.render import RenderedScene, covisibility, render
+from covis.runtime.synthetic.scenes import (
+    FAMILIES,
+    HELD_OUT_SEEDS,
+    TRAINING_SEEDS_START,
+    SceneSpec,
+    World,
+    build,
+)
+
+__all__ = [
+    "FAMILIES",
+    "HELD_OUT_SEEDS",
+    "PATHS",
+    "TRAINING_SEEDS_START",
+    "Cameras",
+    "RenderedScene",
+    "SceneSpec",
+    "World",
+    "build",
+    "camera_path",
+    "covisibility",
+    "demo_scene",
+    "look_at",
+    "render",
+    "write_photos",
+]

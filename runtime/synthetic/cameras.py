@@ -1,0 +1,134 @@
+"""Camera paths through made scenes: orbits, walks, turns and loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from covis.engines.errors import user_error
+from covis.runtime.synthetic.scenes import World
+
+Path = Literal["orbit", "walk", "turn", "scatter", "loop"]
+PATHS: tuple[Path, ...] = ("orbit", "walk", "turn", "scatter", "loop")
+
+_Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """
+    M pinhole cameras without a size yet.
+
+    Attributes:
+        extrinsics: (M, 3, 4) world to camera, OpenCV axes, metres.
+        fov_y: (M,) vertical field of view in radians; pixels are square, the principal point is
+            the image's centre.
+    """
+
+    extrinsics: _Vector
+    fov_y: _Vector
+
+    def intrinsics(self, height: int, width: int) -> _Vector:
+        """(M, 3, 3) in pixels; the centre of the top-left pixel is (0.5, 0.5)."""
+        focal = height / 2 / np.tan(self.fov_y / 2)
+        k = np.zeros((len(focal), 3, 3))
+        k[:, 0, 0] = k[:, 1, 1] = focal
+        k[:, 0, 2], k[:, 1, 2], k[:, 2, 2] = width / 2, height / 2, 1.0
+        return k
+
+    def __getitem__(self, index: Any) -> Cameras:
+        """The cameras of a slice or index array."""
+        return Cameras(self.extrinsics[index], self.fov_y[index])
+
+
+def look_at(position: _Vector, target: _Vector, roll: float = 0.0) -> _Vector:
+    """
+    (3, 4) world-to-camera matrix of a camera at `position` that looks at `target`.
+
+    Args:
+        position: (3,) world.
+        target: (3,) world, not straight above or below.
+        roll: about the viewing direction, radians.
+    """
+    forward = (target - position) / np.linalg.norm(target - position)
+    right = np.cross(np.array([0.0, 1.0, 0.0]), forward)
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    c, s = np.cos(roll), np.sin(roll)
+    rotation = np.stack([c * right + s * down, -s * right + c * down, forward])
+    return np.concatenate([rotation, (-rotation @ position)[:, None]], axis=1)
+
+
+def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1) -> Cameras:
+    """
+    A seeded path of `views` cameras through the free ring of a scene.
+
+    Args:
+        world: the scene; its specification's seed drives the path.
+        views: M, at least 1.
+        path: `orbit`: along an arc, looking at the middle; `walk`: along an arc, looking ahead or
+            to a side; `turn`: nearly one place, turning; `scatter`: unordered places and
+            directions; `loop`: once around, looking ahead: the views of opposite sides of a
+            `loop` scene do not see each other.
+        purpose: number of the path; other numbers give other paths in the same scene.
+
+    Raises:
+        CovisError: no views, or an unknown path.
+    """
+    if views < 1 or path not in PATHS:
+        raise user_error(
+            "no such camera path",
+            where=f"{path}, {views} views",
+            hint="use one of " + ", ".join(PATHS),
+        )
+    rng = world.spec.generator(purpose)
+    start = rng.uniform(0, 2 * np.pi)
+    direction = float(rng.choice([-1.0, 1.0]))
+    step = np.arange(views) / max(views, 2)
+    height = -world.height * rng.uniform(0.42, 0.62)
+    if path == "scatter":
+        angle = rng.uniform(0, 2 * np.pi, views)
+        heading = rng.uniform(0, 2 * np.pi, views)
+    elif path == "turn":
+        angle = start + rng.normal(0, 0.05, views)
+        heading = rng.uniform(0, 2 * np.pi) + direction * step * rng.uniform(np.pi, 2 * np.pi)
+    else:
+        span = {"orbit": rng.uniform(0.5, 1.9), "walk": rng.uniform(0.3, 1.0), "loop": 2.0}[path]
+        angle = start + direction * step * span * np.pi + rng.normal(0, 0.02, views)
+        heading = np.zeros(views)
+    ring = _ring(world, angle) * rng.uniform(0.9, 1.1, (views, 1))
+    position = np.stack([ring[:, 0], height + rng.normal(0, 0.08, views), ring[:, 1]], axis=-1)
+    if path == "orbit":
+        target = np.tile(np.array([0.0, -0.4 * world.height, 0.0]), (views, 1))
+        target += rng.normal(0, 0.25, (views, 3)) * [1.0, 0.5, 1.0]
+    else:
+        if path in ("walk", "loop"):
+            ahead = _ring(world, angle + direction * 0.25) - _ring(world, angle)
+            side = rng.uniform(-1.2, 1.2) if path == "walk" else rng.uniform(-0.2, 0.2)
+            heading = np.arctan2(ahead[:, 0], ahead[:, 1]) + side + rng.normal(0, 0.1, views)
+        offset = np.stack([np.sin(heading), rng.normal(0, 0.08, views), np.cos(heading)], axis=-1)
+        target = position + offset
+    roll = rng.normal(0, 0.02, views)
+    extrinsics = np.stack(
+        [look_at(p, t, r) for p, t, r in zip(position, target, roll, strict=True)]
+    )
+    return Cameras(extrinsics, np.full(views, np.deg2rad(rng.uniform(52.0, 68.0))))
+
+
+def _ring(world: World, angle: _Vector) -> _Vector:
+    """
+    (M, 2) x and z on the free ring, by arc length: 2 pi is once around.
+
+    An ellipse in rooms, nearly a rectangle in corridors.
+    """
+    power = 0.4 if world.spec.family == "loop" else 1.0
+    dense = np.linspace(0, 2 * np.pi, 2049)
+    c, s = np.cos(dense), np.sin(dense)
+    shape = np.stack([np.sign(c) * np.abs(c) ** power, np.sign(s) * np.abs(s) ** power], axis=-1)
+    shape = shape * world.ring
+    length = np.cumsum(np.linalg.norm(np.diff(shape, axis=0, prepend=shape[:1]), axis=1))
+    wanted = (angle / (2 * np.pi)) % 1.0 * length[-1]
+    return np.stack([np.interp(wanted, length, shape[:, a]) for a in range(2)], axis=-1)
