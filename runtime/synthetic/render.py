@@ -159,7 +159,8 @@ class _Tracer:
     def _trace(
         self, origin: Array, directions: Array, shaded: bool = True
     ) -> tuple[Array, Array, Array]:
-        """Colour (N, 3), distance (N,) and normal (N, 3) along rays from one point.
+        """
+        Colour (N, 3), distance (N,) and normal (N, 3) along rays from one point.
 
         Unshaded colours are placeholders.
         """
