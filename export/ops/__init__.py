@@ -1,4 +1,8 @@
-"""The project's two ops on the torch side: eager, exported, and as ONNX schemas and functions."""
+"""The project's two ops on the torch side: eager, exported, and as ONNX schemas and functions.
+
+What needs onnxscript is not imported from here: `translate.translation_table()` and
+`translate.attach_functions(model)` serve the exporter.
+"""
 
 from covis.export.ops.attention import DENSE, block_sparse_attention, dense_level
 from covis.export.ops.fp8 import low_precision

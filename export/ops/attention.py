@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from covis.export.ops import fp8
 from covis.export.ops.check import check_attention, full_shape_check_possible
@@ -111,9 +111,9 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[T
     q, k, v, level = ctx.saved_tensors  # type: ignore[attr-defined]
     *tokens, q_block, k_block, scale = ctx.attributes  # type: ignore[attr-defined]
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-        out = _attend(*leaves, level, TokenLayout(*tokens), q_block, k_block, scale or None)
-        grads = torch.autograd.grad(out, leaves, grad, allow_unused=True)
+        q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+        out = _attend(q, k, v, level, TokenLayout(*tokens), q_block, k_block, scale or None)
+        grads = torch.autograd.grad(out, (q, k, v), grad, allow_unused=True)
     return (*grads, *[None] * (1 + len(ctx.attributes)))  # type: ignore[attr-defined]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn.functional import pad
 from torch import Tensor
+from torch.nn.functional import pad
 
 from covis.export.ops.check import check_select, full_shape_check_possible
 from covis.export.ops.layout import PLAIN, TokenLayout, region_count

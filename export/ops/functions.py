@@ -1,0 +1,282 @@
+"""
+The two ops as ONNX functions of standard operators: any runtime can run an exported model.
+
+They compute the dense meaning: the score matrix of the whole sequence is built (at most two of it
+in float32 are alive at once). A runtime that has a kernel for the op uses that instead.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import onnx
+from onnx import FunctionProto, parser
+
+# Cast(to=1) is float32, 7 int64, 9 bool, 11 double, 3 int8, 6 int32. The masked scores are filled
+# with a finite number, so that a row with nothing to attend to has no NaN in its softmax; such a
+# row is then set to zero. Tokens that are always dense are given one region more than the map has,
+# and the map one row and one column of "attend" for it: no mask of the size of the scores but one
+# of bool is ever built.
+_ATTENTION = """
+<domain: "covis", opset_import: ["" : 20],
+ doc_string: "Dense meaning of BlockSparseAttention, version 1; level 1 computes exactly.">
+BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_last: int = 0,
+  trailing_tokens: int = 0, q_block: int = 1, k_block: int = 1, scale: float = 0.0>
+(Q, K, V, level) => (O)
+{
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  Qf = Cast <to = 1> (Q)
+  Kf = Cast <to = 1> (K)
+  Vf = Cast <to = 1> (V)
+  S = Shape <start = 2, end = 3> (Q)
+  D = Shape <start = 3, end = 4> (Q)
+  D_float = Cast <to = 1> (D)
+  root = Sqrt (D_float)
+  default_scale = Reciprocal (root)
+  no_scale = Constant <value_float = 0.0> ()
+  given_scale = Constant <value_float: float = @scale> ()
+  is_default = Equal (given_scale, no_scale)
+  factor = Where (is_default, default_scale, given_scale)
+  Q_scaled = Mul (Qf, factor)
+  K_transposed = Transpose <perm = [0, 1, 3, 2]> (Kf)
+  elements = Size (level)
+  is_single = Equal (elements, one)
+  highest = ReduceMax <keepdims = 0> (level)
+  is_kept = Cast <to = 9> (highest)
+  is_dense = And (is_single, is_kept)
+  O_float = If (is_dense) <
+    then_branch = dense () => (float[B, H, S, D] O_dense) {
+      scores_dense = MatMul (Q_scaled, K_transposed)
+      weights_dense = Softmax <axis = -1> (scores_dense)
+      O_dense = MatMul (weights_dense, Vf)
+    },
+    else_branch = sparse () => (float[B, H, S, D] O_sparse) {
+      frame_tokens_ = Constant <value_int: int = @frame_tokens> ()
+      first = Constant <value_int: int = @special_first> ()
+      last = Constant <value_int: int = @special_last> ()
+      trailing = Constant <value_int: int = @trailing_tokens> ()
+      q_size = Constant <value_int: int = @q_block> ()
+      k_size = Constant <value_int: int = @k_block> ()
+      after_patches = Sub (frame_tokens_, last)
+      patches = Sub (after_patches, first)
+      S_scalar = Squeeze (S)
+      body = Sub (S_scalar, trailing)
+      index = Range (zero, S_scalar, one)
+      place = Mod (index, frame_tokens_)
+      frame = Div (index, frame_tokens_)
+      frame_start = Mul (frame, patches)
+      frame_shifted = Sub (frame_start, first)
+      patch_number = Add (frame_shifted, place)
+      in_frames = Less (index, body)
+      past_first = GreaterOrEqual (place, first)
+      before_last = Less (place, after_patches)
+      in_middle = And (past_first, before_last)
+      is_patch = And (in_frames, in_middle)
+      q_regions = Shape <start = 2, end = 3> (level)
+      k_regions = Shape <start = 3, end = 4> (level)
+      q_highest = Sub (q_regions, one)
+      k_highest = Sub (k_regions, one)
+      q_exact = Div (patch_number, q_size)
+      k_exact = Div (patch_number, k_size)
+      q_clipped = Min (q_exact, q_highest)
+      k_clipped = Min (k_exact, k_highest)
+      q_region = Where (is_patch, q_clipped, q_regions)
+      k_region = Where (is_patch, k_clipped, k_regions)
+      pads = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> ()
+      yes = Constant <value = bool {1}> ()
+      attend = Cast <to = 9> (level)
+      attend_padded = Pad (attend, pads, yes)
+      attend_rows = Gather <axis = 2> (attend_padded, q_region)
+      mask = Gather <axis = 3> (attend_rows, k_region)
+      scores = MatMul (Q_scaled, K_transposed)
+      fill = Constant <value_float = -3.0e38> ()
+      scores_kept = Where (mask, scores, fill)
+      weights = Softmax <axis = -1> (scores_kept)
+      mixed = MatMul (weights, Vf)
+      patch_count = Cast <to = 7> (is_patch)
+      axis_last = Constant <value_ints = [-1]> ()
+      patches_total = ReduceSum <keepdims = 0> (patch_count)
+      has_always = Less (patches_total, S_scalar)
+      region_highest = ReduceMax <keepdims = 1> (level, axis_last)
+      region_kept = Cast <to = 9> (region_highest)
+      row_pads = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 0]> ()
+      region_padded = Pad (region_kept, row_pads, yes)
+      row_kept = Gather <axis = 2> (region_padded, q_region)
+      row_any = Or (row_kept, has_always)
+      nothing = Constant <value_float = 0.0> ()
+      O_sparse = Where (row_any, mixed, nothing)
+    }
+  >
+  O = CastLike (O_float, Q)
+}
+"""
+
+# `pool` is compared as one of two strings because onnx's reference evaluator wants both sides of a
+# string comparison to be of one width. In _POOL, {x} is Q or K, {r} its block attribute.
+_POOL = """
+  {x}_cut = Slice ({x}, zero_1, body_1, axis_2)
+  {x}_frames = Reshape ({x}_cut, frames_shape)
+  {x}_patches = Slice ({x}_frames, first_1, after_1, axis_3)
+  {x}_flat = Reshape ({x}_patches, flat_shape)
+  {x}_float = Cast <to = 1> ({x}_flat)
+  {x}_size = Constant <value_int: int = @{r}> ()
+  {x}_up = Add (N, {x}_size)
+  {x}_up_1 = Sub ({x}_up, one)
+  {x}_regions = Div ({x}_up_1, {x}_size)
+  {x}_padded_N = Mul ({x}_regions, {x}_size)
+  {x}_short = Sub ({x}_padded_N, N)
+  {x}_short_1 = Reshape ({x}_short, shape_1)
+  {x}_pads = Concat <axis = 0> (zeros_6, {x}_short_1, zero_1)
+  {x}_padded = Pad ({x}_float, {x}_pads, pad_value)
+  {x}_regions_1 = Reshape ({x}_regions, shape_1)
+  {x}_size_1 = Reshape ({x}_size, shape_1)
+  {x}_block_shape = Concat <axis = 0> (BH, {x}_regions_1, {x}_size_1, D)
+  {x}_blocks = Reshape ({x}_padded, {x}_block_shape)
+  {x}_index = Range (zero, {x}_regions, one)
+  {x}_start = Mul ({x}_index, {x}_size)
+  {x}_left = Sub (N, {x}_start)
+  {x}_length = Min ({x}_left, {x}_size)
+  {x}_length_float = Cast <to = 1> ({x}_length)
+  {x}_length_column = Unsqueeze ({x}_length_float, axis_1)
+  {x}_pooled = If (is_max) <
+    then_branch = highest_{x} () => (float[B, H, R, D] {x}_max) {{
+      {x}_max = ReduceMax <keepdims = 0> ({x}_blocks, axis_3)
+    }},
+    else_branch = mean_{x} () => (float[B, H, R, D] {x}_mean) {{
+      {x}_sum = ReduceSum <keepdims = 0> ({x}_blocks, axis_3)
+      {x}_mean = Div ({x}_sum, {x}_length_column)
+    }}
+  >
+  {x}_frame_first = Div ({x}_start, P)
+  {x}_end = Add ({x}_start, {x}_length)
+  {x}_end_1 = Sub ({x}_end, one)
+  {x}_frame_last_all = Div ({x}_end_1, P)
+  {x}_frame_last = Min ({x}_frame_last_all, pair_highest)
+  {x}_reach = Add ({x}_size, P)
+  {x}_reach_2 = Sub ({x}_reach, two)
+  {x}_reach_frames = Div ({x}_reach_2, P)
+  {x}_span = Add ({x}_reach_frames, one)
+  {x}_steps = Range (zero, {x}_span, one)
+  {x}_first_column = Unsqueeze ({x}_frame_first, axis_1)
+  {x}_last_column = Unsqueeze ({x}_frame_last, axis_1)
+  {x}_touched_all = Add ({x}_first_column, {x}_steps)
+  {x}_touched = Min ({x}_touched_all, {x}_last_column)
+"""
+
+_SELECT = (
+    """
+<domain: "covis", opset_import: ["" : 20],
+ doc_string: "BlockSelect, version 1.">
+BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 0,
+  trailing_tokens: int = 0, q_block: int = 128, k_block: int = 64, pool: string = "mean">
+(Q, K, pair, keep_ratio, cdf) => (level)
+{
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  two = Constant <value_int = 2> ()
+  zero_1 = Constant <value_ints = [0]> ()
+  zeros_6 = Constant <value_ints = [0, 0, 0, 0, 0, 0]> ()
+  shape_1 = Constant <value_ints = [1]> ()
+  axis_1 = Constant <value_ints = [1]> ()
+  axis_2 = Constant <value_ints = [2]> ()
+  axis_3 = Constant <value_ints = [3]> ()
+  axis_last = Constant <value_ints = [-1]> ()
+  frame_tokens_ = Constant <value_int: int = @frame_tokens> ()
+  first = Constant <value_int: int = @special_first> ()
+  last = Constant <value_int: int = @special_last> ()
+  trailing = Constant <value_int: int = @trailing_tokens> ()
+  pool_ = Constant <value_string: string = @pool> ()
+  pool_1 = Unsqueeze (pool_, zero_1)
+  mean_name = Constant <value_strings = ["mean"]> ()
+  pool_mean = Concat <axis = 0> (pool_1, mean_name)
+  max_mean = Constant <value_strings = ["max", "mean"]> ()
+  are_equal = Equal (pool_mean, max_mean)
+  is_max = Gather <axis = 0> (are_equal, zero)
+  lowest = Constant <value_float = -3.0e38> ()
+  nothing = Constant <value_float = 0.0> ()
+  pad_value = Where (is_max, lowest, nothing)
+  BH = Shape <start = 0, end = 2> (Q)
+  S_1 = Shape <start = 2, end = 3> (Q)
+  S = Squeeze (S_1)
+  D = Shape <start = 3, end = 4> (Q)
+  after = Sub (frame_tokens_, last)
+  P = Sub (after, first)
+  body = Sub (S, trailing)
+  M = Div (body, frame_tokens_)
+  N = Mul (M, P)
+  body_1 = Reshape (body, shape_1)
+  first_1 = Reshape (first, shape_1)
+  after_1 = Reshape (after, shape_1)
+  M_1 = Reshape (M, shape_1)
+  N_1 = Reshape (N, shape_1)
+  frame_tokens_1 = Reshape (frame_tokens_, shape_1)
+  frames_shape = Concat <axis = 0> (BH, M_1, frame_tokens_1, D)
+  flat_shape = Concat <axis = 0> (BH, N_1, D)
+  pair_size_1 = Shape <start = 2, end = 3> (pair)
+  pair_highest = Sub (pair_size_1, one)
+"""
+    + _POOL.format(x="Q", r="q_block")
+    + _POOL.format(x="K", r="k_block")
+    + """
+  K_pooled_T = Transpose <perm = [0, 1, 3, 2]> (K_pooled)
+  products = MatMul (Q_pooled, K_pooled_T)
+  D_float = Cast <to = 1> (D)
+  root = Sqrt (D_float)
+  scores = Div (products, root)
+  pair_wide = Cast <to = 6> (pair)
+  outer_axes = Constant <value_ints = [0, 1]> ()
+  pair_2d = Squeeze (pair_wide, outer_axes)
+  pair_rows = Gather <axis = 0> (pair_2d, Q_touched)
+  pair_rows_max = ReduceMax <keepdims = 0> (pair_rows, axis_1)
+  pair_blocks = Gather <axis = 1> (pair_rows_max, K_touched)
+  candidate_level = ReduceMax <keepdims = 0> (pair_blocks, axis_2)
+  is_candidate = Cast <to = 9> (candidate_level)
+  is_candidate_int = Cast <to = 7> (is_candidate)
+  n = ReduceSum <keepdims = 1> (is_candidate_int, axis_last)
+  masked = Where (is_candidate, scores, lowest)
+  ranked, order = TopK <axis = -1, largest = 1, sorted = 1> (masked, K_regions_1)
+  probabilities = Softmax <axis = -1> (ranked)
+  last_axis = Constant <value_int = -1> ()
+  mass = CumSum (probabilities, last_axis)
+  slack = Constant <value_float = 1.0e-5> ()
+  limit = Add (cdf, slack)
+  rank = Range (zero, K_regions, one)
+  is_ranked = Less (rank, n)
+  in_mass = LessOrEqual (mass, limit)
+  in_mass_ranked = And (in_mass, is_ranked)
+  in_mass_int = Cast <to = 7> (in_mass_ranked)
+  n_cdf = ReduceSum <keepdims = 1> (in_mass_int, axis_last)
+  n_double = Cast <to = 11> (n)
+  ratio_double = Cast <to = 11> (keep_ratio)
+  top_double = Mul (ratio_double, n_double)
+  top_floor = Floor (top_double)
+  top_k = Cast <to = 7> (top_floor)
+  larger = Max (top_k, n_cdf)
+  at_least_one = Max (larger, one)
+  kept_count = Min (at_least_one, n)
+  kept_ranked = Less (rank, kept_count)
+  kept_ranked_int = Cast <to = 6> (kept_ranked)
+  order_shape = Shape (order)
+  blank = ConstantOfShape <value = int32[1] {0}> (order_shape)
+  kept = ScatterElements <axis = -1> (blank, order, kept_ranked_int)
+  level_wide = Mul (kept, candidate_level)
+  level = Cast <to = 3> (level_wide)
+}
+"""
+)
+
+
+@cache
+def _parsed(text: str) -> FunctionProto:
+    return parser.parse_function(text)
+
+
+def functions() -> list[FunctionProto]:
+    """The function bodies of both ops, as fresh copies."""
+    copies = []
+    for text in (_ATTENTION, _SELECT):
+        copy = onnx.FunctionProto()
+        copy.CopyFrom(_parsed(text))
+        copies.append(copy)
+    return copies
