@@ -1,0 +1,103 @@
+"""The three models, in PyTorch, with the parameter names of their official checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from covis.engines.errors import user_error
+from covis.export.models.config import from_mapping
+from covis.export.models.multiview import MultiViewModel
+from covis.export.models.stages import stages
+from covis.export.models.vggt import Vggt, VggtConfig
+from covis.export.models.weights import fill, find_weights, read_weights
+
+__all__ = [
+    "MODELS",
+    "ModelInfo",
+    "MultiViewModel",
+    "build_model",
+    "load_model",
+    "model_info",
+    "stages",
+]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before it is built.
+
+    Attributes:
+        model: the module's class.
+        config: its configuration's class, whose defaults are the official model.
+        repository: default Hugging Face id of the weights.
+        revision: of that repository. `main` where the commit could not be verified.
+    """
+
+    model: Callable[[Any], MultiViewModel]
+    config: type[Any]
+    repository: str
+    revision: str
+
+
+MODELS: dict[str, ModelInfo] = {
+    "vggt": ModelInfo(Vggt, VggtConfig, "facebook/VGGT-1B", "main"),
+}
+
+
+def model_info(name: str) -> ModelInfo:
+    """The registry's entry of that name, or an error that lists the names."""
+    if name not in MODELS:
+        raise user_error("no such model", where=name, hint=f"choose one of {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def build_model(name: str, config: Mapping[str, Any] | None = None) -> MultiViewModel:
+    """A model without trained weights, in evaluation mode.
+
+    Under `with torch.device("meta")` it takes no memory. To trace it without data
+    use a FakeTensorMode: position tables are real CPU tensors, which cannot be mixed with meta.
+    """
+    info = model_info(name)
+    return info.model(from_mapping(info.config, config, info.config.NOTES)).eval()
+
+
+def load_model(
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    weights: Path | str | Mapping[str, Tensor] | None = None,
+) -> MultiViewModel:
+    """A model with trained weights, float32 on the CPU, in evaluation mode and without gradients.
+
+    Args:
+        name: `vggt`, `pi3` or `mapanything`.
+        config: fields of the model's configuration that differ from the official one.
+        weights: a safetensors file, a Hugging Face id, or key -> tensor; None: the official ones.
+
+    Raises:
+        CovisError: an unknown model or field; weights that are absent, unreadable, of another
+            model, or not finite. The message names all offending keys.
+    """
+    info = model_info(name)
+    with torch.device("meta"):
+        model = build_model(name, config)
+    where: Path | str = "weights"
+    if not isinstance(weights, Mapping):
+        official = weights is None or str(weights) == info.repository
+        source = info.repository if weights is None else weights
+        where = find_weights(source, info.revision if official else None)
+        weights = read_weights(where)
+    fill(
+        model,
+        weights,
+        where=where,
+        name=name,
+        ignored=model.ignored_keys,
+        aliases=model.aliases,
+    )
+    return model.requires_grad_(False)

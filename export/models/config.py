@@ -1,0 +1,97 @@
+"""Model configurations: frozen dataclasses, made from plain mappings with every mistake named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from covis.engines.errors import user_error
+
+C = TypeVar("C")
+
+
+def from_mapping(kind: type[C], given: Mapping[str, Any] | None, notes: Collection[str] = ()) -> C:
+    """The configuration `kind` with the given fields; the others keep the official model's values.
+
+    Args:
+        kind: a frozen dataclass of numbers, booleans and tuples of integers.
+        given: field name -> value, lists for tuples; None: the official model.
+        notes: names (or prefixes ending in `*`) that may be there and mean nothing to us.
+
+    Raises:
+        CovisError: unknown fields or values of a wrong type, all named in one line.
+    """
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, value in (given or {}).items():
+        if name in known:
+            try:
+                values[name] = _as(hints[name], value)
+            except TypeError:
+                faults.append(f"{name} = {value!r} is not of type {_words(hints[name])}")
+        elif not _is_note(name, notes):
+            faults.append(f"unknown field {name!r}")
+    if faults:
+        raise user_error(
+            "; ".join(faults), where=f"{kind.__name__}", hint=f"known: {', '.join(sorted(known))}"
+        )
+    return kind(**values)
+
+
+def refuse(kind: type, faults: list[str]) -> None:
+    """Raises one error that names all contradictions found by a configuration, if there are any."""
+    if faults:
+        raise user_error(
+            "; ".join(faults), where=kind.__name__, hint="correct these fields of the configuration"
+        )
+
+
+def positive(config: object, *names: str) -> list[str]:
+    """The named fields (numbers or tuples of them) that are not all above 0, as faults."""
+    faults = []
+    for name in names:
+        value = getattr(config, name)
+        if any(v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
+            faults.append(f"{name} = {value} must be above 0")
+    return faults
+
+
+def divides(config: object, width: str, heads: str, multiple: int = 1) -> list[str]:
+    """A fault unless `width` splits into `heads` heads of a multiple of `multiple` features."""
+    w, h = getattr(config, width), getattr(config, heads)
+    if h > 0 and w % (h * multiple) == 0:
+        return []
+    each = f" of a multiple of {multiple} features" if multiple > 1 else ""
+    return [f"{width} = {w} does not split into {heads} = {h} heads{each}"]
+
+
+def _is_note(name: str, notes: Collection[str]) -> bool:
+    return any(name == n or (n.endswith("*") and name.startswith(n[:-1])) for n in notes)
+
+
+def _as(hint: Any, value: Any) -> Any:
+    """`value` as the type of a field: int to float and list to tuple, nothing else."""
+    if isinstance(hint, UnionType):
+        if value is None and NoneType in get_args(hint):
+            return None
+        return _as(next(a for a in get_args(hint) if a is not NoneType), value)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        inner = get_args(hint)
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise TypeError
+        return tuple(_as(inner[0], v) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TypeError
+    return value
+
+
+def _words(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)

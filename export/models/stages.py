@@ -1,0 +1,124 @@
+"""The stages that all models share: thin modules around a model, one graph each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from covis.engines.errors import user_error
+from covis.export.models.dinov2 import PATCH
+from covis.export.models.multiview import MultiViewModel
+from covis.export.selection import PairSelection, PooledSelection
+from covis.export.stage import FRAMES, VIEWS, Port, StageModule
+
+
+class Encoder(nn.Module):
+    """Images (N, 3, H, W) -> patch tokens (N, P, C), and a token a view where the model has one."""
+
+    def __init__(self, model: MultiViewModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.model.encode(images)
+
+
+class Aggregator(nn.Module):
+    """All views together, global layers restricted to a map of frame pairs."""
+
+    def __init__(self, model: MultiViewModel, height: int, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.size = height, width
+
+    def forward(
+        self,
+        patch_tokens: Tensor,
+        pair_level: Tensor,
+        sparse_layers: Tensor,
+        view_tokens: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        selection = PairSelection(pair_level, sparse_layers, patch_tokens.shape[1])
+        encoded = _one_scene(patch_tokens, view_tokens)
+        outputs = self.model.aggregate(encoded, *self.size, selection)
+        return tuple(output.squeeze(0) for output in outputs)
+
+
+class PooledAggregator(nn.Module):
+    """All views together, global layers restricted by pooled queries and keys as well."""
+
+    def __init__(self, model: MultiViewModel, height: int, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.size = height, width
+
+    def forward(  # noqa: PLR0917 - the graph's inputs, which exporters pass by position
+        self,
+        patch_tokens: Tensor,
+        pair_level: Tensor,
+        sparse_layers: Tensor,
+        keep_ratio: Tensor,
+        cdf: Tensor,
+        patch_order: Tensor,
+        view_tokens: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        layout = self.model.layout(*self.size)
+        selection = PooledSelection(pair_level, sparse_layers, keep_ratio, cdf, layout)
+        encoded = _one_scene(patch_tokens, view_tokens)
+        outputs = self.model.aggregate(encoded, *self.size, selection, patch_order)
+        kept = torch.stack([selection.kept[i] for i in range(self.model.global_layers)])
+        return (*(output.squeeze(0) for output in outputs), kept)
+
+
+def _one_scene(*encoded: Tensor | None) -> tuple[Tensor, ...]:
+    """A stage knows no batch: there is one scene."""
+    return tuple(x.unsqueeze(0) for x in encoded if x is not None)
+
+
+def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule, ...]:
+    """The stages of a model for H x W images, in running order, without the saliency stage.
+
+    Raises:
+        CovisError: a side that is no multiple of the patch.
+    """
+    if height <= 0 or width <= 0 or height % PATCH or width % PATCH:
+        raise user_error(
+            f"{height} x {width} (height x width) is no multiple of the patch, {PATCH}",
+            where="image size",
+            hint=f"e.g. {max(height // PATCH, 1) * PATCH} x {max(width // PATCH, 1) * PATCH}",
+        )
+    patches = height // PATCH * (width // PATCH)
+    patch_tokens, *view_tokens = model.encoded_ports(height, width, VIEWS)
+    pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int8)
+    sparse_layers = Port("sparse_layers", (model.global_layers,), torch.bool)
+    pooled = (
+        Port("keep_ratio", ()),
+        Port("cdf", ()),
+        Port("patch_order", (patches,), torch.int64),
+    )
+    kept_blocks = Port("kept_blocks", (model.global_layers, model.global_heads))
+    aggregated = model.aggregated_ports(height, width, VIEWS)
+    return (
+        StageModule(
+            "encoder",
+            "frames",
+            Encoder(model),
+            (Port("images", (FRAMES, 3, height, width)),),
+            model.encoded_ports(height, width, FRAMES),
+        ),
+        StageModule(
+            "aggregator",
+            "sequence",
+            Aggregator(model, height, width),
+            (patch_tokens, pair_level, sparse_layers, *view_tokens),
+            aggregated,
+        ),
+        StageModule(
+            "aggregator_pooled",
+            "sequence",
+            PooledAggregator(model, height, width),
+            (patch_tokens, pair_level, sparse_layers, *pooled, *view_tokens),
+            (*aggregated, kept_blocks),
+        ),
+        *model.head_stages(height, width),
+    )

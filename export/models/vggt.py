@@ -1,0 +1,331 @@
+"""VGGT (Wang et al. 2025): views to cameras, depth and points; view 0 is the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from covis.export.models.cameras import pose_to_cameras
+from covis.export.models.config import divides, positive, refuse
+from covis.export.models.dinov2 import PATCH, DinoV2, normalise
+from covis.export.models.layers import AttendSelected, Block
+from covis.export.models.multiview import MultiViewModel, patch_grid
+from covis.export.models.rope import rotary
+from covis.export.models.vggt_heads import POSE_NUMBERS, CameraHead, MapHead
+from covis.export.ops import TokenLayout
+from covis.export.selection import Selection, dense_selection
+from covis.export.stage import FRAMES, VIEWS, Port, StageModule
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class VggtConfig:
+    """Sizes of a VGGT; the defaults are facebook/VGGT-1B.
+
+    Attributes:
+        embed_dim: token width C.
+        depth: pairs of a frame and a global block.
+        num_heads: of those blocks.
+        mlp_ratio: of those blocks.
+        img_size: side of the images whose patch grid the position embedding is stored for.
+        dino_depth, dino_heads, dino_mlp_ratio: the encoder.
+        camera_trunk_depth, camera_heads, camera_mlp_ratio: the camera head, of width 2 C.
+        dpt_features, dpt_out_channels: widths of the map heads.
+        dpt_layers: the four layers tapped for them, fine to coarse.
+        num_register_tokens: of the aggregator and of the encoder.
+    """
+
+    embed_dim: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    img_size: int = 518
+    dino_depth: int = 24
+    dino_heads: int = 16
+    dino_mlp_ratio: float = 4.0
+    camera_trunk_depth: int = 4
+    camera_heads: int = 16
+    camera_mlp_ratio: float = 4.0
+    dpt_features: int = 256
+    dpt_out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
+    num_register_tokens: int = 4
+
+    NOTES: ClassVar[tuple[str, ...]] = ("fov_bias",)
+
+    def __post_init__(self) -> None:
+        faults = positive(self, "depth", "mlp_ratio", "img_size", "dino_depth", "dino_mlp_ratio")
+        faults += positive(self, "camera_trunk_depth", "camera_mlp_ratio", "num_register_tokens")
+        faults += positive(self, "embed_dim", "dpt_features", "dpt_out_channels")
+        faults += divides(self, "embed_dim", "num_heads", 4)
+        faults += divides(self, "embed_dim", "dino_heads")
+        if self.camera_heads <= 0 or 2 * self.embed_dim % self.camera_heads:
+            faults.append(f"2 * embed_dim does not split into camera_heads = {self.camera_heads}")
+        if self.img_size % PATCH:
+            faults.append(f"img_size = {self.img_size} is no multiple of {PATCH}")
+        if any(c % 4 for c in self.dpt_out_channels) or self.dpt_features % 8:
+            faults.append("dpt_out_channels must be multiples of 4, dpt_features of 8")
+        if any(not 0 <= layer < self.depth for layer in self.dpt_layers):
+            faults.append(f"dpt_layers = {self.dpt_layers} with depth = {self.depth}")
+        refuse(VggtConfig, faults)
+
+
+class Aggregator(nn.Module):
+    """The encoder and the alternating frame and global attention over its patch tokens."""
+
+    def __init__(self, config: VggtConfig) -> None:
+        super().__init__()
+        c, registers = config.embed_dim, config.num_register_tokens
+        self.config = config
+        self.special_tokens = 1 + registers
+        # Slot 0 is the reference view's, slot 1 that of every other view.
+        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, c))
+        self.register_token = nn.Parameter(torch.zeros(1, 2, registers, c))
+        self.patch_embed = DinoV2(
+            c,
+            config.dino_depth,
+            config.dino_heads,
+            config.dino_mlp_ratio,
+            grid=config.img_size // PATCH,
+            registers=registers,
+            mask_token=True,
+        )
+
+        def blocks() -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(c, config.num_heads, config.mlp_ratio, eps=EPS, qk_norm_eps=EPS)
+                for _ in range(config.depth)
+            )
+
+        self.frame_blocks = blocks()
+        self.global_blocks = blocks()
+
+    def layout(self, patches: int) -> TokenLayout:
+        """Where the special tokens of the sequence of all views stand."""
+        special = self.special_tokens
+        return TokenLayout(frame_tokens=special + patches, special_first=special)
+
+    def special(self, views: int) -> Tensor:
+        """Camera and register tokens (views, S, C), for any number of views, one included."""
+        slots = torch.cat([self.camera_token, self.register_token], dim=2).squeeze(0)
+        return slots.index_select(0, torch.arange(views, device=slots.device).clamp(max=1))
+
+    def forward(
+        self,
+        patch_tokens: Tensor,
+        height: int,
+        width: int,
+        selection: Selection = dense_selection,
+        patch_order: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Patch tokens (B, M, P, C) -> camera tokens (B, M, 2C) and four taps (B, M, P, 2C).
+
+        The arguments are those of MultiViewModel.aggregate.
+        """
+        batch, views, patches, channels = patch_tokens.shape
+        special = self.special_tokens
+        head_dim = channels // self.config.num_heads
+        rotate = rotary(height // PATCH, width // PATCH, special, head_dim, patch_tokens)
+        if patch_order is not None:
+            patch_tokens = patch_tokens.index_select(2, patch_order)
+            first = torch.arange(special, device=patch_order.device)
+            rotate = rotate.reordered(torch.cat([first, patch_order + special]))
+
+        x = self.special(views).unsqueeze(0).expand(batch, -1, -1, -1)
+        x = torch.cat([x, patch_tokens], dim=2)
+        tokens, layout = special + patches, self.layout(patches)
+        taps: dict[int, Tensor] = {}
+        last = x
+        for i in range(self.config.depth):
+            by_frame = self.frame_blocks[i](x.reshape(-1, tokens, channels), rotate)
+            attend = AttendSelected(selection, i, layout)
+            x = self.global_blocks[i](by_frame.reshape(batch, -1, channels), rotate, attend)
+            x = x.reshape(batch, -1, tokens, channels)
+            last = torch.cat([by_frame.reshape(batch, -1, tokens, channels), x], dim=-1)
+            if i in self.config.dpt_layers:
+                taps[i] = last[:, :, special:]
+        if patch_order is not None:
+            back = torch.zeros_like(patch_order)
+            back = back.scatter(0, patch_order, torch.arange(patches, device=back.device))
+            taps = {i: tap.index_select(2, back) for i, tap in taps.items()}
+        return last[:, :, 0], *(taps[i] for i in self.config.dpt_layers)
+
+
+class Vggt(MultiViewModel):
+    """The whole model, with the parameter names of the official checkpoint.
+
+    The track head is not built: its keys are skipped when a checkpoint is loaded.
+    """
+
+    name = "vggt"
+    licence = "VGGT licence, non-commercial (facebook/VGGT-1B)"
+    has_reference = True
+    ignored_keys = ("track_head.",)
+
+    def __init__(self, config: VggtConfig) -> None:
+        super().__init__()
+        self.config: VggtConfig = config
+        self.aggregator = Aggregator(config)
+        c = 2 * config.embed_dim
+        self.camera_head = CameraHead(
+            c, config.camera_trunk_depth, config.camera_heads, config.camera_mlp_ratio
+        )
+        dims, features = config.dpt_out_channels, config.dpt_features
+        self.point_head = MapHead(c, dims, features, outputs=4)
+        self.depth_head = MapHead(c, dims, features, outputs=2)
+
+    @property
+    def global_layers(self) -> int:
+        return self.config.depth
+
+    @property
+    def global_heads(self) -> int:
+        return self.config.num_heads
+
+    def layout(self, height: int, width: int) -> TokenLayout:
+        return self.aggregator.layout(math.prod(patch_grid(height, width)))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.aggregator.patch_embed.patch_tokens(normalise(images)),)
+
+    def aggregate(
+        self,
+        encoded: tuple[Tensor, ...],
+        height: int,
+        width: int,
+        selection: Selection = dense_selection,
+        patch_order: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Camera tokens (B, M, 2C) and the taps for the map heads, four of (B, M, P, 2C)."""
+        outputs: tuple[Tensor, ...] = self.aggregator(
+            encoded[0], height, width, selection, patch_order
+        )
+        return outputs
+
+    def encoded_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
+        patches = math.prod(patch_grid(height, width))
+        return (Port("patch_tokens", (views, patches, self.config.embed_dim)),)
+
+    def aggregated_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
+        patches, c = math.prod(patch_grid(height, width)), 2 * self.config.embed_dim
+        taps = (Port(f"tap{i}", (views, patches, c)) for i in range(4))
+        return Port("camera_token", (views, c)), *taps
+
+    def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
+        camera_token, *_ = self.aggregated_ports(height, width, VIEWS)
+        _, *taps = self.aggregated_ports(height, width, FRAMES)
+        return (
+            StageModule(
+                "camera",
+                "sequence",
+                CameraStage(self),
+                (camera_token,),
+                (Port("pose_enc", (VIEWS, POSE_NUMBERS)),),
+            ),
+            StageModule(
+                "depth",
+                "frames",
+                DepthStage(self, height, width),
+                tuple(taps),
+                tuple(Port(n, (FRAMES, height, width)) for n in ("depth", "depth_conf")),
+            ),
+            StageModule(
+                "points",
+                "frames",
+                PointsStage(self, height, width),
+                tuple(taps),
+                (
+                    Port("world_points", (FRAMES, height, width, 3)),
+                    Port("world_points_conf", (FRAMES, height, width)),
+                ),
+            ),
+        )
+
+    def depth(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Taps (N, P, 2C) -> depth along z (N, H, W), confidence (N, H, W) of at least 1."""
+        raw = self.depth_head(taps, height, width)
+        return torch.exp(raw[:, 0]), 1 + torch.exp(raw[:, 1])
+
+    def points(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Taps (N, P, 2C) -> points (N, H, W, 3) in the frame of view 0, confidence (N, H, W)."""
+        raw = self.point_head(taps, height, width).permute(0, 2, 3, 1)
+        return inverse_log(raw[..., :3]), 1 + torch.exp(raw[..., 3])
+
+    def forward(self, images: Tensor, selection: Selection = dense_selection) -> dict[str, Tensor]:
+        """Images (B, M, 3, H, W) in [0, 1] -> the model's outputs by their published names.
+
+        `pose_enc` (B, M, 9); `depth` (B, M, H, W, 1), `depth_conf` (B, M, H, W); `world_points`
+        (B, M, H, W, 3), `world_points_conf` (B, M, H, W); `extrinsic` (B, M, 3, 4) world to camera;
+        `intrinsic` (B, M, 3, 3) in pixels.
+        """
+        batch, _, _, height, width = images.shape
+        encoded = tuple(
+            torch.unflatten(x, 0, (batch, -1)) for x in self.encode(images.flatten(0, 1))
+        )
+        camera_tokens, *taps = self.aggregate(encoded, height, width, selection)
+        frames = [tap.flatten(0, 1) for tap in taps]
+        depth, depth_conf = self.depth(frames, height, width)
+        points, points_conf = self.points(frames, height, width)
+        pose = self.camera_head(camera_tokens)
+        extrinsic, intrinsic = pose_to_cameras(pose, height, width)
+        by_frame = {
+            "depth": depth.unsqueeze(-1),
+            "depth_conf": depth_conf,
+            "world_points": points,
+            "world_points_conf": points_conf,
+        }
+        return {
+            "pose_enc": pose,
+            "extrinsic": extrinsic,
+            "intrinsic": intrinsic,
+            **{name: torch.unflatten(value, 0, (batch, -1)) for name, value in by_frame.items()},
+        }
+
+
+def inverse_log(y: Tensor) -> Tensor:
+    """sign(y) (exp |y| - 1), in a form that ONNX can say without cancellation near 0.
+
+    exp(a) - 1 = 2 exp(a / 2) sinh(a / 2), and sinh is odd.
+    """
+    return 2 * torch.exp(y.abs() / 2) * torch.sinh(y / 2)
+
+
+class CameraStage(nn.Module):
+    """Camera tokens (M, 2C) -> pose encodings (M, 9)."""
+
+    def __init__(self, model: Vggt) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, camera_token: Tensor) -> Tensor:
+        pose: Tensor = self.model.camera_head(camera_token.unsqueeze(0)).squeeze(0)
+        return pose
+
+
+class DepthStage(nn.Module):
+    """Taps (N, P, 2C) -> depth and its confidence, (N, H, W) each."""
+
+    def __init__(self, model: Vggt, height: int, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.size = height, width
+
+    def forward(
+        self, tap0: Tensor, tap1: Tensor, tap2: Tensor, tap3: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.model.depth((tap0, tap1, tap2, tap3), *self.size)
+
+
+class PointsStage(DepthStage):
+    """Taps (N, P, 2C) -> world points (N, H, W, 3) and their confidence (N, H, W)."""
+
+    def forward(
+        self, tap0: Tensor, tap1: Tensor, tap2: Tensor, tap3: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.model.points((tap0, tap1, tap2, tap3), *self.size)
