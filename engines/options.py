@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from covis.engines.errors import user_error
@@ -79,9 +79,15 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
     chosen: set[int] = set()
     for word in words.split(","):
         first, dash, last = word.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        if (
+            not first.isdigit()
+            or (dash and not last.isdigit())
+            or (dash and int(last) < int(first))
+        ):
             raise user_error(
-                f"{word!r} is no layer or range of layers", where="--layers", hint='write e.g. "0-9,12" or "all"'
+                f"{word!r} is no layer or range of layers",
+                where="--layers",
+                hint='write e.g. "0-9,12" or "all"',
             )
         chosen.update(range(int(first), min(int(last or first), 9999) + 1))
     kept = sorted(i for i in chosen if depth is None or i < depth)
@@ -92,3 +98,30 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
             hint=f"use 0 to {(depth or 1) - 1}",
         )
     return tuple(kept)
+
+
+@dataclass(frozen=True)
+class SparsityChanges:
+    """Fields of `Sparsity` to change for one run; None keeps the bundle's own."""
+
+    selector: Selector | None = None
+    tau: float | None = None
+    tau_low: float | None = None
+    low_precision: bool | None = None
+    layers: str | None = None
+    keep_ratio: float | None = None
+    cdf: float | None = None
+    min_neighbours: int | None = None
+    reference: bool | None = None
+    order: PatchOrder | None = None
+
+    def apply(self, sparsity: Sparsity) -> Sparsity:
+        """`sparsity` with the fields that are given here.
+
+        A new tau below the old tau_low takes tau_low down with it, so that `--tau` alone is enough.
+        """
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        low, tau = sparsity.tau_low, given.get("tau", sparsity.tau)
+        if "tau_low" not in given and low is not None and low > tau:
+            given["tau_low"] = tau
+        return replace(sparsity, **given)

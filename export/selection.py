@@ -10,7 +10,10 @@ from torch import Tensor
 
 from covis.export.ops import DENSE, TokenLayout, block_select, dense_level
 
-Q_BLOCK, K_BLOCK = 128, 64  # the pooled selector's regions, in patch tokens (sparse-vggt, section 4)
+Q_BLOCK, K_BLOCK = (
+    128,
+    64,
+)  # the pooled selector's regions, in patch tokens (sparse-vggt, section 4)
 
 
 @dataclass(frozen=True)

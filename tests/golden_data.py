@@ -1,4 +1,4 @@
-"""Where the numbers of the original implementations are: beside the checkout, or the subset here."""
+"""Where the numbers of the original implementations are: beside the checkout, or here."""
 
 from __future__ import annotations
 

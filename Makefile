@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and a C++ compiler:
+#   make demo    reconstruct a made scene offline, without torch
+#   make test    install what the tests need, lint, type-check, test
+# uv is used where it is on the path, else the standard library's venv and pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+ifneq ($(UV),)
+  make_venv = $(UV) venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
+  install = $(UV) pip install --quiet --python $(BIN)/python
+else
+  make_venv = $(PYTHON) -m venv $(VENV)
+  install = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev/null)
+
+.PHONY: demo test lint unit install clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/covis demo --out out/demo --force
+
+test: $(VENV)/.dev lint unit
+
+# An editable install: Python code is taken from this checkout, native code is built into the
+# environment and built anew when its sources change.
+$(VENV)/.runtime: $(SOURCES)
+	@test -x $(BIN)/python || $(make_venv)
+	$(install) -e .
+	@touch $@
+
+$(VENV)/.dev: $(SOURCES)
+	@test -x $(BIN)/python || $(make_venv)
+	$(install) -e '.[export,view,dev]'
+	@touch $@ $(VENV)/.runtime
+
+install: $(VENV)/.dev
+
+# mypy and import-linter want the package as one tree; the checkout keeps its quarters apart.
+TREE := build/tree
+lint: $(VENV)/.dev
+	@rm -rf $(TREE) && mkdir -p $(TREE)/covis
+	@for f in covis/*; do ln -s "$(CURDIR)/$$f" $(TREE)/covis/; done
+	@for d in export engines runtime; do ln -s "$(CURDIR)/$$d" $(TREE)/covis/$$d; done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(TREE) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p covis
+	cd $(TREE) && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
+
+clean:
+	rm -rf build out .mypy_cache .ruff_cache .pytest_cache

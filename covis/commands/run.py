@@ -1,0 +1,110 @@
+"""`covis run`: photos to a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from covis.engines.options import SparsityChanges
+
+if TYPE_CHECKING:
+    from covis.runtime.pipeline import Progress
+
+Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency"]
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Reconstruct a folder of photos.
+
+    Attributes:
+        bundle: a folder made by `covis export`.
+        photos: a folder of photos, or the files themselves.
+        out: folder to write, which must not exist yet.
+        formats: what to write.
+        conf_percentile: leave this share, in percent, of the least confident points out of clouds.
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+        force: replace an existing output folder.
+        sparsity: selector options for this run; those not given are the bundle's own.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path
+    formats: tuple[Format, ...] = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency")
+    conf_percentile: float = 20.0
+    chunk: int = 2
+    threads: int = 0
+    kernel: bool = True
+    force: bool = False
+    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
+        default_factory=SparsityChanges
+    )
+
+
+def run(command: RunCommand) -> None:
+    """Run the pipeline, write the scene, and say what came out."""
+    from rich.console import Console
+
+    from covis.runtime.pipeline import RunOptions, load
+    from covis.runtime.writers import check_output, write
+
+    console = Console(stderr=True)
+    check_output(command.out, force=command.force)
+    options = RunOptions(command.chunk, command.threads, command.kernel)
+    with console.status("checking the bundle"):
+        pipeline = load(command.bundle, options)
+    sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
+    photos = command.photos[0] if len(command.photos) == 1 else command.photos
+    with progress_bar(console) as progress:
+        scene = pipeline(photos, sparsity=sparsity, progress=progress)
+        progress("writing", 0, 1)
+        written = write(
+            scene,
+            command.out,
+            command.formats,
+            conf_percentile=command.conf_percentile,
+            force=command.force,
+        )
+        progress("writing", 1, 1)
+    report = scene.sparsity
+    assert report is not None
+    console.print(
+        f"{len(scene)} views; {report.kept_pairs} of {len(scene) ** 2} pairs kept "
+        f"({report.relative_blocks:.1%}) in {len(report.layers)} sparse layers",
+        highlight=False,
+    )
+    for path in written:
+        print(path)
+
+
+@contextmanager
+def progress_bar(console: object) -> Iterator[Progress]:
+    """A bar a stage; stages appear as they begin."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    assert isinstance(console, Console)
+    tasks: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress

@@ -1,0 +1,107 @@
+"""Folders and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from covis.engines.errors import environment_error, user_error
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A new folder to fill, which becomes `target` at the end, or vanishes on any failure.
+
+    Args:
+        target: the folder to be; must not exist, unless `force`.
+        force: replace an existing folder; it stays untouched until the new one is complete.
+
+    Yields:
+        A temporary folder beside `target` (same file system, so the rename is atomic).
+
+    Raises:
+        CovisError: `target` exists; its parent cannot be written; the disk is full.
+    """
+    target = Path(target)
+    if target.exists() and not force:
+        raise user_error("already exists", where=target, hint="choose another name or pass --force")
+    if target.exists() and not target.is_dir():
+        raise user_error("is a file, not a folder", where=target, hint="choose another name")
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        )
+        scratch.chmod(0o777 & ~_umask())
+        yield scratch
+        sync_tree(scratch)
+        _replace(scratch, target)
+        scratch = None
+    except OSError as error:
+        raise environment_error(
+            f"cannot be written ({error.strerror or error})",
+            where=target,
+            hint="check free space and rights",
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to the disk."""
+    for place, _, names in os.walk(folder):
+        for path in [Path(place), *(Path(place) / name for name in names)]:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _replace(scratch: Path, target: Path) -> None:
+    """Rename `scratch` to `target`; an old `target` is moved aside first and removed last."""
+    if not target.exists():
+        scratch.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    target.rename(aside / "was")
+    try:
+        scratch.rename(target)
+    except BaseException:
+        (aside / "was").rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; on file systems that can share blocks (XFS, btrfs) this takes no space."""
+    if not hasattr(os, "copy_file_range"):
+        shutil.copyfile(source, target)
+        return
+    with source.open("rb") as reader, target.open("wb") as writer:
+        left = os.fstat(reader.fileno()).st_size
+        while left > 0:
+            try:
+                done = os.copy_file_range(reader.fileno(), writer.fileno(), min(left, 1 << 30))
+            except OSError as error:
+                # Old kernels refuse it across file systems; a real failure (no space) goes up.
+                if error.errno not in (18, 22, 38, 95):
+                    raise
+                shutil.copyfileobj(reader, writer, 1 << 24)
+                return
+            if done == 0:
+                break
+            left -= done

@@ -1,0 +1,153 @@
+"""What a bundle says of itself: `manifest.json`, strictly typed."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from covis.engines.options import Sparsity
+from covis.engines.pixel_rule import PixelRule
+
+FORMAT: Final = 1  # of the manifest; a reader refuses formats it does not know
+OP_VERSION: Final = 1  # of the ONNX domain `covis`
+OPSET: Final = 20
+
+Scope = Literal["frames", "sequence"]
+Dtype = Literal["float32", "float16", "bfloat16", "int8", "int32", "int64", "bool"]
+
+
+def _inside(name: str) -> str:
+    """A plain relative path that stays inside the bundle."""
+    path = PurePosixPath(name)
+    if not name or "\\" in name or "\0" in name or path.is_absolute() or str(path) != name:
+        raise ValueError(f"{name!r} is no plain relative path")
+    if any(part in ("..", ".") for part in path.parts):
+        raise ValueError(f"{name!r} leaves the bundle")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Tensor(_Strict):
+    """A named tensor between stages; `M` in a shape are all views, `N` the frames of a chunk."""
+
+    name: Identifier
+    dtype: Dtype
+    shape: tuple[Annotated[int, Field(ge=0)] | Literal["M", "N"], ...]
+
+
+class Stage(_Strict):
+    """One graph: read `inputs`, write `outputs`; `frames` stages run in chunks of frames."""
+
+    name: Identifier
+    scope: Scope
+    graph: FileName
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class File(_Strict):
+    """Size in bytes and digest of a file of the bundle."""
+
+    path: FileName
+    size: Annotated[int, Field(ge=0)]
+    sha256: Digest
+
+
+class Check(_Strict):
+    """The verdict on one output of one exported graph, against torch."""
+
+    stage: Identifier
+    views: int
+    output: Identifier
+    max_abs_diff: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference stays within the tolerance."""
+        return self.max_abs_diff <= self.tolerance
+
+
+class Weights(_Strict):
+    """Where the weights came from, as the user gave it."""
+
+    file: FileName
+    source: str
+    revision: str | None
+    licence: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+
+class Model(_Strict):
+    """The architecture and the facts the runtime needs of it.
+
+    Attributes:
+        name: vggt, pi3 or mapanything.
+        config: the configuration `load_model` takes.
+        patch: pixels a patch side.
+        special_first: special tokens at the start of each frame.
+        special_last: special tokens at the end of each frame.
+        global_layers: number L of global attention layers.
+        reference_view: whether view 0 is the model's reference.
+    """
+
+    name: Identifier
+    config: dict[str, Any]
+    patch: int
+    special_first: int
+    special_last: int
+    global_layers: int
+    reference_view: bool
+
+
+class Manifest(_Strict):
+    """The bundle's table of contents; see docs/design.md section 3."""
+
+    format: Literal[1]
+    covis_version: str
+    op_version: Literal[1]
+    opset: int
+    model: Model
+    weights: Weights
+    pixel_rule: PixelRule
+    pooling: Literal["descriptor", "best-match"]
+    sparsity: Sparsity
+    stages: tuple[Stage, ...]
+    checks: tuple[Check, ...]
+    files: tuple[File, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        listed = [file.path for file in self.files]
+        if len(set(listed)) != len(listed):
+            raise ValueError("a file is listed twice")
+        needed = {stage.graph for stage in self.stages} | {self.weights.file}
+        if missing := needed - set(listed):
+            raise ValueError(f"{sorted(missing)[0]!r} is used but not listed under files")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("a stage is listed twice")
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; KeyError where the model has none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    @property
+    def patches(self) -> int:
+        """Patches P a frame."""
+        rule = self.pixel_rule
+        return (rule.height // self.model.patch) * (rule.width // self.model.patch)

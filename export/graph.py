@@ -1,0 +1,135 @@
+"""One stage of a model becomes one ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor
+
+from covis.engines.manifest import OPSET
+from covis.export.ops.translate import attach_functions, translation_table
+from covis.export.stage import Port, StageModule
+
+_EXAMPLE = 3  # views while tracing: 0 and 1 would be taken for constants
+_PREFIX = "model."  # stage modules hold the model under this attribute
+
+
+def export_graph(stage: StageModule) -> ir.Model:
+    """Trace a stage and give it the names the runtime knows.
+
+    Returns:
+        A model in opset 20 whose attention nodes are `covis::BlockSparseAttention` and
+        `covis::BlockSelect` with their function bodies attached; initializers carry the names of
+        the checkpoint and, as yet, the module's own tensors.
+    """
+    inputs = tuple(_example(port) for port in stage.inputs)
+    symbols = [
+        {axis: torch.export.Dim.DYNAMIC for axis, n in enumerate(p.shape) if isinstance(n, str)}
+        for p in stage.inputs
+    ]
+    with torch.inference_mode(), _quiet():
+        program = torch.onnx.export(
+            stage.module.eval(),
+            inputs,
+            dynamo=True,
+            dynamic_shapes=_match_signature(stage, symbols),
+            input_names=[port.name for port in stage.inputs],
+            output_names=[port.name for port in stage.outputs],
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+            custom_translation_table={
+                **translation_table(),
+                torch.ops.aten.linear.default: _linear,
+            },
+        )
+    assert program is not None
+    model = program.model
+    _name_ports(model.graph, stage)
+    _name_parameters(model.graph)
+    _drop_traces(model.graph)
+    attach_functions(model)
+    model.producer_name = "covis"
+    return model
+
+
+def _example(port: Port) -> Tensor:
+    shape = [_EXAMPLE if isinstance(n, str) else n for n in port.shape]
+    return torch.zeros(shape, dtype=port.dtype)
+
+
+def _match_signature(stage: StageModule, symbols: list[dict[int, Any]]) -> tuple[Any, ...]:
+    """`forward(self, *tensors)` wants its dynamic shapes nested as one variadic argument."""
+    import inspect
+
+    kinds = [p.kind for p in inspect.signature(stage.module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return (*symbols[:fixed], tuple(symbols[fixed:]))
+    return tuple(symbols)
+
+
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """torch.nn.functional.linear as Gemm(transB=1) on flattened rows.
+
+    The exporter's own MatMul with a transposed weight makes runtimes fold the transposition at
+    load, which copies every weight out of the memory-mapped file.
+    """
+    rows = op.Flatten(x, axis=-1)
+    product = (
+        op.Gemm(rows, weight, bias, transB=1)
+        if bias is not None
+        else op.Gemm(rows, weight, transB=1)
+    )
+    leading = op.Shape(x, start=0, end=-1)
+    width = op.Shape(weight, start=0, end=1)
+    return op.Reshape(product, op.Concat(leading, width, axis=0))
+
+
+def _name_ports(graph: ir.Graph, stage: StageModule) -> None:
+    """Inputs and outputs get their ports' symbols in place of the tracer's (`s77`)."""
+    for value, port in zip(
+        [*graph.inputs, *graph.outputs], [*stage.inputs, *stage.outputs], strict=True
+    ):
+        assert value.name == port.name, (value.name, port.name)
+        value.shape = ir.Shape(port.shape)
+
+
+def _name_parameters(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(_PREFIX):
+            del graph.initializers[name]
+            value.name = name.removeprefix(_PREFIX)
+            graph.initializers[value.name] = value
+
+
+def _drop_traces(graph: ir.Graph) -> None:
+    """The exporter keeps a Python stack trace on every node: most of the file, and our paths."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        node.metadata_props.clear()
+        node.meta.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            value.meta.clear()
+    graph.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about packages that our users do not need."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,115 @@
+"""Initializers that point into a safetensors file instead of holding their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from covis.engines.errors import user_error
+
+_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+_MAX_HEADER = 100 << 20  # safetensors' own limit
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor of a safetensors file lies; offset and length in bytes from its start."""
+
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """The table of a safetensors file (an 8-byte length, a JSON header, then raw tensors).
+
+    Raises:
+        CovisError: no safetensors file, cut off, or of a type no graph can point to.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise user_error(
+                "is no safetensors file, or cut off", where=path, hint="fetch it again"
+            )
+        header = json.loads(stream.read(length))
+    base = 8 + length
+    entries = {}
+    for name, facts in header.items():
+        if name == "__metadata__":
+            continue
+        if facts["dtype"] not in _DTYPES:
+            raise user_error(
+                f"tensor {name!r} has type {facts['dtype']}",
+                where=path,
+                hint="give F32, F16 or BF16",
+            )
+        first, last = facts["data_offsets"]
+        if base + last > size:
+            raise user_error(
+                f"is cut off inside tensor {name!r}", where=path, hint="fetch it again"
+            )
+        shape = tuple(facts["shape"])
+        entries[name] = Entry(_DTYPES[facts["dtype"]], shape, base + first, last - first)
+    return entries
+
+
+def point_at_weights(
+    graph: ir.Graph,
+    weights: Path,
+    entries: Mapping[str, Entry],
+    location: str,
+    keys: Mapping[str, str],
+) -> None:
+    """Replace every parameter of `graph` by a reference into the weights file.
+
+    Args:
+        graph: its initializers carry the parameters' names in the model.
+        weights: the file as it lies now.
+        entries: its table, from `read_entries`.
+        location: the file's name as the bundle will have it.
+        keys: parameter name -> name in the file, where they differ (aliases).
+    """
+    for value in list(graph.initializers.values()):
+        assert value.name is not None
+        entry = entries.get(keys.get(value.name, value.name))
+        if entry is None:
+            continue  # a table made at export, not a parameter: it stays in the graph
+        tensor = ir.ExternalTensor(
+            location=location,
+            offset=entry.offset,
+            length=entry.length,
+            dtype=entry.dtype,
+            shape=ir.Shape(entry.shape),
+            name=value.name,
+            base_dir=str(weights.parent),
+        )
+        if entry.dtype == value.dtype:
+            value.const_value = tensor
+        else:
+            _widen(graph, value, tensor)
+
+
+def _widen(graph: ir.Graph, value: ir.Value, tensor: ir.ExternalTensor) -> None:
+    """Store in half precision, compute in float32: one Cast between the file and its users."""
+    stored = ir.Value(
+        name=f"{value.name}.stored", type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape)
+    )
+    stored.const_value = tensor
+    assert value.dtype is not None
+    cast = ir.node("Cast", [stored], attributes={"to": int(value.dtype)})
+    wide = cast.outputs[0]
+    wide.dtype, wide.shape = value.dtype, value.shape
+    name = value.name
+    assert name is not None
+    value.replace_all_uses_with(wide)
+    del graph.initializers[name]
+    wide.name = name
+    graph.initializers[f"{name}.stored"] = stored
+    graph.insert_before(graph[0], cast)

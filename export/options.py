@@ -1,0 +1,73 @@
+"""Options of `covis export`; importable without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from covis.engines.errors import user_error
+from covis.engines.options import Sparsity
+
+ModelName = Literal["vggt", "pi3", "mapanything"]
+StoredDtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Turn a checkpoint into a bundle of ONNX graphs.
+
+    Attributes:
+        model: the architecture.
+        out: the bundle's folder, which must not exist yet.
+        weights: a safetensors file or a Hugging Face id; the official weights where not given.
+        config: JSON file with the model's configuration; the official one where not given.
+        height: image height in pixels, a multiple of 14.
+        width: image width in pixels, a multiple of 14.
+        resize: VGGT: how photos are brought to that size, `crop` or `pad` (white border).
+        dtype: how the weights are stored; float32 takes the file as it is. Computing is in float32.
+        pooling: what saliency compares: one descriptor a view, or best matches of its tokens.
+        move_weights: move the weights file into the bundle instead of copying it.
+        verify: run every graph against torch before the bundle is finished.
+        force: replace an existing bundle.
+        sparsity: the bundle's own selector options; each run can change them.
+    """
+
+    model: tyro.conf.Positional[ModelName]
+    out: Path
+    weights: str | None = None
+    config: Path | None = None
+    height: int = 392
+    width: int = 518
+    resize: Literal["crop", "pad"] = "crop"
+    dtype: StoredDtype = "float32"
+    pooling: Literal["descriptor", "best-match"] = "descriptor"
+    move_weights: bool = False
+    verify: bool = True
+    force: bool = False
+    sparsity: Annotated[Sparsity, tyro.conf.arg(name="")] = field(default_factory=Sparsity)
+
+
+def read_config(path: Path | None) -> dict[str, Any] | None:
+    """The configuration in a JSON file: the object itself, or its member `config`.
+
+    Raises:
+        CovisError: the file is missing or no JSON object.
+    """
+    if path is None:
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise user_error(f"cannot be read ({error.strerror})", where=path) from error
+    except ValueError as error:
+        raise user_error(f"is not JSON ({error})", where=path) from error
+    config = record.get("config", record) if isinstance(record, dict) else None
+    if not isinstance(config, dict):
+        raise user_error(
+            "holds no JSON object", where=path, hint="see docs/models.md for the fields"
+        )
+    return config

@@ -1,0 +1,40 @@
+"""The small inputs of the graphs that carry the selector's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.manifest import Manifest
+from covis.engines.options import Sparsity, parse_layers
+from covis.engines.patch_order import patch_order
+
+
+def control_inputs(manifest: Manifest, sparsity: Sparsity) -> dict[str, NDArray[Any]]:
+    """Every control input of docs/design.md section 3, by name, for one run."""
+    rule, model = manifest.pixel_rule, manifest.model
+    chosen = parse_layers(sparsity.layers, model.global_layers)
+    layers = np.zeros(model.global_layers, np.bool_)
+    if sparsity.selector != "dense":
+        layers[list(chosen)] = True
+    reference = 0 if model.reference_view and sparsity.reference else -1
+    rows, columns = rule.height // model.patch, rule.width // model.patch
+    return {
+        "tau": np.asarray(sparsity.tau, np.float32),
+        "tau_low": np.asarray(sparsity.skip_below, np.float32),
+        "min_neighbours": np.asarray(sparsity.min_neighbours, np.int64),
+        "reference": np.asarray(reference, np.int64),
+        "sparse_layers": layers,
+        "keep_ratio": np.asarray(sparsity.keep_ratio, np.float32),
+        "cdf": np.asarray(sparsity.cdf, np.float32),
+        "patch_order": patch_order(sparsity.order, rows, columns),
+    }
+
+
+def stage_names(manifest: Manifest, sparsity: Sparsity) -> tuple[str, ...]:
+    """The stages that a run goes through, in order: one of the two aggregators."""
+    pooled = sparsity.selector in ("pooled", "both")
+    unused = "aggregator" if pooled else "aggregator_pooled"
+    return tuple(stage.name for stage in manifest.stages if stage.name != unused)

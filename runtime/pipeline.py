@@ -1,0 +1,210 @@
+"""From photos to a scene: a bundle's stages, run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.bundle import Bundle, open_bundle
+from covis.engines.errors import numerics_error, user_error
+from covis.engines.manifest import Stage, Tensor
+from covis.engines.options import Sparsity
+from covis.runtime.controls import control_inputs, stage_names
+from covis.runtime.decode import decode
+from covis.runtime.images import Images, find_images, load_images
+from covis.runtime.onnxruntime import Session, SessionOptions
+from covis.runtime.scene import Scene
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+"""(stage name, frames done, frames in all); a stage is begun with 0 done."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a pipeline runs; says nothing about the result.
+
+    Attributes:
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+    """
+
+    chunk: int = 2
+    threads: int = 0
+    kernel: bool = True
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
+        if self.threads < 0:
+            raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
+
+
+class Pipeline:
+    """A loaded bundle: call it with photos, get a `Scene`.
+
+    Stages are loaded when first needed and kept, so a second call starts at once.
+    """
+
+    def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
+        self.bundle = bundle
+        self.options = options or RunOptions()
+        self._sessions: dict[str, Session] = {}
+
+    def __call__(
+        self,
+        photos: Images | Path | str | Sequence[Any],
+        *,
+        sparsity: Sparsity | None = None,
+        progress: Progress | None = None,
+    ) -> Scene:
+        """Reconstruct one scene.
+
+        Args:
+            photos: a folder, a list of files, uint8 (H, W, 3) arrays or PIL images, or `Images`.
+            sparsity: selector options for this run; the bundle's own where None.
+            progress: told of each stage and chunk.
+
+        Raises:
+            CovisError: a photo, an option or the machine at fault; or non-finite results.
+        """
+        tell = progress or (lambda stage, done, total: None)
+        images = self._images(photos, tell)
+        chosen = sparsity or self.bundle.manifest.sparsity
+        values = self.run_stages(images, chosen, tell)
+        return decode(self.bundle, images, chosen, values)
+
+    def run_stages(self, images: Images, sparsity: Sparsity, tell: Progress) -> dict[str, Array]:
+        """Every stage's outputs that the scene is made of, by name."""
+        manifest = self.bundle.manifest
+        stages = [manifest.stage(name) for name in stage_names(manifest, sparsity)]
+        values: dict[str, Array] = dict(control_inputs(manifest, sparsity))
+        for index, stage in enumerate(stages):
+            later = {tensor.name for s in stages[index + 1 :] for tensor in s.inputs}
+            outputs = _allocate(stage, len(images))
+            self._run(stage, images, values, outputs, tell)
+            values.update(outputs)
+            if stage.name == "saliency" and sparsity.selector in ("dense", "pooled"):
+                values["pair_level"] = np.full_like(values["pair_level"], 2)
+            read = {tensor.name for tensor in stage.inputs}
+            for name in read - later - _KEPT:
+                values.pop(name, None)  # patch tokens and taps are by far the largest arrays
+        return values
+
+    def _images(self, photos: Images | Path | str | Sequence[Any], tell: Progress) -> Images:
+        if isinstance(photos, Images):
+            return photos
+        if isinstance(photos, (str, Path)) or all(isinstance(p, (str, Path)) for p in photos):
+            found: Sequence[Any] = find_images(photos)
+        else:
+            found = photos
+        total = len(found)
+        tell("images", 0, total)
+        done = iter(range(1, total + 1))
+        return load_images(
+            found,
+            self.bundle.manifest.pixel_rule,
+            progress=lambda: tell("images", next(done), total),
+        )
+
+    def _session(self, stage: Stage) -> Session:
+        if stage.name not in self._sessions:
+            options = SessionOptions(self.options.threads, self.options.kernel)
+            self._sessions[stage.name] = Session(self.bundle.graph(stage), stage, options)
+        return self._sessions[stage.name]
+
+    def _run(
+        self,
+        stage: Stage,
+        images: Images,
+        values: Mapping[str, Array],
+        outputs: dict[str, Array],
+        tell: Progress,
+    ) -> None:
+        total = len(images)
+        tell(stage.name, 0, total)
+        session = self._session(stage)
+        step = self.options.chunk if stage.scope == "frames" else total
+        for first in range(0, total, step):
+            last = min(first + step, total)
+            inputs = {t.name: _slice(t, images, values, first, last) for t in stage.inputs}
+            chunk = {name: a[first:last] if step < total else a for name, a in outputs.items()}
+            session.run(inputs, chunk)
+            tell(stage.name, last, total)
+        for name, array in outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float64)):
+                _refuse_non_finite(stage, name, array, images)
+
+
+_KEPT = frozenset({"pair_level", "similarity", "sparse_layers"})  # the scene's report shows them
+
+
+def load(bundle: Path | str, options: RunOptions | None = None) -> Pipeline:
+    """Open a bundle, with every file's size and digest checked.
+
+    Raises:
+        CovisError: naming the file that is wrong.
+    """
+    return Pipeline(open_bundle(bundle), options)
+
+
+def reconstruct(
+    photos: Path | str | Sequence[Any],
+    bundle: Path | str,
+    *,
+    sparsity: Sparsity | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Scene:
+    """Photos to a scene in one call.
+
+    Args:
+        photos: a folder, or a list of files, arrays or PIL images.
+        bundle: a folder made by `covis export`.
+        sparsity: selector options; the bundle's own where None.
+        options: chunk size and threads.
+        progress: told of each stage and chunk.
+        changes: single fields of `Sparsity` to change, e.g. `tau=0.8`.
+    """
+    pipeline = load(bundle, options)
+    chosen = replace(sparsity or pipeline.bundle.manifest.sparsity, **changes)
+    return pipeline(photos, sparsity=chosen, progress=progress)
+
+
+def _allocate(stage: Stage, views: int) -> dict[str, Array]:
+    def shape(tensor: Tensor) -> tuple[int, ...]:
+        return tuple(views if isinstance(n, str) else n for n in tensor.shape)
+
+    return {t.name: np.empty(shape(t), np.dtype(t.dtype)) for t in stage.outputs}
+
+
+def _slice(
+    tensor: Tensor, images: Images, values: Mapping[str, Array], first: int, last: int
+) -> Array:
+    if tensor.name == "images":
+        return images.batch(first, last)
+    value = values[tensor.name]
+    return value[first:last] if tensor.shape and tensor.shape[0] == "N" else value
+
+
+def _refuse_non_finite(stage: Stage, name: str, array: Array, images: Images) -> None:
+    """A sum overflows before its numbers do, so look again before refusing."""
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    where = f"stage {stage.name}, output {name}"
+    if stage.scope == "frames":
+        frame = int(np.flatnonzero(bad.reshape(len(images), -1).any(axis=1))[0])
+        where += f", photo {images.names[frame]}"
+    raise numerics_error(
+        f"{int(bad.sum()):,} of {array.size:,} numbers are not finite",
+        where=where,
+        hint="check the weights (`covis inspect`), or export with --dtype float32",
+    )
