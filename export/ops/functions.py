@@ -46,12 +46,12 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
   is_kept = Cast <to = 9> (highest)
   is_dense = And (is_single, is_kept)
   O_float = If (is_dense) <
-    then_branch = dense () => (float[B, H, S, D] O_dense) {
+    then_branch = dense () => (float[?, ?, ?, ?] O_dense) {
       scores_dense = MatMul (Q_scaled, K_transposed)
       weights_dense = Softmax <axis = -1> (scores_dense)
       O_dense = MatMul (weights_dense, Vf)
     },
-    else_branch = sparse () => (float[B, H, S, D] O_sparse) {
+    else_branch = sparse () => (float[?, ?, ?, ?] O_sparse) {
       frame_tokens_ = Constant <value_int: int = @frame_tokens> ()
       first = Constant <value_int: int = @special_first> ()
       last = Constant <value_int: int = @special_last> ()
@@ -140,10 +140,10 @@ _POOL = """
   {x}_length_float = Cast <to = 1> ({x}_length)
   {x}_length_column = Unsqueeze ({x}_length_float, axis_1)
   {x}_pooled = If (is_max) <
-    then_branch = highest_{x} () => (float[B, H, R, D] {x}_max) {{
+    then_branch = highest_{x} () => (float[?, ?, ?, ?] {x}_max) {{
       {x}_max = ReduceMax <keepdims = 0> ({x}_blocks, axis_3)
     }},
-    else_branch = mean_{x} () => (float[B, H, R, D] {x}_mean) {{
+    else_branch = mean_{x} () => (float[?, ?, ?, ?] {x}_mean) {{
       {x}_sum = ReduceSum <keepdims = 0> ({x}_blocks, axis_3)
       {x}_mean = Div ({x}_sum, {x}_length_column)
     }}
