@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def find_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
         ]
     except FileNotFoundError:
         raise user_error("no such folder", where=folder, hint="check the path") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _io_error(error, folder) from error
     if not found:
         raise user_error("holds no photo", where=folder, hint=f"put {_LOOKS_FOR} files into it")
@@ -145,10 +146,7 @@ def load_images(
 
     transforms: list[PixelTransform] = []
     workers = max(1, threads or min(os.cpu_count() or 1, 8))
-    # Pillow warns of half-size bombs; our own limit decides. The filter is set once, here, because
-    # it belongs to the process and not to a thread.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers, "covis-images") as pool:
-        warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    with _quiet_pillow(), ThreadPoolExecutor(workers, "covis-images") as pool:
         futures = [pool.submit(work, index) for index in range(len(photos))]
         try:
             for future in futures:
@@ -170,7 +168,19 @@ def load_images(
 
 def photo_sizes(photos: Sequence[Photo]) -> list[tuple[int, int]]:
     """(height, width) of the upright photos, from the headers of the files alone."""
-    return [_header_size(photo, index) for index, photo in enumerate(photos)]
+    with _quiet_pillow():
+        return [_header_size(photo, index) for index, photo in enumerate(photos)]
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """No warnings of broken metadata or of half-size bombs: our own checks decide.
+
+    Set around a whole batch, because warning filters belong to the process and not to a thread.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def _check_file(path: Path) -> None:
@@ -222,10 +232,21 @@ def _open(photo: Photo, index: int) -> PilImage.Image:
         ) from None
     except PermissionError as error:
         raise _io_error(error, path) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # see _upright_rgb
+        raise _damaged(path, error) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise _bomb(path, image.size)
     return image
+
+
+def _damaged(title: str | Path, error: Exception) -> CovisError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return user_error(
+        f"is damaged and cannot be decoded ({reason})", where=title, hint="replace or remove it"
+    )
 
 
 def _bomb(path: Path, size: tuple[int, int] | None = None) -> CovisError:
@@ -255,7 +276,8 @@ def _from_array(array: NDArray[np.uint8], title: str) -> PilImage.Image:
 def _header_size(photo: Photo, index: int) -> tuple[int, int]:
     image = _open(photo, index)
     try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        # Of TIFF files Pillow gives the upright size at once.
+        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception:  # a broken EXIF block says nothing about the pixels
         turned = False
     finally:
@@ -282,10 +304,7 @@ def _upright_rgb(photo: Photo, index: int) -> PilImage.Image:
     except (CovisError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever malformed bytes lead them to
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise user_error(
-            f"is damaged and cannot be decoded ({reason})", where=title, hint="replace or remove it"
-        ) from error
+        raise _damaged(title, error) from error
     finally:
         if image is not photo:
             image.close()
@@ -326,14 +345,13 @@ def _unique_names(paths: Sequence[Path | None]) -> tuple[str, ...]:
         common = Path(os.path.commonpath([p.parent for p in absolute]))
         names = [p.relative_to(common).as_posix() for p in absolute]
     taken: set[str] = set()
-    for i, name in enumerate(names):
+    for index, name in enumerate(names):
         # The same photo twice is a scene too; its views still need names of their own.
-        stem, suffix, count = name, "", 1
-        if "." in name:
-            stem, _, suffix = name.rpartition(".")
-            suffix = "." + suffix
-        while name in taken:
+        stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
+        unique, count = name, 1
+        while unique in taken:
             count += 1
-            names[i] = f"{stem} ({count}){suffix}"
-        taken.add(names[i])
+            unique = f"{stem} ({count}){dot}{suffix}"
+        taken.add(unique)
+        names[index] = unique
     return tuple(names)
