@@ -137,7 +137,7 @@ def _attend(
     if dense.numel():
         rows = scaled_dot_product_attention(q[:, :, dense], k, v, scale=scale)
         out = out.index_copy(2, dense, rows)
-    low = fp8.quantize(q, k, v, patch) if fp8.active() else None
+    low = fp8.quantize(q, k, v, patch) if fp8.active() and patch.numel() else None
     for group in plan_rows(level, patch, dense, q_block, k_block):
         if group.keys.numel():
             at = (group.batch, group.head)

@@ -40,6 +40,8 @@ def plan_rows(
         q_block, k_block: patch tokens of one region.
     """
     count = patch.numel()
+    if count == 0:
+        return
     regions_k = region_count(count, k_block)
     # Index of the region of each patch token; all 0 where the map's dimension broadcasts.
     query_region = torch.arange(count, device=patch.device) // q_block

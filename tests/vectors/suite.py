@@ -1,0 +1,186 @@
+"""The one suite that every implementation of the two ops passes, through a small adapter.
+
+`check_attention` and `check_select` judge one case; `check_rules` the rules that need more than
+one run. `run` goes through all standard cases and returns what failed, for machines that have no
+pytest: `python -m tests.vectors.suite MODULE:FACTORY`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from tests.vectors import oracle, plain
+from tests.vectors.case import Array, AttentionCase, SelectCase, attention_case
+from tests.vectors.standard import VGGT, standard_cases, standard_select_cases
+
+_EPSILON = {"float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+class Adapter(Protocol):
+    """What the suite asks of an implementation.
+
+    Attributes:
+        name: for messages.
+        dtypes: the types it takes, of "float32", "float16", "bfloat16".
+        low_precision: how it computes level 1: "exact" or "fp8".
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+    low_precision: str
+
+    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+        """None, or the reason why this implementation may leave the case out."""
+
+    def attention(self, case: AttentionCase) -> Array:
+        """O of the case's inputs, in the type of Q."""
+
+    def select(self, case: SelectCase) -> Array:
+        """The int8 level map of the case's inputs."""
+
+
+class Failure(AssertionError):
+    """An implementation broke the contract; says which case and how."""
+
+
+def tolerance(case: AttentionCase, expected: Array, low_precision: str = "exact") -> float:
+    """The largest |error| allowed, as the contract states it.
+
+    Twice the error of the plain formula in the same type (float32: four times, as it is made of
+    nothing but the order of summation), and never under a rounding of the largest output.
+    """
+    fp8 = low_precision == "fp8" and bool((case.level == 1).any())
+    reference = plain.attention_fp8(case) if fp8 else plain.attention(case)
+    error = float(np.abs(reference.astype(np.float64) - expected).max())
+    largest = max(float(np.abs(expected).max()), float(np.abs(case.v.astype(np.float64)).max()))
+    return max((4.0 if case.dtype == "float32" else 2.0) * error, _EPSILON[case.dtype] * largest)
+
+
+def check_attention(adapter: Adapter, case: AttentionCase) -> float:
+    """Judge one case; returns the error as a share of the tolerance."""
+    given = [x.copy() for x in (case.q, case.k, case.v, case.level)]
+    out = adapter.attention(case)
+    for before, after in zip(given, (case.q, case.k, case.v, case.level), strict=True):
+        _demand(np.array_equal(before, after), adapter, case.name, "changed its inputs")
+    _demand(out.dtype == case.q.dtype, adapter, case.name, f"gave {out.dtype}")
+    _demand(out.shape == case.q.shape, adapter, case.name, f"gave the shape {out.shape}")
+    expected = oracle.attention(case)
+    wide = out.astype(np.float64)
+    _demand(bool(np.isfinite(wide).all()), adapter, case.name, "gave NaN or Inf")
+    for b, h in np.ndindex(*case.q.shape[:2]):
+        empty = oracle.empty_rows(case, b, h)
+        _demand(not wide[b, h, empty].any(), adapter, case.name, "empty rows are not zero")
+    allowed = tolerance(case, expected, adapter.low_precision)
+    error = float(np.abs(wide - expected).max())
+    _demand(error <= allowed, adapter, case.name, f"error {error:.3g}, allowed {allowed:.3g}")
+    return error / allowed
+
+
+def check_select(adapter: Adapter, case: SelectCase) -> int:
+    """Judge one case; returns the number of near-tie rows that differ from the oracle."""
+    level = adapter.select(case)
+    expected = oracle.select(case)
+    _demand(level.dtype == np.int8, adapter, case.name, f"gave {level.dtype}")
+    _demand(level.shape == expected.level.shape, adapter, case.name, f"gave {level.shape}")
+    differs = (level != expected.level).any(-1)
+    wrong = np.argwhere(differs & ~expected.near_tie)
+    _demand(len(wrong) == 0, adapter, case.name, f"wrong rows (b, h, i) {wrong[:4].tolist()}")
+    for b, h, i in np.argwhere(differs):
+        row, candidates = level[b, h, i], expected.candidates[i]
+        kept, dropped = row > 0, (row == 0) & (candidates > 0)
+        legal = np.array_equal(row[kept], candidates[kept])
+        legal &= expected.least[b, h, i] <= kept.sum() <= expected.most[b, h, i]
+        scores = expected.scores[b, h, i]
+        if kept.any() and dropped.any():
+            legal &= bool(scores[kept].min() > scores[dropped].max() - expected.score_slack)
+        _demand(bool(legal), adapter, case.name, f"row {b, h, i} is no resolution of its near tie")
+    return int(differs.sum())
+
+
+def check_rules(adapter: Adapter, dtype: str) -> None:
+    """NaN stays in its row, equal runs give equal bits, tokens of other batches do not matter."""
+    base = attention_case(
+        "rules",
+        seed=20,
+        batch=2,
+        heads=2,
+        head_dim=64,
+        frames=5,
+        layout=VGGT,
+        q_block=30,
+        k_block=30,
+        pattern="sparse",
+        map_heads=True,
+    ).cast(dtype)
+    if adapter.supports(base):
+        return
+    first = adapter.attention(base)
+    same = first.tobytes() == adapter.attention(base).tobytes()
+    _demand(same, adapter, "rules", "two runs differ")
+    for token in (2, 40, 174):
+        q = base.q.copy()
+        q[1, 0, token] = np.nan
+        out = adapter.attention(replace(base, q=q)).astype(np.float32)
+        alone = np.isnan(out[1, 0, token]).all()
+        _demand(bool(alone), adapter, "rules", f"NaN in query {token} did not reach its row")
+        out[1, 0, token] = first[1, 0, token].astype(np.float32)
+        same = np.array_equal(out, first.astype(np.float32))
+        _demand(same, adapter, "rules", f"NaN in query {token} left its row")
+    for name in ("k", "v"):
+        changed = getattr(base, name).copy()
+        changed[1, 1] = np.nan
+        out = adapter.attention(replace(base, **{name: changed})).astype(np.float32)
+        out[1, 1] = first[1, 1].astype(np.float32)
+        same = np.array_equal(out, first.astype(np.float32))
+        _demand(same, adapter, "rules", f"NaN in {name} of one head reached another")
+
+
+def run(adapter: Adapter) -> list[str]:
+    """Every standard case in every type the adapter takes; returns the failures."""
+    failures: list[str] = []
+    for report in _reports(adapter):
+        print(report, flush=True)
+        if report.startswith("FAIL"):
+            failures.append(report)
+    return failures
+
+
+def _reports(adapter: Adapter) -> Iterator[str]:
+    for dtype in adapter.dtypes:
+        try:
+            check_rules(adapter, dtype)
+        except Failure as failure:
+            yield f"FAIL {failure}"
+        for attention in (case.cast(dtype) for case in standard_cases()):
+            if reason := adapter.supports(attention):
+                yield f"left out {attention.name}: {reason}"
+                continue
+            try:
+                share = check_attention(adapter, attention)
+                yield f"ok   {attention.name}: {share:.2f} of the tolerance"
+            except Failure as failure:
+                yield f"FAIL {failure}"
+        for selection in (case.cast(dtype) for case in standard_select_cases()):
+            if reason := adapter.supports(selection):
+                yield f"left out {selection.name}: {reason}"
+                continue
+            try:
+                yield f"ok   {selection.name}: {check_select(adapter, selection)} near ties differ"
+            except Failure as failure:
+                yield f"FAIL {failure}"
+
+
+def _demand(holds: bool, adapter: Adapter, case: str, what: str) -> None:
+    if not holds:
+        raise Failure(f"{adapter.name}: {case}: {what}")
+
+
+if __name__ == "__main__":
+    module, _, factory = sys.argv[1].partition(":")
+    sys.exit(1 if run(getattr(importlib.import_module(module), factory or "ADAPTER")()) else 0)
