@@ -1,0 +1,381 @@
+// Compiled once for each instruction set; the build gives COVIS_KERNELS (the table's name),
+// COVIS_ISA_NAME, COVIS_LANES, and by kRows x kVectors the register blocking. No standard library
+// templates here: the linker could take their code from the wrong object.
+#include "block_sparse_attention/cpu/tile.h"
+
+#include "block_sparse_attention/cpu/simd.h"
+
+namespace covis::attention {
+namespace {
+
+// Accumulators of a micro-kernel: kRows x kVectors registers, beside kVectors of the panel and one
+// broadcast. 6 x 2 fills the 16 registers of AVX2, 12 x 2 leaves a few of AVX-512's 32.
+#if defined(__AVX512F__) || (COVIS_LANES == 16)
+constexpr int kRows = 12, kVectors = 2;
+#elif defined(__AVX2__) || (COVIS_LANES == 8)
+constexpr int kRows = 6, kVectors = 2;
+#elif defined(__aarch64__)
+constexpr int kRows = 6, kVectors = 4;
+#else
+constexpr int kRows = 3, kVectors = 4;
+#endif
+constexpr int kPanel = kLanes * kVectors;
+static_assert(kTileQueries % kPanel == 0 && kTileKeys % kRows == 0);
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+struct Pair {
+  Vec v[kVectors];
+};
+
+// scores[r][:] = K[r] . queries, for R rows of K; returns the running maximum over the rows.
+// kSize: the head size where it is known at compile time, else 0.
+template <int R, int kSize>
+COVIS_INLINE Pair score_rows(int64_t head_size, const float* queries, const float* const* keys,
+                             float* scores, Pair running) {
+  const int64_t size = kSize > 0 ? kSize : head_size;
+  Vec acc[R][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
+  }
+  const float* row[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) row[r] = keys[r];
+  for (int64_t d = 0; d < size; ++d) {
+    Vec q[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) q[v] = load(queries + d * kPanel + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec k = splat(row[r][d]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] += k * q[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      store(scores + r * kPanel + v * kLanes, acc[r][v]);
+      running.v[v] = max(acc[r][v], running.v[v]);
+    }
+  }
+  return running;
+}
+
+// outputs[d][:] = outputs[d][:] * rescale + sum over keys of V[key][d] * weights[key], for R values
+// of d from d0 on; without `accumulate` the old outputs are not read.
+template <int R>
+COVIS_INLINE void output_rows(int count, const float* const* values, int64_t d0,
+                              const float* weights, float* outputs, Pair rescale, bool accumulate) {
+  Vec acc[R][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      acc[r][v] =
+          accumulate ? load(outputs + (d0 + r) * kPanel + v * kLanes) * rescale.v[v] : Vec{};
+    }
+  }
+  for (int j = 0; j < count; ++j) {
+    Vec w[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) w[v] = load(weights + j * kPanel + v * kLanes);
+    const float* value = values[j] + d0;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec x = splat(value[r]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] += x * w[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      store(outputs + (d0 + r) * kPanel + v * kLanes, acc[r][v]);
+    }
+  }
+}
+
+// Calls f<R>() for the R in [1, kRows) that equals `rest`.
+template <int R, class F>
+COVIS_INLINE void with_rest(int64_t rest, const F& f) {
+  if constexpr (R > 0) {
+    if (rest == R) {
+      f.template operator()<R>();
+    } else {
+      with_rest<R - 1>(rest, f);
+    }
+  }
+}
+
+template <int kSize>
+__attribute__((noinline)) Pair score_panel(int64_t head_size, const float* queries,
+                                           const float* const* keys, int count, float* scores) {
+  Pair top;
+  for (int v = 0; v < kVectors; ++v) top.v[v] = splat(kMinusInfinity);
+  int j = 0;
+  for (; j + kRows <= count; j += kRows) {
+    top = score_rows<kRows, kSize>(head_size, queries, keys + j, scores + j * kPanel, top);
+  }
+  with_rest<kRows - 1>(count - j, [&]<int R>() {
+    top = score_rows<R, 0>(head_size, queries, keys + j, scores + j * kPanel, top);
+  });
+  return top;
+}
+
+__attribute__((noinline)) void output_panel(int64_t head_size, const float* const* values,
+                                            int count, const float* weights, float* outputs,
+                                            Pair rescale, bool accumulate) {
+  int64_t d = 0;
+  for (; d + kRows <= head_size; d += kRows) {
+    output_rows<kRows>(count, values, d, weights, outputs, rescale, accumulate);
+  }
+  with_rest<kRows - 1>(head_size - d, [&]<int R>() {
+    output_rows<R>(count, values, d, weights, outputs, rescale, accumulate);
+  });
+}
+
+constexpr uint32_t kPanelBits = kPanel == 32 ? ~0u : (1u << (kPanel % 32)) - 1;
+
+COVIS_INLINE uint32_t panel_bits(const uint32_t* mask, int panel) {
+  const int first = panel * kPanel;
+  return (mask[first / 32] >> (first % 32)) & kPanelBits;
+}
+
+// Scores of keys that a query does not attend to become -inf; returns the maximum of the rest.
+Pair mask_scores(const KeyTile& keys, int panel, float* scores) {
+  Pair top;
+  for (int v = 0; v < kVectors; ++v) top.v[v] = splat(kMinusInfinity);
+  for (int j = 0; j < keys.count; ++j) {
+    const uint32_t bits = panel_bits(keys.mask[j], panel);
+    for (int v = 0; v < kVectors; ++v) {
+      float* place = scores + j * kPanel + v * kLanes;
+      const Vec s = select(mask_of_bits(bits >> (v * kLanes)), load(place), splat(kMinusInfinity));
+      store(place, s);
+      top.v[v] = max(s, top.v[v]);
+    }
+  }
+  return top;
+}
+
+struct Weights {
+  Pair sum;
+  Pair rescale;
+};
+
+// Scores become weights 2^(score - maximum), in place.
+__attribute__((noinline)) Weights soften(int count, float* scores, Pair top, float* row_max) {
+  Weights result;
+  Pair shift;
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec old = load(row_max + v * kLanes);
+    const Vec now = max(top.v[v], old);
+    store(row_max + v * kLanes, now);
+    // A query that has attended to nothing yet has no maximum; -inf - -inf would be NaN.
+    shift.v[v] = select(now == kMinusInfinity, Vec{}, now);
+    result.rescale.v[v] = exp2_nonpositive(old - shift.v[v]);
+    result.sum.v[v] = Vec{};
+  }
+  for (int j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      float* place = scores + j * kPanel + v * kLanes;
+      const Vec w = exp2_nonpositive(load(place) - shift.v[v]);
+      store(place, w);
+      result.sum.v[v] += w;
+    }
+  }
+  return result;
+}
+
+Pair score(int64_t head_size, const float* queries, const float* const* keys, int count,
+           float* scores) {
+  switch (head_size) {
+    case 32: return score_panel<32>(head_size, queries, keys, count, scores);
+    case 64: return score_panel<64>(head_size, queries, keys, count, scores);
+    case 96: return score_panel<96>(head_size, queries, keys, count, scores);
+    case 128: return score_panel<128>(head_size, queries, keys, count, scores);
+    default: return score_panel<0>(head_size, queries, keys, count, scores);
+  }
+}
+
+bool all_finite(const float* values, int64_t count) {
+  float zero = 0.0f;  // x * 0 is NaN where x is not finite
+  for (int64_t i = 0; i < count; ++i) zero += values[i] * 0.0f;
+  return zero == 0.0f;
+}
+
+// The products of masked weights (0) with values that are not finite would be NaN in rows that do
+// not attend to those values: zeros stand in for such keys, and they are added query by query.
+struct Outliers {
+  int count = 0;
+  int index[kTileKeys];
+};
+
+void add_outliers(QueryTile& tile, const KeyTile& keys, const Outliers& outliers, int panel) {
+  float* outputs = tile.outputs + panel * tile.head_size * kPanel;
+  for (int i = 0; i < outliers.count; ++i) {
+    const int j = outliers.index[i];
+    const uint32_t bits = panel_bits(keys.mask[j], panel);
+    for (int lane = 0; lane < kPanel; ++lane) {
+      if (((bits >> lane) & 1u) == 0) continue;
+      const float weight = tile.scores[j * kPanel + lane];
+      for (int64_t d = 0; d < tile.head_size; ++d) {
+        outputs[d * kPanel + lane] += weight * keys.values[j][d];
+      }
+    }
+  }
+}
+
+void attend_panel(QueryTile& tile, const KeyTile& keys, const float* const* values,
+                  const Outliers& outliers, int panel, bool masked) {
+  const int64_t size = tile.head_size;
+  Pair top = score(size, tile.queries + panel * size * kPanel, keys.keys, keys.count, tile.scores);
+  if (masked) top = mask_scores(keys, panel, tile.scores);
+  float* row_max = tile.row_max + panel * kPanel;
+  float* row_sum = tile.row_sum + panel * kPanel;
+  const Weights weights = soften(keys.count, tile.scores, top, row_max);
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec sum = load(row_sum + v * kLanes) * weights.rescale.v[v] + weights.sum.v[v];
+    store(row_sum + v * kLanes, sum);
+  }
+  output_panel(size, values, keys.count, tile.scores, tile.outputs + panel * size * kPanel,
+               weights.rescale, tile.started[panel]);
+  tile.started[panel] = true;
+  if (outliers.count > 0) add_outliers(tile, keys, outliers, panel);
+}
+
+void attend(QueryTile& tile, const KeyTile& keys) {
+  const int panels = (tile.count + kPanel - 1) / kPanel;
+  Outliers outliers;
+  if (!keys.masked) {
+    for (int p = 0; p < panels; ++p) attend_panel(tile, keys, keys.values, outliers, p, false);
+    return;
+  }
+  const float* values[kTileKeys];
+  for (int j = 0; j < keys.count; ++j) {
+    values[j] = keys.values[j];
+    if (!all_finite(values[j], tile.head_size)) {
+      outliers.index[outliers.count++] = j;
+      values[j] = tile.zeros;
+    }
+  }
+  for (int p = 0; p < panels; ++p) {
+    const int used = tile.count - p * kPanel;
+    const uint32_t lanes = used >= kPanel ? kPanelBits : (1u << used) - 1;
+    uint32_t every = lanes, any = 0;
+    for (int j = 0; j < keys.count; ++j) {
+      const uint32_t bits = panel_bits(keys.mask[j], p);
+      every &= bits;
+      any |= bits;
+    }
+    if ((any & lanes) == 0) continue;
+    attend_panel(tile, keys, values, outliers, p, every != lanes);
+  }
+}
+
+float to_float(DataType type, const void* base, int64_t index) {
+  if (type == DataType::kFloat32) return static_cast<const float*>(base)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(base)[index];
+  return type == DataType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+}
+
+void begin(QueryTile& tile, DataType type, const void* base, const int64_t* row_offset,
+           float scale) {
+  const int64_t size = tile.head_size;
+  const int panels = (tile.count + kPanel - 1) / kPanel;
+  for (int p = 0; p < panels; ++p) {
+    tile.started[p] = false;
+    float* queries = tile.queries + p * size * kPanel;
+    for (int group = 0; group < kPanel; group += kLanes) {
+      const int first = p * kPanel + group;
+      int64_t d = 0;
+      if (type == DataType::kFloat32 && first + kLanes <= tile.count) {
+        const float* from = static_cast<const float*>(base);
+        for (; d + kLanes <= size; d += kLanes) {
+          Vec rows[kLanes];
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) rows[i] = load(from + row_offset[first + i] + d) * scale;
+          transpose(rows);
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) store(queries + (d + i) * kPanel + group, rows[i]);
+        }
+      }
+      for (; d < size; ++d) {
+        for (int i = 0; i < kLanes; ++i) {
+          queries[d * kPanel + group + i] =
+              first + i < tile.count ? to_float(type, base, row_offset[first + i] + d) * scale
+                                     : 0.0f;
+        }
+      }
+    }
+  }
+  for (int i = 0; i < panels * kPanel; ++i) {
+    tile.row_max[i] = kMinusInfinity;
+    tile.row_sum[i] = 0.0f;
+  }
+}
+
+void finish(const QueryTile& tile, DataType type, void* base, const int64_t* row_offset) {
+  const int64_t size = tile.head_size;
+  for (int first = 0; first < tile.count; first += kLanes) {
+    const int panel = first / kPanel;
+    const float* outputs = tile.outputs + panel * size * kPanel + first % kPanel;
+    const int used = tile.count - first < kLanes ? tile.count - first : kLanes;
+    float inverse[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const float sum = tile.row_sum[first + i];
+      inverse[i] = sum == 0.0f ? 0.0f : 1.0f / sum;
+    }
+    int64_t d = 0;
+    if (type == DataType::kFloat32 && used == kLanes && tile.started[panel]) {
+      float* to = static_cast<float*>(base);
+      for (; d + kLanes <= size; d += kLanes) {
+        Vec rows[kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) rows[i] = load(outputs + (d + i) * kPanel) * load(inverse);
+        transpose(rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(to + row_offset[first + i] + d, rows[i]);
+      }
+    }
+    for (; d < size; ++d) {
+      for (int i = 0; i < used; ++i) {
+        const float x = tile.started[panel] ? outputs[d * kPanel + i] * inverse[i] : 0.0f;
+        const int64_t at = row_offset[first + i] + d;
+        if (type == DataType::kFloat32) {
+          static_cast<float*>(base)[at] = x;
+        } else {
+          static_cast<uint16_t*>(base)[at] =
+              type == DataType::kFloat16 ? float_to_float16(x) : float_to_bfloat16(x);
+        }
+      }
+    }
+  }
+}
+
+void widen(DataType type, const void* from, float* to, int64_t count) {
+  const uint16_t* bits = static_cast<const uint16_t*>(from);
+  int64_t i = 0;
+  if (type == DataType::kBFloat16) {
+    for (; i < count; ++i) to[i] = bfloat16_to_float(bits[i]);
+    return;
+  }
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(packed));
+  }
+#endif
+  for (; i < count; ++i) to[i] = float16_to_float(bits[i]);
+}
+
+}  // namespace
+
+extern const Kernels COVIS_KERNELS = {COVIS_ISA_NAME, kPanel, begin, attend, finish, widen};
+
+}  // namespace covis::attention
