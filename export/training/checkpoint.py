@@ -1,0 +1,92 @@
+"""Checkpoints of a run: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from covis.engines.errors import environment_error, user_error
+from covis.export.training.config import TrainingConfig
+
+FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `step` steps.
+
+    Attributes:
+        config: of the run.
+        step: steps done.
+        seconds: time spent on them, all sessions together.
+        model: parameters.
+        average: exponentially averaged parameters.
+        optimiser: its state dict.
+    """
+
+    config: TrainingConfig
+    step: int
+    seconds: float
+    model: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimiser: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Replace the folder's checkpoint; an interruption leaves the old one in place."""
+    path, partial = folder / FILE, folder / f"{FILE}.partial"
+    record = {
+        "config": checkpoint.config.to_json(),
+        **{k: getattr(checkpoint, k) for k in ("step", "seconds", "model", "average", "optimiser")},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise environment_error(f"cannot write the checkpoint: {error}", where=path) from error
+    return path
+
+
+def load(folder: Path) -> Checkpoint:
+    """The folder's checkpoint.
+
+    Raises:
+        CovisError: there is none, or it cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise user_error("no such checkpoint", where=path, hint="start without --resume")
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+        config = TrainingConfig.from_json(record.pop("config"))
+        return Checkpoint(config=config, **record)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise user_error(f"is no checkpoint of a training run: {reason}", where=path) from error
+
+
+def export_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write float16 weights under the official parameter names, as one safetensors file.
+
+    Raises:
+        CovisError: a weight that float16 cannot hold.
+    """
+    half = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in weights.items()}
+    bad = [k for k, v in half.items() if not torch.isfinite(v).all()]
+    if bad:
+        raise user_error("does not fit float16: " + ", ".join(bad), where=path)
+    partial = path.with_suffix(".partial")
+    save_file(half, partial, metadata=dict(metadata))
+    partial.replace(path)

@@ -1,0 +1,131 @@
+"""A smoke run of the training: it learns, it stops and resumes exactly, its files are sound."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from covis.engines.errors import CovisError
+from covis.export.models import load_model
+from covis.export.training import checkpoint
+from covis.export.training.config import MINI, Phase, TrainingConfig
+from covis.export.training.train import LOG, Trainer, learning_rate, train
+
+TINY = TrainingConfig(
+    model={
+        **MINI,
+        "embed_dim": 32,
+        "depth": 4,
+        "num_heads": 1,
+        "img_size": 28,
+        "dino_depth": 1,
+        "dino_heads": 1,
+        "camera_heads": 1,
+        "dpt_features": 8,
+        "dpt_out_channels": [8, 8, 8, 8],
+        "dpt_layers": [0, 1, 2, 3],
+    },
+    size=28,
+    steps=40,
+    images=8,
+    map_frames=4,
+    views_per_scene=4,
+    scenes_per_step=0.1,
+    warm_scenes=3,
+    warmup=5,
+    learning_rate=2e-3,
+    curriculum=(Phase(1.0, {"studio/orbit": 1.0}, (2, 3)),),
+)
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / LOG).open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _same(a: checkpoint.Checkpoint, b: checkpoint.Checkpoint) -> None:
+    assert a.step == b.step
+    for mine, other in ((a.model, b.model), (a.average, b.average)):
+        for name, value in mine.items():
+            assert torch.equal(value, other[name]), name
+
+
+def test_it_learns_and_resumes_exactly(tmp_path: Path) -> None:
+    whole, parts, cache = tmp_path / "whole", tmp_path / "parts", tmp_path / "cache"
+    train(whole, TINY, device="cpu", cache=cache, log_every=10)
+    rows = _rows(whole)
+    assert [r["step"] for r in rows] == [10, 20, 30, 40]
+    for name in ("loss", "camera", "depth", "points"):
+        assert rows[-1][name] < 0.85 * rows[0][name], name
+
+    train(parts, TINY, device="cpu", cache=cache, log_every=10, stop_after=15)
+    assert checkpoint.load(parts).step == 15
+    with pytest.raises(CovisError, match="holds a run already"):
+        train(parts, TINY, device="cpu")
+    train(parts, resume=True, device="cpu", cache=cache, log_every=10)
+    _same(checkpoint.load(whole), checkpoint.load(parts))
+    assert [r["step"] for r in _rows(parts)] == [10, 15, 25, 35, 40]
+
+
+def test_a_run_that_died_between_checkpoints_repeats_its_rows(tmp_path: Path) -> None:
+    train(tmp_path, TINY, device="cpu", log_every=1, stop_after=3)
+    with (tmp_path / LOG).open("a") as file:
+        file.write("4,1,2,0,0,0,0,0,0\n5,1,2,0,0,0,0,0,0\n")
+    train(tmp_path, resume=True, device="cpu", log_every=1, stop_after=1)
+    rows = _rows(tmp_path)
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]
+    assert rows[-1]["loss"] > 0
+
+
+def test_exported_weights_are_half_the_size_and_give_the_same_cameras(tmp_path: Path) -> None:
+    trainer = Trainer(TINY)
+    for _ in range(3):
+        trainer.advance()
+    path = tmp_path / "mini.safetensors"
+    checkpoint.export_weights(path, trainer.average, {"steps": "3"})
+    stored = load_file(path)
+    assert {v.dtype for v in stored.values()} == {torch.float16}
+    assert sum(v.numel() for v in stored.values()) * 2 <= path.stat().st_size < 2**20
+    images = torch.rand(1, 2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    half = load_model("vggt", TINY.model, path)(images)["pose_enc"]
+    full = load_model("vggt", TINY.model, trainer.average)(images)["pose_enc"]
+    torch.testing.assert_close(half, full, atol=5e-3, rtol=0)
+    with pytest.raises(CovisError, match="does not fit float16: a"):
+        checkpoint.export_weights(path, {"a": torch.tensor(1e9)}, {})
+
+
+def test_checkpoints_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CovisError, match="no such checkpoint"):
+        train(tmp_path, resume=True)
+    (tmp_path / checkpoint.FILE).write_bytes(b"half a file")
+    with pytest.raises(CovisError, match="is no checkpoint"):
+        train(tmp_path, resume=True)
+
+
+def test_the_shipped_model_fits_its_limits() -> None:
+    config = TrainingConfig()
+    assert TrainingConfig.from_json(config.to_json()) == config
+    parameters = sum(p.numel() for p in Trainer(config).model.parameters())
+    assert parameters <= 4_000_000
+    assert config.model["depth"] >= 8
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    rates = np.array([learning_rate(TINY, s) for s in range(TINY.steps + 1)])
+    assert rates.argmax() in (4, 5) and rates.max() == TINY.learning_rate
+    assert (np.diff(rates[5:]) < 0).all()
+    assert rates[-1] == pytest.approx(0.01 * TINY.learning_rate)
+
+
+def test_wrong_configurations_are_named() -> None:
+    with pytest.raises(CovisError, match="no family/path"):
+        Phase(1.0, {"cave/orbit": 1.0}, (2, 3))
+    with pytest.raises(CovisError, match="two views"):
+        Phase(1.0, {"room/orbit": 1.0}, (1, 3))
+    with pytest.raises(CovisError, match="wants 12 views"):
+        TrainingConfig(images=8)
