@@ -28,7 +28,7 @@ from covis.export.models.weights import canonical, find_weights
 from covis.export.options import ExportOptions, read_config
 from covis.export.saliency import Pooling, saliency_stage
 from covis.export.stage import Port, StageModule
-from covis.export.verify import refuse_failures, release_pages, verify_stages
+from covis.export.verify import refuse_failures, verify_stages
 
 WEIGHTS = "model.safetensors"
 Progress = Callable[[str], None]
@@ -56,7 +56,6 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
         source = find_weights(options.weights or info.repository, revision)
         tell(f"reading {source.name}")
         model = load_model(options.model, config, source)
-        release_pages(model)
         parse_layers(options.sparsity.layers, model.global_layers)
         stages = _stages(model, rule, options.pooling)
         weights = _place_weights(source, folder, options, tell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from covis.engines.errors import numerics_error
 from covis.engines.manifest import Check
+from covis.export.mapped import release_pages
 from covis.export.run_graph import run_graph
 from covis.export.stage import Port, StageModule
 
@@ -57,7 +57,7 @@ def verify_stages(
                 feeds = {port.name: _feed(port, values, stage) for port in stage.inputs}
                 reference = _run_torch(stage, feeds)
                 noise = _noise(stage, feeds, reference)
-                release_pages(stage.module)
+                release_pages(stage.module.parameters())
                 arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
                 got = pool.submit(run_graph, folder / f"{stage.name}.onnx", arrays).result()
                 for port in stage.outputs:
@@ -154,30 +154,3 @@ def _compare(
     return Check(
         stage=stage, views=views, output=output, max_abs_diff=difference, tolerance=tolerance
     )
-
-
-def release_pages(module: nn.Module) -> None:
-    """Drop a module's memory-mapped weights from memory; touched again, they are read again.
-
-    Parameters that are not mapped from a file would be lost, so only whole pages inside the
-    storage of read-only file mappings are dropped.
-    """
-    mapped = _file_mappings()
-    libc = ctypes.CDLL(None, use_errno=True)
-    for parameter in module.parameters():
-        first, last = parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes
-        if not any(a <= first and last <= b for a, b in mapped):
-            continue
-        start, stop = -(-first // 4096) * 4096, last // 4096 * 4096
-        if stop > start:
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), 4)  # MADV_DONTNEED
-
-
-def _file_mappings() -> list[tuple[int, int]]:
-    """Address ranges of safetensors files; empty where /proc does not exist."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    ranges = [line.split()[0].split("-") for line in lines if line.endswith(".safetensors")]
-    return [(int(first, 16), int(last, 16)) for first, last in ranges]

@@ -19,6 +19,7 @@ from covis.engines.errors import (
     printable,
     user_error,
 )
+from covis.export.mapped import release_pages
 
 NAMES_SHOWN = 8
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -221,6 +222,7 @@ def fill(
         if not (torch.isfinite(low) and torch.isfinite(high)):
             broken.append(key)
         state[key] = value
+        release_pages([value])  # one read of a large file must not keep it in memory
     if broken:
         raise numerics_error(
             f"{len(broken)} weights hold NaN or infinity ({_some(sorted(broken))})",
