@@ -85,6 +85,7 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
             hint="use one of " + ", ".join(PATHS),
         )
     rng = world.spec.generator(purpose)
+    studio = world.spec.family == "studio"
     start = rng.uniform(0, 2 * np.pi)
     direction = float(rng.choice([-1.0, 1.0]))
     step = np.arange(views) / max(views, 2)
@@ -103,7 +104,7 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
     position = np.stack([ring[:, 0], height + rng.normal(0, 0.08, views), ring[:, 1]], axis=-1)
     if path == "orbit":
         target = np.tile(np.array([0.0, -0.4 * world.height, 0.0]), (views, 1))
-        target += rng.normal(0, 0.25, (views, 3)) * [1.0, 0.5, 1.0]
+        target += rng.normal(0, 0.12 if studio else 0.25, (views, 3)) * [1.0, 0.5, 1.0]
     else:
         if path in ("walk", "loop"):
             ahead = _ring(world, angle + direction * 0.25) - _ring(world, angle)
@@ -115,7 +116,9 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
     extrinsics = np.stack(
         [look_at(p, t, r) for p, t, r in zip(position, target, roll, strict=True)]
     )
-    return Cameras(extrinsics, np.full(views, np.deg2rad(rng.uniform(52.0, 68.0))))
+    return Cameras(
+        extrinsics, np.full(views, np.deg2rad(60.0 if studio else rng.uniform(52.0, 68.0)))
+    )
 
 
 def _ring(world: World, angle: _Vector) -> _Vector:

@@ -31,8 +31,9 @@ class SceneSpec:
     Attributes:
         seed: everything random comes from it.
         family: `studio`: one room of fixed size whose walls keep their hue (a wall can be told
-            from its colour), the easiest to localise in; `room`: size, hues and furniture free;
-            `loop`: a corridor around a solid core, where views of opposite sides share nothing.
+            from its colour) and one field of view, the easiest to localise in; `room`: size, hues
+            and furniture free; `loop`: a corridor around a solid core, where views of opposite
+            sides share nothing.
     """
 
     seed: int
@@ -102,14 +103,22 @@ class _Builder:
         self.rows: list[tuple[int, list[float], list[float], float, list[int]]] = []
         self.looks: list[tuple[int, float, _Vector, float, float, float]] = []
 
-    def material(self, hue: float | None = None, period: tuple[float, float] = (0.8, 1.6)) -> int:
-        """A random look; `hue` in [0, 1) fixes its base colour."""
+    def material(
+        self,
+        hue: float | None = None,
+        period: tuple[float, float] = (0.8, 1.6),
+    ) -> int:
+        """A random look; `hue` in [0, 1) makes it one that can be told by its colour."""
         rng = self.rng
+        told = hue is not None
         base = _colour(
-            rng.uniform() if hue is None else hue, rng.uniform(0.45, 0.85), rng.uniform(0.5, 0.9)
+            rng.uniform() if hue is None else hue,
+            rng.uniform(0.6, 0.8) if told else rng.uniform(0.2, 0.7),
+            rng.uniform(0.6, 0.9) if told else rng.uniform(0.5, 0.95),
         )
-        low = base * rng.uniform(0.2, 0.5)
-        high = np.clip(base + rng.uniform(-0.2, 0.25, 3), 0.05, 1.0)
+        low = base * rng.uniform(0.25, 0.55)
+        spread = 0.08 if told else 0.25
+        high = np.clip(base + rng.uniform(-spread, spread, 3), 0.05, 1.0)
         ink = _colour(rng.uniform(), rng.uniform(0.2, 1.0), float(rng.choice([0.08, 0.95])))
         kind = rng.uniform(size=2)
         self.looks.append(
@@ -117,7 +126,7 @@ class _Builder:
                 int(rng.integers(1 << 31)),
                 float(rng.uniform(*period)),
                 np.stack([low, high, ink]),
-                float(rng.uniform(0.05, 0.4)),
+                float(rng.uniform(0.05, 0.15 if told else 0.4)),
                 float(rng.uniform(0.2, 0.6)) if kind[0] < 0.3 else 0.0,
                 float(rng.uniform(0.6, 1.0)) if kind[1] < 0.35 else 0.0,
             )
