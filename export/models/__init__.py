@@ -12,7 +12,9 @@ from torch import Tensor
 
 from covis.engines.errors import user_error
 from covis.export.models.config import from_mapping
+from covis.export.models.mapanything import MapAnything, MapAnythingConfig
 from covis.export.models.multiview import MultiViewModel
+from covis.export.models.pi3 import Pi3, Pi3Config
 from covis.export.models.stages import stages
 from covis.export.models.vggt import Vggt, VggtConfig
 from covis.export.models.weights import fill, find_weights, read_weights
@@ -47,6 +49,10 @@ class ModelInfo:
 
 MODELS: dict[str, ModelInfo] = {
     "vggt": ModelInfo(Vggt, VggtConfig, "facebook/VGGT-1B", "main"),
+    "pi3": ModelInfo(Pi3, Pi3Config, "yyfz233/Pi3", "main"),
+    "mapanything": ModelInfo(
+        MapAnything, MapAnythingConfig, "facebook/map-anything-apache", "main"
+    ),
 }
 
 

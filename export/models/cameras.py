@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
@@ -54,7 +54,15 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
 
 def rotation_from_nine(nine: Tensor) -> Tensor:
     """Nine free numbers (..., 9), row-major -> rotation (..., 3, 3): unit rows, then nearest."""
-    return nearest_rotation(F.normalize(torch.unflatten(nine, -1, (3, 3)), dim=-1))
+    return nearest_rotation(functional.normalize(torch.unflatten(nine, -1, (3, 3)), dim=-1))
+
+
+def homogeneous(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Rotation (..., 3, 3) and translation (..., 3) -> rigid transform (..., 4, 4)."""
+    upper = torch.cat([rotation, translation.unsqueeze(-1)], dim=-1)
+    return functional.pad(upper, (0, 0, 0, 1)) + functional.pad(
+        torch.ones_like(upper[..., :1, :1]), (3, 0, 3, 0)
+    )
 
 
 def transform(pose: Tensor, points: Tensor) -> Tensor:

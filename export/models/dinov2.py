@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from covis.export.models.layers import Block, MlpKind
 from covis.export.models.tables import like, table
@@ -40,9 +40,11 @@ def _resize_matrix(source: int, target: int, antialias: bool, offset: float) -> 
     impulses = torch.eye(source, dtype=torch.float64).view(1, 1, source, source)
     if offset > 0.0:
         scale = ((target + offset) / source, 1.0)
-        resized = F.interpolate(impulses, scale_factor=scale, mode="bicubic")
+        resized = functional.interpolate(impulses, scale_factor=scale, mode="bicubic")
     else:
-        resized = F.interpolate(impulses, (target, source), mode="bicubic", antialias=antialias)
+        resized = functional.interpolate(
+            impulses, (target, source), mode="bicubic", antialias=antialias
+        )
     return (resized.view(target, source),)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from covis.export.models.tables import like, table
 
@@ -46,7 +46,7 @@ def add_uv(x: Tensor, aspect: float) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, corner pixels kept (align_corners)."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+    return functional.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -77,8 +77,8 @@ class ResidualConvUnit(nn.Module):
         self.conv2 = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        positive = F.relu(x)
-        branch: Tensor = self.conv2(F.relu(self.conv1(positive)))
+        positive = functional.relu(x)
+        branch: Tensor = self.conv2(functional.relu(self.conv1(positive)))
         return branch + (positive if self.relu_skip else x)
 
 

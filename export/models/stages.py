@@ -36,10 +36,10 @@ class Aggregator(nn.Module):
         patch_tokens: Tensor,
         pair_level: Tensor,
         sparse_layers: Tensor,
-        view_tokens: Tensor | None = None,
+        view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         selection = PairSelection(pair_level, sparse_layers, patch_tokens.shape[1])
-        encoded = _one_scene(patch_tokens, view_tokens)
+        encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection)
         return tuple(output.squeeze(0) for output in outputs)
 
@@ -52,7 +52,7 @@ class PooledAggregator(nn.Module):
         self.model = model
         self.size = height, width
 
-    def forward(  # noqa: PLR0917 - the graph's inputs, which exporters pass by position
+    def forward(
         self,
         patch_tokens: Tensor,
         pair_level: Tensor,
@@ -60,11 +60,11 @@ class PooledAggregator(nn.Module):
         keep_ratio: Tensor,
         cdf: Tensor,
         patch_order: Tensor,
-        view_tokens: Tensor | None = None,
+        view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         layout = self.model.layout(*self.size)
         selection = PooledSelection(pair_level, sparse_layers, keep_ratio, cdf, layout)
-        encoded = _one_scene(patch_tokens, view_tokens)
+        encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection, patch_order)
         kept = torch.stack([selection.kept[i] for i in range(self.model.global_layers)])
         return (*(output.squeeze(0) for output in outputs), kept)
@@ -88,7 +88,7 @@ def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule,
             hint=f"e.g. {max(height // PATCH, 1) * PATCH} x {max(width // PATCH, 1) * PATCH}",
         )
     patches = height // PATCH * (width // PATCH)
-    patch_tokens, *view_tokens = model.encoded_ports(height, width, VIEWS)
+    patch_tokens, *view_token = model.encoded_ports(height, width, VIEWS)
     pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int8)
     sparse_layers = Port("sparse_layers", (model.global_layers,), torch.bool)
     pooled = (
@@ -110,14 +110,14 @@ def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule,
             "aggregator",
             "sequence",
             Aggregator(model, height, width),
-            (patch_tokens, pair_level, sparse_layers, *view_tokens),
+            (patch_tokens, pair_level, sparse_layers, *view_token),
             aggregated,
         ),
         StageModule(
             "aggregator_pooled",
             "sequence",
             PooledAggregator(model, height, width),
-            (patch_tokens, pair_level, sparse_layers, *pooled, *view_tokens),
+            (patch_tokens, pair_level, sparse_layers, *pooled, *view_token),
             (*aggregated, kept_blocks),
         ),
         *model.head_stages(height, width),

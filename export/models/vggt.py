@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from covis.export.models.cameras import pose_to_cameras
 from covis.export.models.config import divides, positive, refuse
 from covis.export.models.dinov2 import PATCH, DinoV2, normalise
+from covis.export.models.frame_order import FrameOrder
 from covis.export.models.layers import AttendSelected, Block
 from covis.export.models.multiview import MultiViewModel, patch_grid
 from covis.export.models.rope import rotary
@@ -131,14 +132,11 @@ class Aggregator(nn.Module):
         batch, views, patches, channels = patch_tokens.shape
         special = self.special_tokens
         head_dim = channels // self.config.num_heads
-        rotate = rotary(height // PATCH, width // PATCH, special, head_dim, patch_tokens)
-        if patch_order is not None:
-            patch_tokens = patch_tokens.index_select(2, patch_order)
-            first = torch.arange(special, device=patch_order.device)
-            rotate = rotate.reordered(torch.cat([first, patch_order + special]))
-
+        order = FrameOrder(patch_order, special)
+        rotate = rotary(*patch_grid(height, width), special, head_dim, patch_tokens)
+        rotate = order.rotary(rotate)
         x = self.special(views).unsqueeze(0).expand(batch, -1, -1, -1)
-        x = torch.cat([x, patch_tokens], dim=2)
+        x = order.apply(torch.cat([x, patch_tokens], dim=2))
         tokens, layout = special + patches, self.layout(patches)
         taps: dict[int, Tensor] = {}
         last = x
@@ -149,11 +147,7 @@ class Aggregator(nn.Module):
             x = x.reshape(batch, -1, tokens, channels)
             last = torch.cat([by_frame.reshape(batch, -1, tokens, channels), x], dim=-1)
             if i in self.config.dpt_layers:
-                taps[i] = last[:, :, special:]
-        if patch_order is not None:
-            back = torch.zeros_like(patch_order)
-            back = back.scatter(0, patch_order, torch.arange(patches, device=back.device))
-            taps = {i: tap.index_select(2, back) for i, tap in taps.items()}
+                taps[i] = order.undo(last)[:, :, special:]
         return last[:, :, 0], *(taps[i] for i in self.config.dpt_layers)
 
 

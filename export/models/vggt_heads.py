@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from covis.export.models.dpt import Fusion, add_uv, conv3x3, resize, tokens_to_map
 from covis.export.models.layers import Block, Mlp
@@ -51,7 +51,7 @@ class CameraHead(nn.Module):
             correction = self.pose_branch(self.trunk_norm(self.trunk(x)))
             pose = correction if pose is None else pose + correction
             previous = pose
-        return torch.cat([previous[..., :7], F.relu(previous[..., 7:])], dim=-1)
+        return torch.cat([previous[..., :7], functional.relu(previous[..., 7:])], dim=-1)
 
 
 class Scratch(Fusion):
