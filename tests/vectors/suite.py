@@ -45,7 +45,7 @@ class Adapter(Protocol):
         """The int8 level map of the case's inputs."""
 
 
-class Failure(AssertionError):
+class ContractError(AssertionError):
     """An implementation broke the contract; says which case and how."""
 
 
@@ -155,7 +155,7 @@ def _reports(adapter: Adapter) -> Iterator[str]:
     for dtype in adapter.dtypes:
         try:
             check_rules(adapter, dtype)
-        except Failure as failure:
+        except ContractError as failure:
             yield f"FAIL {failure}"
         for attention in (case.cast(dtype) for case in standard_cases()):
             if reason := adapter.supports(attention):
@@ -164,7 +164,7 @@ def _reports(adapter: Adapter) -> Iterator[str]:
             try:
                 share = check_attention(adapter, attention)
                 yield f"ok   {attention.name}: {share:.2f} of the tolerance"
-            except Failure as failure:
+            except ContractError as failure:
                 yield f"FAIL {failure}"
         for selection in (case.cast(dtype) for case in standard_select_cases()):
             if reason := adapter.supports(selection):
@@ -172,13 +172,13 @@ def _reports(adapter: Adapter) -> Iterator[str]:
                 continue
             try:
                 yield f"ok   {selection.name}: {check_select(adapter, selection)} near ties differ"
-            except Failure as failure:
+            except ContractError as failure:
                 yield f"FAIL {failure}"
 
 
 def _demand(holds: bool, adapter: Adapter, case: str, what: str) -> None:
     if not holds:
-        raise Failure(f"{adapter.name}: {case}: {what}")
+        raise ContractError(f"{adapter.name}: {case}: {what}")
 
 
 if __name__ == "__main__":
