@@ -54,6 +54,12 @@ class PointSamples(NamedTuple):
     view: NDArray[np.int64]
     pixel: Float64
 
+    def take(self, index: NDArray[np.int64]) -> PointSamples:
+        """The points of these indices alone."""
+        return PointSamples(
+            self.xyz[index], self.rgb[index], self.conf[index], self.view[index], self.pixel[index]
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
@@ -239,7 +245,9 @@ class Scene:
             else:
                 xyz = np.empty((0, 3))
             c = np.ones(len(u), np.float32) if conf is None else conf[i, v, u].astype(np.float32)
-            finite = np.isfinite(xyz).all(axis=-1)
+            # Finite in float32 too, which is what files hold.
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(xyz.astype(np.float32)).all(axis=-1)
             yield PointSamples(
                 xyz[finite],
                 self._colours(i, v, u)[finite],
