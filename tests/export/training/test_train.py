@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from covis.engines.errors import CovisError
 from covis.export.models import load_model
 from covis.export.training import checkpoint
 from covis.export.training.config import MINI, Phase, TrainingConfig
+from covis.export.training.release import release
 from covis.export.training.train import LOG, Trainer, learning_rate, train
 
 TINY = TrainingConfig(
@@ -97,6 +100,22 @@ def test_exported_weights_are_half_the_size_and_give_the_same_cameras(tmp_path: 
     torch.testing.assert_close(half, full, atol=5e-3, rtol=0)
     with pytest.raises(CovisError, match="does not fit float16: a"):
         checkpoint.export_weights(path, {"a": torch.tensor(1e9)}, {})
+
+
+def test_a_release_holds_its_own_record(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(run, TINY, device="cpu", log_every=1, stop_after=2)
+    weights, record = release(run, out, ("studio/orbit",), scenes=1, views=3)
+    content = json.loads(record.read_text())
+    assert content["file"]["bytes"] == weights.stat().st_size
+    assert content["file"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert content["training"]["steps_done"] == 2
+    assert content["training"]["images_seen"] == 16
+    assert content["training"]["curves"]["step"] == [1, 2]
+    scores = content["evaluation"]["scores"]["studio/orbit"]
+    assert set(scores) == {"covis-mini", "identity", "mean training pose"}
+    assert scores["covis-mini"]["pairs"] == 3
+    assert load_model("vggt", content["config"], weights).config.embed_dim == 32
 
 
 def test_checkpoints_that_are_none_are_named(tmp_path: Path) -> None:

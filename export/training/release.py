@@ -1,0 +1,114 @@
+"""From a run to the files that ship: float16 weights and the record of how they came about."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from covis.export.training import checkpoint
+from covis.export.training.evaluate import evaluate
+from covis.export.training.train import LOG
+from covis.runtime.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
+
+NAME = "covis-mini"
+LICENCE = "Apache-2.0"
+_CURVE_POINTS = 100
+
+
+def release(
+    run: Path, out: Path, kinds: tuple[str, ...], *, scenes: int = 32, views: int = 8
+) -> tuple[Path, Path]:
+    """Write `covis-mini.safetensors` and `covis-mini.json`.
+
+    The scores in the record are those of the written float16 file, not of the checkpoint.
+
+    Args:
+        run: folder of a run.
+        out: folder for both files.
+        kinds: `family/path` of the held-out scenes to score on.
+        scenes: of each kind.
+        views: of each scene.
+
+    Returns:
+        The paths of the weights and of the record.
+    """
+    state = checkpoint.load(run)
+    config = state.config
+    out.mkdir(parents=True, exist_ok=True)
+    weights, record = out / f"{NAME}.safetensors", out / f"{NAME}.json"
+    metadata = {"model": "vggt", "config": json.dumps(dict(config.model)), "licence": LICENCE}
+    checkpoint.export_weights(weights, state.average, metadata)
+    parameters = sum(v.numel() for v in state.average.values())
+    content: dict[str, Any] = {
+        "name": NAME,
+        "model": "vggt",
+        "licence": LICENCE,
+        "config": dict(config.model),
+        "image_size": config.size,
+        "parameters": parameters,
+        "file": {
+            "name": weights.name,
+            "bytes": weights.stat().st_size,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "dtype": "float16",
+        },
+        "training": {
+            "steps_done": state.step,
+            "hours": round(state.seconds / 3600, 3),
+            "images_seen": state.step * config.images,
+            "written_on": f"{platform.machine()}, torch {torch.__version__}",
+            "configuration": json.loads(config.to_json()),
+            "training_seeds_from": TRAINING_SEEDS_START,
+            "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
+            "curves": _curves(run / LOG),
+        },
+        "evaluation": {
+            "protocol": f"{scenes} held-out scenes a kind, {views} views each, all pairs; the error"
+            " of a pair is the larger of its rotation and translation angles, signs included",
+            "scores": evaluate(run, kinds, scenes, views, weights),
+        },
+    }
+    record.write_text(json.dumps(content, indent=1) + "\n")
+    return weights, record
+
+
+def _curves(path: Path) -> dict[str, list[float]]:
+    """The log, thinned to about a hundred rows, by column."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = rows[:: max(1, len(rows) // _CURVE_POINTS)]
+    names = ("step", "seconds", "camera", "depth", "points")
+    return {name: [float(row[name]) for row in kept] for name in names}
+
+
+def main(
+    run: Path,
+    out: Path,
+    kinds: tuple[str, ...] = ("studio/orbit", "studio/walk", "room/orbit", "loop/loop"),
+    scenes: int = 32,
+    views: int = 8,
+) -> None:
+    """
+    Write the weights that ship, with their record.
+
+    Args:
+        run: folder of a training run.
+        out: folder for both files.
+        kinds: family/path of the held-out scenes to score on.
+        scenes: of each kind.
+        views: of each scene.
+    """
+    for path in release(run, out, kinds, scenes=scenes, views=views):
+        print(path)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)
