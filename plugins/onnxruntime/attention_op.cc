@@ -65,6 +65,13 @@ struct BlockSparseAttention {
     COVIS_RETURN_IF_FAILED(api->ShapeInferContext_GetInputTypeShape(context, 0, &info));
     size_t rank = 0;
     COVIS_RETURN_IF_FAILED(api->GetDimensionsCount(info, &rank));
+    std::vector<int64_t> shape(rank);
+    std::vector<const char*> names(rank);
+    COVIS_RETURN_IF_FAILED(api->GetDimensions(info, shape.data(), rank));
+    COVIS_RETURN_IF_FAILED(api->GetSymbolicDimensions(info, names.data(), rank));
+    for (size_t i = 0; i < rank; ++i) {
+      if (!is_named(shape[i], names[i])) return nullptr;
+    }
     if (rank == 0) return nullptr;  // the shape is not known
     return api->ShapeInferContext_SetOutputTypeShape(context, 0, info);
   }

@@ -50,6 +50,11 @@ void attribute(const OrtShapeInferContext* context, const char* name, int64_t& v
 void layout_attributes(const OrtKernelInfo* info, TokenLayout& layout);
 void layout_attributes(const OrtShapeInferContext* context, TokenLayout& layout);
 
+// Whether shape inference may pass a dimension on: it has a value, or a name that stands for one.
+inline bool is_named(int64_t value, const char* name) {
+  return value >= 0 || (name != nullptr && *name != '\0');
+}
+
 // Checks that the named tensors are (B, H, S, D) without an empty dimension and of one shape, and S
 // against the layout.
 std::string check_tokens(const std::vector<std::pair<const char*, const Tensor*>>& tensors,

@@ -1,4 +1,5 @@
-// The one symbol of libcovis_ort: adds the domain `covis` to a session's options.
+// The two symbols of libcovis_ort. RegisterCustomOps adds the domain `covis` to a session's options.
+#include "block_sparse_attention/cpu/tile.h"
 #include "onnxruntime/ort.h"
 
 #if defined(_WIN32)
@@ -6,6 +7,9 @@
 #else
 #define COVIS_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
+
+// Which variant of the kernel this processor takes: "portable", "x86-64-v3" or "x86-64-v4".
+COVIS_EXPORT const char* covis_cpu_instruction_set() { return covis::attention::instruction_set(); }
 
 COVIS_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
                                                        const OrtApiBase* base) {

@@ -98,8 +98,10 @@ struct BlockSelect {
     const int64_t tokens = shape[2];
     const bool known =
         tokens > 0 && check_layout(layout).empty() && covis::check_tokens(layout, tokens).empty();
-    shape[2] = known ? layout.q_regions(tokens) : -1;
-    shape[3] = known ? layout.k_regions(tokens) : -1;
+    // A dimension without value and name would be taken for the number -1, and folded as such.
+    if (!known || !is_named(shape[0], names[0]) || !is_named(shape[1], names[1])) return nullptr;
+    shape[2] = layout.q_regions(tokens);
+    shape[3] = layout.k_regions(tokens);
     names[2] = names[3] = "";
     OrtTensorTypeAndShapeInfo* level = nullptr;
     COVIS_RETURN_IF_FAILED(api->CreateTensorTypeAndShapeInfo(&level));

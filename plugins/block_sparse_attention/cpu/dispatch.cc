@@ -33,4 +33,13 @@ const Kernels& kernels() {
   return chosen;
 }
 
+const char* instruction_set() {
+  const Kernels* chosen = &kernels();
+#ifdef COVIS_X86
+  if (chosen == &kKernelsV4) return "x86-64-v4";
+  if (chosen == &kKernelsV3) return "x86-64-v3";
+#endif
+  return chosen == &kKernelsPortable ? "portable" : "unknown";
+}
+
 }  // namespace covis::attention

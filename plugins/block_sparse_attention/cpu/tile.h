@@ -64,4 +64,7 @@ extern const Kernels kKernelsV4;  // AVX-512 F, BW, DQ, VL
 // The best table this processor runs; COVIS_ISA=portable|v3|v4 in the environment lowers it.
 const Kernels& kernels();
 
+// The name of that variant: "portable", "x86-64-v3" or "x86-64-v4".
+const char* instruction_set();
+
 }  // namespace covis::attention
