@@ -13,6 +13,7 @@ from torch import Tensor
 from covis.engines.errors import user_error
 from covis.export.models.config import from_mapping
 from covis.export.models.mapanything import MapAnything, MapAnythingConfig
+from covis.export.models.mapanything_hub import read_hub_config
 from covis.export.models.multiview import MultiViewModel
 from covis.export.models.pi3 import Pi3, Pi3Config
 from covis.export.models.stages import stages
@@ -39,19 +40,21 @@ class ModelInfo:
         config: its configuration's class, whose defaults are the official model.
         repository: default Hugging Face id of the weights.
         revision: of that repository. `main` where the commit could not be verified.
+        sizes: reads the configuration's fields from a `config.json` that lies beside the weights.
     """
 
     model: Callable[[Any], MultiViewModel]
     config: type[Any]
     repository: str
     revision: str
+    sizes: Callable[[Path], Mapping[str, Any] | None] = lambda path: None
 
 
 MODELS: dict[str, ModelInfo] = {
     "vggt": ModelInfo(Vggt, VggtConfig, "facebook/VGGT-1B", "main"),
     "pi3": ModelInfo(Pi3, Pi3Config, "yyfz233/Pi3", "main"),
     "mapanything": ModelInfo(
-        MapAnything, MapAnythingConfig, "facebook/map-anything-apache", "main"
+        MapAnything, MapAnythingConfig, "facebook/map-anything-apache", "main", read_hub_config
     ),
 }
 
@@ -82,7 +85,8 @@ def load_model(
 
     Args:
         name: `vggt`, `pi3` or `mapanything`.
-        config: fields of the model's configuration that differ from the official one.
+        config: fields of the model's configuration that differ from the official one; None: as
+            the weights' own `config.json` says where the model publishes one, else official.
         weights: a safetensors file, a Hugging Face id, or key -> tensor; None: the official ones.
 
     Raises:
@@ -90,20 +94,15 @@ def load_model(
             model, or not finite. The message names all offending keys.
     """
     info = model_info(name)
-    with torch.device("meta"):
-        model = build_model(name, config)
     where: Path | str = "weights"
     if not isinstance(weights, Mapping):
         official = weights is None or str(weights) == info.repository
         source = info.repository if weights is None else weights
         where = find_weights(source, info.revision if official else None)
         weights = read_weights(where)
-    fill(
-        model,
-        weights,
-        where=where,
-        name=name,
-        ignored=model.ignored_keys,
-        aliases=model.aliases,
-    )
+        if config is None:
+            config = info.sizes(where)
+    with torch.device("meta"):
+        model = build_model(name, config)
+    fill(model, weights, where=where, name=name, ignored=model.ignored_keys, aliases=model.aliases)
     return model.requires_grad_(False)

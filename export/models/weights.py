@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -55,7 +56,11 @@ def find_weights(weights: Path | str, revision: str | None = None) -> Path:
         raise user_error("this is a folder", where=path, hint="name the .safetensors file in it")
     if path.suffix == ".safetensors" or str(weights).count("/") != 1:
         raise user_error("no such weights file", where=path, hint="check the path")
-    return Path(download(str(weights), "model.safetensors", revision))
+    file = Path(download(str(weights), "model.safetensors", revision))
+    # Some models publish their sizes beside their weights; others have no such file.
+    with contextlib.suppress(CovisError):
+        download(str(weights), "config.json", revision)
+    return file
 
 
 def download(repository: str, filename: str, revision: str | None) -> str:
