@@ -150,13 +150,15 @@ class Scene:
         return out
 
     def usable_cameras(self) -> NDArray[np.bool_]:
-        """(M,): views whose cameras are finite, with positive focal lengths."""
+        """(M,): views whose cameras are finite and can be inverted.
+
+        A focal length may be negative (a model's field of view may pass half a turn), not 0.
+        """
         focal = self.intrinsics[:, [0, 1], [0, 1]]
         finite = np.ones(len(self), bool)
         for array in (self.extrinsics, self.intrinsics, self.intrinsics_original):
             finite &= np.isfinite(array).all(axis=(1, 2))
-        with np.errstate(invalid="ignore"):
-            usable: NDArray[np.bool_] = finite & (focal > 0).all(axis=1)
+        usable: NDArray[np.bool_] = finite & (focal != 0).all(axis=1)
         return usable
 
     def confidence(self, source: PointSource = "depth") -> Floats | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covis.engines.errors import user_error
+from covis.engines.errors import environment_error, user_error
 
 if TYPE_CHECKING:
     from covis.runtime.scene import Scene
@@ -58,9 +58,11 @@ def write(
         written: list[Path] = []
         for name in dict.fromkeys(formats):
             written += _writer(name)(kept, scratch, conf_percentile)
-        names = [path.relative_to(scratch).as_posix() for path in written]
+        names = [path.relative_to(scratch).as_posix() for path in dict.fromkeys(written)]
         summary = _summary(kept, left_out, names, conf_percentile)
-        (scratch / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (scratch / SUMMARY).write_text(
+            json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8"
+        )
     return [target / name for name in [*names, SUMMARY]]
 
 
@@ -78,10 +80,17 @@ def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = Fa
     if not formats:
         raise user_error("no output format given", hint=f"use some of {', '.join(FORMATS)}")
     target = Path(folder)
-    if target.is_symlink():
-        raise user_error("is a link", where=target, hint="name the folder itself, or another one")
-    if not target.exists():
-        return
+    if "\0" in str(target):
+        raise user_error("holds a NUL character", where=target, hint="choose another name")
+    try:
+        if target.is_symlink():
+            raise user_error("is a link", where=target, hint="name the folder itself")
+        if not target.exists():
+            return
+    except OSError as error:
+        raise environment_error(
+            f"cannot be looked at ({error.strerror})", where=target, hint="choose another name"
+        ) from error
     if not target.is_dir():
         raise user_error("is a file, not a folder", where=target, hint="choose another name")
     if not force:

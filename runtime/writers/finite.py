@@ -16,7 +16,7 @@ class LeftOut:
     """What was not written.
 
     Attributes:
-        views: names of the views whose camera is not finite or has no positive focal length.
+        views: names of the views whose camera is not finite or has a focal length of 0.
         points: valid pixels of the other views with a depth, point or confidence that is not
             finite.
     """

@@ -37,7 +37,7 @@ def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
     }
     arrays["names"] = np.array(scene.names, dtype=np.str_)
     arrays["metric"] = np.array(scene.metric)
-    arrays["provenance"] = np.array(json.dumps(dict(scene.provenance)))
+    arrays["provenance"] = np.array(json.dumps(dict(scene.provenance), default=str))
     if scene.sparsity is not None:
         arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity)))
     path = folder / "scene.npz"

@@ -154,6 +154,11 @@ def test_colmap_keeps_any_file_name(tmp_path: Path) -> None:
     assert b"e\xff.jpg\0" in (tmp_path / "out" / COLMAP / "images.bin").read_bytes()
 
 
+def test_a_file_of_two_formats_is_listed_once(tmp_path: Path) -> None:
+    files = write(made_scene(), tmp_path / "out", ["nerfstudio", "ply", "ply"])
+    assert [path.name for path in files] == ["transforms.json", "points.ply", "scene.json"]
+
+
 def test_nerfstudio(tmp_path: Path) -> None:
     photos = tmp_path / "my photos"
     scene = made_scene(paths=(photos / "0.jpg", photos / "1.jpg", None))
