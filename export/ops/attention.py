@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from covis.export.ops import fp8
-from covis.export.ops.check import check_attention, full_shape_check_possible
+from covis.export.ops.check import check_attention, runs_eagerly
 from covis.export.ops.layout import PLAIN, TokenLayout
 from covis.export.ops.plan import QueryGroup, plan_rows
 
@@ -33,8 +33,7 @@ def block_sparse_attention(
     """Attention over the region pairs whose level is above 0.
 
     The contract is plugins/block_sparse_attention/README.md. Work and memory follow the pairs
-    that are kept: nothing of size S x S is built. Differentiable in q, k and v (the backward pass
-    of a sparse map computes the forward pass again).
+    that are kept: nothing of size S x S is built. Differentiable in q, k and v.
 
     Args:
         q, k, v: (B, H, S, D), one floating type.
@@ -50,10 +49,10 @@ def block_sparse_attention(
     Raises:
         CovisError: a tensor or attribute that the contract forbids, named with its value.
     """
-    if full_shape_check_possible(level):
+    if runs_eagerly(level):
+        # Not through the registered op: its first call imports the compiler, ten seconds.
         check_attention(q, k, v, level, layout, q_block, k_block, scale)
-        if is_dense(level):
-            return scaled_dot_product_attention(q, k, v, scale=scale or None)
+        return _attend(q, k, v, level, layout, q_block, k_block, scale or None)
     out: Tensor = _op(
         q,
         k,

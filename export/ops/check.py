@@ -14,8 +14,8 @@ from covis.export.ops.layout import TokenLayout, region_count
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def full_shape_check_possible(level: Tensor) -> bool:
-    """Whether shapes and values are numbers: not while a graph is traced."""
+def runs_eagerly(level: Tensor) -> bool:
+    """Whether shapes and values are numbers that can be looked at: not while a graph is traced."""
     return not (torch.compiler.is_compiling() or isinstance(level, FakeTensor))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from covis.export.ops.check import check_select, full_shape_check_possible
+from covis.export.ops.check import check_select, runs_eagerly
 from covis.export.ops.layout import PLAIN, TokenLayout, region_count
 
 CDF_SLACK = 1e-5  # a cumulated probability this far above `cdf` still counts as within it
@@ -45,8 +45,9 @@ def block_select(
     Raises:
         CovisError: a tensor or attribute that the contract forbids, named with its value.
     """
-    if full_shape_check_possible(pair):
+    if runs_eagerly(pair):
         check_select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
+        return _select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
     level: Tensor = _op(
         q,
         k,
@@ -80,13 +81,7 @@ def _op(
     pool: str = "mean",
 ) -> Tensor:
     layout = TokenLayout(frame_tokens, special_first, special_last, trailing_tokens)
-    pooled_q = _pool(_patch_tokens(q, layout), q_block, pool)
-    pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
-    scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])
-    patches = layout.patches(q.shape[2])
-    candidates = block_levels(pair[0, 0], layout.patches_per_frame, patches, q_block, k_block)
-    kept = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
-    return torch.where(kept, candidates, candidates.new_zeros(()))
+    return _select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
 
 
 @_op.register_fake
@@ -108,6 +103,26 @@ def _(
     patches = layout.patches(q.shape[2])
     shape = (*q.shape[:2], region_count(patches, q_block), region_count(patches, k_block))
     return q.new_empty(shape, dtype=torch.int8)
+
+
+def _select(
+    q: Tensor,
+    k: Tensor,
+    pair: Tensor,
+    keep_ratio: Tensor,
+    cdf: Tensor,
+    layout: TokenLayout,
+    q_block: int,
+    k_block: int,
+    pool: str,
+) -> Tensor:
+    pooled_q = _pool(_patch_tokens(q, layout), q_block, pool)
+    pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
+    scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])
+    patches = layout.patches(q.shape[2])
+    candidates = block_levels(pair[0, 0], layout.patches_per_frame, patches, q_block, k_block)
+    kept = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
+    return torch.where(kept, candidates, candidates.new_zeros(()))
 
 
 def block_levels(

@@ -76,7 +76,7 @@ def _model(
 class OrtOps:
     """One-node models in ONNX Runtime: the function bodies, or a custom-op library's kernels."""
 
-    dtypes = ("float32", "float16", "bfloat16")
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     low_precision = "exact"
 
     def __init__(self, library: Path | None = None, threads: int = 2) -> None:

@@ -14,7 +14,7 @@ from tests.vectors.case import DTYPES, Array, AttentionCase, SelectCase
 class TorchOps:
     """Eager torch on the CPU; `low_precision` "fp8" emulates level 1."""
 
-    dtypes = ("float32", "float16", "bfloat16")
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
 
     def __init__(self, low_precision: str = "exact") -> None:
         self.name = f"torch ({low_precision})"

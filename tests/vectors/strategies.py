@@ -1,0 +1,79 @@
+"""Hypothesis strategies that make cases of the two ops."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from tests.vectors.case import (
+    PATTERNS,
+    AttentionCase,
+    Layout,
+    SelectCase,
+    attention_case,
+    select_case,
+)
+
+_MAX_TOKENS = 400  # the fixed list has the long ones
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    """Frames of 1 to 60 tokens with any split into special and patch tokens."""
+    first, last = draw(st.integers(0, 6)), draw(st.integers(0, 3))
+    patches = draw(st.integers(1, 50))
+    return Layout(first + patches + last, first, last, draw(st.integers(0, 3)))
+
+
+def _frames(draw: st.DrawFn, layout: Layout) -> int:
+    return draw(st.integers(1, max(1, min(40, _MAX_TOKENS // layout.frame_tokens))))
+
+
+def _block(draw: st.DrawFn, layout: Layout) -> int:
+    """Often a whole frame; otherwise no multiple of anything."""
+    patches = layout.patches(1)
+    return draw(st.one_of(st.just(patches), st.integers(1, 150)))
+
+
+@st.composite
+def attention_cases(draw: st.DrawFn) -> AttentionCase:
+    """Cases of BlockSparseAttention in float32."""
+    layout = draw(layouts())
+    return attention_case(
+        "hypothesis",
+        seed=draw(st.integers(0, 2**16)),
+        batch=draw(st.integers(1, 2)),
+        heads=draw(st.integers(1, 3)),
+        head_dim=draw(st.one_of(st.sampled_from([32, 64, 96, 128]), st.integers(1, 80))),
+        frames=_frames(draw, layout),
+        layout=layout,
+        q_block=_block(draw, layout),
+        k_block=_block(draw, layout),
+        map_batch=draw(st.booleans()),
+        map_heads=draw(st.booleans()),
+        map_rows=draw(st.booleans()),
+        map_columns=draw(st.booleans()),
+        pattern=draw(st.sampled_from(PATTERNS)),
+        scale=draw(st.sampled_from([0.0, 0.0, 0.05, 0.5])),
+    )
+
+
+@st.composite
+def select_cases(draw: st.DrawFn) -> SelectCase:
+    """Cases of BlockSelect in float32."""
+    layout = draw(layouts())
+    return select_case(
+        "hypothesis",
+        seed=draw(st.integers(0, 2**16)),
+        batch=draw(st.integers(1, 2)),
+        heads=draw(st.integers(1, 3)),
+        head_dim=draw(st.sampled_from([16, 32, 64, 40])),
+        frames=_frames(draw, layout),
+        layout=layout,
+        q_block=draw(st.integers(1, 40)),
+        k_block=draw(st.integers(1, 40)),
+        pool=draw(st.sampled_from(["mean", "max"])),
+        pattern=draw(st.sampled_from(PATTERNS)),
+        one_pair=draw(st.booleans()),
+        keep_ratio=draw(st.floats(0, 1, width=32)),
+        cdf=draw(st.floats(0, 1, width=32)),
+    )
