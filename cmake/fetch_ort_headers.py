@@ -62,10 +62,11 @@ def from_wheel(folder: Path) -> Path:
 def _download(folder: Path) -> Path:
     """The wheel, by this interpreter's pip or by any on the path (an isolated build has none)."""
     pip = ("download", "--no-deps", "--quiet", "--dest", str(folder), PACKAGE)
-    commands = [(sys.executable, "-m", "pip", *pip)]
-    commands += [(path, *pip) for path in (shutil.which("pip"), shutil.which("pip3")) if path]
+    programs: list[tuple[str, ...]] = [(sys.executable, "-m", "pip")]
+    programs += [(path,) for path in (shutil.which("pip"), shutil.which("pip3")) if path]
     reasons: list[str] = []
-    for command in commands:
+    for program in programs:
+        command = (*program, *pip)
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
         wheels = sorted(folder.glob("*.whl"))
         if done.returncode == 0 and wheels:

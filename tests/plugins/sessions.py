@@ -49,7 +49,9 @@ def model(
     attention = op == "BlockSparseAttention"
     cast = attention and element != TensorProto.FLOAT
     result = "O_cast" if cast else "O"
-    nodes.append(helper.make_node(op, names, [result], domain="covis", **dict(attributes)))
+    node = helper.make_node(op, names, [result], domain="covis")
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    nodes.append(node)
     if cast:
         nodes.append(helper.make_node("Cast", [result], ["O"], to=TensorProto.FLOAT))
     kind = TensorProto.FLOAT if attention else TensorProto.INT8

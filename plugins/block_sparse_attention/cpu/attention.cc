@@ -35,9 +35,9 @@ bool all_nonzero(const AttentionParams& p) {
 
 // Everything that the work items share.
 struct Job {
-  explicit Job(const AttentionParams& params)
+  Job(const AttentionParams& params, const Kernels& kernels)
       : p(params),
-        isa(kernels()),
+        isa(kernels),
         dense(params.layout.patches(params.tokens) == 0 || all_nonzero(params)),
         max_queries(queries_that_fit(params.head_size)),
         q_block(params.level_rows == 1 ? params.tokens : params.layout.q_block),
@@ -334,9 +334,13 @@ std::string check_attention(const AttentionParams& p) {
   return {};
 }
 
-std::string block_sparse_attention(const AttentionParams& p, const ParallelFor& parallel_for) try {
-  using attention::Job;
-  Job job(p);
+std::string block_sparse_attention(const AttentionParams& p, const ParallelFor& parallel_for) {
+  return block_sparse_attention(p, parallel_for, attention::kernels());
+}
+
+std::string block_sparse_attention(const AttentionParams& p, const ParallelFor& parallel_for,
+                                   const attention::Kernels& kernels) try {
+  attention::Job job(p, kernels);
   attention::order_by_cost(job);
   // More calls than any machine has threads: those that come late find no work.
   constexpr int64_t kMostThreads = 256;

@@ -11,6 +11,10 @@
 
 namespace covis {
 
+namespace attention {
+struct Kernels;
+}
+
 struct AttentionParams {
   DataType type = DataType::kFloat32;
   int64_t batch = 0, heads = 0, tokens = 0, head_size = 0;
@@ -38,5 +42,9 @@ std::string check_attention(const AttentionParams& params);
 // beyond inputs and outputs: under 1 MiB a thread (head sizes up to 1024), and under 17 MiB in all
 // for the order of work.
 std::string block_sparse_attention(const AttentionParams& params, const ParallelFor& parallel_for);
+
+// The same with the code of a certain instruction set (tile.h).
+std::string block_sparse_attention(const AttentionParams& params, const ParallelFor& parallel_for,
+                                   const attention::Kernels& kernels);
 
 }  // namespace covis

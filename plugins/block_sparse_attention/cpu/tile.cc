@@ -112,6 +112,15 @@ COVIS_INLINE void with_rest(int64_t rest, const F& f) {
   }
 }
 
+// The last rows of a panel, fewer than kRows.
+__attribute__((noinline)) Pair score_rest(int64_t head_size, const float* queries,
+                                          const float* const* keys, int count, float* scores,
+                                          Pair top) {
+  with_rest<kRows - 1>(
+      count, [&]<int R>() { top = score_rows<R, 0>(head_size, queries, keys, scores, top); });
+  return top;
+}
+
 template <int kSize>
 __attribute__((noinline)) Pair score_panel(int64_t head_size, const float* queries,
                                            const float* const* keys, int count, float* scores) {
@@ -121,10 +130,8 @@ __attribute__((noinline)) Pair score_panel(int64_t head_size, const float* queri
   for (; j + kRows <= count; j += kRows) {
     top = score_rows<kRows, kSize>(head_size, queries, keys + j, scores + j * kPanel, top);
   }
-  with_rest<kRows - 1>(count - j, [&]<int R>() {
-    top = score_rows<R, 0>(head_size, queries, keys + j, scores + j * kPanel, top);
-  });
-  return top;
+  if (j == count) return top;
+  return score_rest(head_size, queries, keys + j, count - j, scores + j * kPanel, top);
 }
 
 __attribute__((noinline)) void output_panel(int64_t head_size, const float* const* values,
