@@ -60,6 +60,12 @@ class PointSamples(NamedTuple):
             self.xyz[index], self.rgb[index], self.conf[index], self.view[index], self.pixel[index]
         )
 
+    def thin(self, limit: int) -> PointSamples:
+        """At most `limit` of the points, taken evenly."""
+        if len(self.xyz) <= limit:
+            return self
+        return self.take(np.linspace(0, len(self.xyz) - 1, limit).astype(np.int64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:

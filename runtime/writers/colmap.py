@@ -73,12 +73,8 @@ def write_colmap(scene: Scene, folder: Path, conf_percentile: float) -> list[Pat
 
 def colmap_model(scene: Scene, samples: PointSamples) -> ColmapModel:
     """The tables of `scene` with points `samples` (in view order), thinned to `MAX_POINTS`."""
-    count = len(samples.xyz)
-    if count > MAX_POINTS:
-        chosen = np.linspace(0, count - 1, MAX_POINTS).astype(np.int64)
-        samples = samples.take(chosen)
-        count = MAX_POINTS
-    M = len(scene)
+    samples = samples.thin(MAX_POINTS)
+    M, count = len(scene), len(samples.xyz)
     ids = np.arange(1, M + 1)
     cameras, poses = np.zeros(M, _CAMERA), np.zeros(M, _POSE)
     K = scene.intrinsics_original.astype(np.float64)

@@ -11,6 +11,8 @@ from covis.runtime import geometry
 from covis.runtime.geometry import Float64
 from covis.runtime.scene import Scene
 
+MAX_POINTS = 1_000_000  # what viewers in a browser still turn smoothly; the PLY holds all
+
 # glTF is y up, looking along -z; the scene is OpenCV's y down, along +z: a half turn about x.
 _TO_GLTF = np.diag([1.0, -1.0, -1.0])
 # Corners 0 to 3 and the centre 4, drawn in one stroke over all eight edges.
@@ -20,12 +22,12 @@ _STROKE = (0, 1, 2, 3, 0, 4, 1, 2, 4, 3)
 def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
     """Points coloured by the photos; frusta coloured from red (view 0) round to violet (the last).
 
-    The scene's axes are turned to glTF's; lengths are the scene's.
+    At most a million points, evenly taken. The scene's axes are turned to glTF's; lengths are the scene's.
     """
     import trimesh
     from trimesh.path.entities import Line
 
-    xyz, rgb, _ = scene.point_cloud(percentile=conf_percentile)
+    xyz, rgb, *_ = scene.point_samples(percentile=conf_percentile).thin(MAX_POINTS)
     gltf = trimesh.Scene()
     if len(xyz):
         gltf.add_geometry(trimesh.PointCloud(xyz @ _TO_GLTF, colors=rgb), geom_name="points")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from covis.engines.errors import CovisError
 from covis.runtime import geometry
-from covis.runtime.writers import FORMATS, colmap, write
+from covis.runtime.writers import FORMATS, colmap, glb, write
 from covis.runtime.writers.glb import frusta
 from covis.runtime.writers.saliency import _LEVELS, colours, draw_saliency
 from tests.runtime.made_scene import made_scene
@@ -83,6 +83,16 @@ def test_glb_read_by_trimesh(tmp_path: Path) -> None:
     ends = loaded.geometry["cameras"].vertices
     gap = np.linalg.norm(ends[:, None] - corners[None], axis=-1)
     assert gap.min(axis=0).max() < 1e-5 and gap.min(axis=1).max() < 1e-5
+
+
+def test_glb_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(glb, "MAX_POINTS", 50)
+    scene = made_scene()
+    path, _ = write(scene, tmp_path / "out", ["glb"])
+    xyz = scene.point_cloud(percentile=20)[0]
+    chosen = np.linspace(0, len(xyz) - 1, 50).astype(int)
+    shown = trimesh.load(path).geometry["points"].vertices
+    np.testing.assert_allclose(shown, xyz[chosen] * [1, -1, -1], rtol=1e-6)
 
 
 def test_frusta_show_the_corners_of_the_images() -> None:
