@@ -22,7 +22,7 @@ _STROKE = (0, 1, 2, 3, 0, 4, 1, 2, 4, 3)
 def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
     """Points coloured by the photos; frusta coloured from red (view 0) round to violet (the last).
 
-    At most a million points, evenly taken. The scene's axes are turned to glTF's; lengths are the scene's.
+    At most a million points, evenly taken. Axes are turned to glTF's; lengths are the scene's.
     """
     import trimesh
     from trimesh.path.entities import Line
