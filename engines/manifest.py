@@ -38,11 +38,14 @@ class _Strict(BaseModel):
 
 
 class Tensor(_Strict):
-    """A named tensor between stages; `M` in a shape are all views, `N` the frames of a chunk."""
+    """A named tensor between stages.
+
+    Symbols in `shape`: `M` all views, `N` the frames of a chunk, `K` sampled queries.
+    """
 
     name: Identifier
     dtype: Dtype
-    shape: tuple[Annotated[int, Field(ge=0)] | Literal["M", "N"], ...]
+    shape: tuple[Annotated[int, Field(ge=0)] | Literal["M", "N", "K"], ...]
 
 
 class Stage(_Strict):
@@ -97,7 +100,10 @@ class Model(_Strict):
         patch: pixels a patch side.
         special_first: special tokens at the start of each frame.
         special_last: special tokens at the end of each frame.
+        trailing_tokens: tokens behind the last frame.
         global_layers: number L of global attention layers.
+        global_heads: attention heads of those layers.
+        metric: lengths are in metres.
         reference_view: whether view 0 is the model's reference.
     """
 
@@ -106,7 +112,10 @@ class Model(_Strict):
     patch: int
     special_first: int
     special_last: int
+    trailing_tokens: int
     global_layers: int
+    global_heads: int
+    metric: bool
     reference_view: bool
 
 

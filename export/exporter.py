@@ -74,7 +74,7 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
             model=_describe_model(options.model, model, rule),
             weights=Weights(
                 file=WEIGHTS,
-                source=options.weights or info.repository,
+                source=source.name if revision is None and source.is_file() else info.repository,
                 revision=revision,
                 licence=model.licence,
                 dtype=options.dtype,
@@ -180,6 +180,9 @@ def _describe_model(name: str, model: MultiViewModel, rule: PixelRule) -> Model:
         patch=PATCH,
         special_first=layout.special_first,
         special_last=layout.special_last,
+        trailing_tokens=layout.trailing_tokens,
         global_layers=model.global_layers,
+        global_heads=model.global_heads,
+        metric=model.metric,
         reference_view=model.has_reference,
     )

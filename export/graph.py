@@ -15,9 +15,10 @@ from torch import Tensor
 
 from covis.engines.manifest import OPSET
 from covis.export.ops.translate import attach_functions, translation_table
-from covis.export.stage import Port, StageModule
+from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
-_EXAMPLE = 3  # views while tracing: 0 and 1 would be taken for constants
+# Lengths while tracing: 0 and 1 would be taken for constants, equal ones for the same symbol.
+_EXAMPLE = {VIEWS: 3, FRAMES: 3, PROBES: 5}
 _PREFIX = "model."  # stage modules hold the model under this attribute
 
 
@@ -61,7 +62,7 @@ def export_graph(stage: StageModule) -> ir.Model:
 
 
 def _example(port: Port) -> Tensor:
-    shape = [_EXAMPLE if isinstance(n, str) else n for n in port.shape]
+    shape = [_EXAMPLE[n] if isinstance(n, str) else n for n in port.shape]
     return torch.zeros(shape, dtype=port.dtype)
 
 

@@ -13,7 +13,7 @@ _MADV_DONTNEED = 4
 
 
 def release_pages(tensors: Iterable[Tensor]) -> None:
-    """Drop the resident pages of tensors mapped from a safetensors file; touched again, they return.
+    """Drop the resident pages of tensors mapped from a file; touched again, they return.
 
     Reading 5 GB of weights once, to check or to run them, otherwise keeps 5 GB resident. Tensors
     that are not such mappings are left alone, as is everything where /proc is not to be had.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from covis.export.attention_mass import kept_mass
 from covis.export.ops import DENSE, TokenLayout, block_select, dense_level
 
 Q_BLOCK, K_BLOCK = (
@@ -50,6 +51,27 @@ def _dense_outside(level: Tensor, sparse_layers: Tensor, layer: int) -> Tensor:
 
 
 @dataclass
+class MassProbe:
+    """Measures, on request, the attention mass that falls on kept blocks.
+
+    Attributes:
+        queries: int64 (n,), sampled token indices; empty: nothing is measured.
+        layout: the model's token layout.
+        mass: after each layer, its share of mass by head, (H,).
+    """
+
+    queries: Tensor
+    layout: TokenLayout
+    mass: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, blocks: BlockMap) -> None:
+        """Measure one layer."""
+        self.mass[layer] = kept_mass(
+            q, k, blocks.level, blocks.q_block, blocks.k_block, self.layout, self.queries
+        )
+
+
+@dataclass
 class PairSelection:
     """Frame-pair maps made before the aggregator (selectors `dense` and `saliency`).
 
@@ -57,15 +79,20 @@ class PairSelection:
         pair_level: int8 (1, 1, M, M), or (1, 1, 1, 1).
         sparse_layers: bool (L,): the global layers that take the map; the others are dense.
         patches: patch tokens a frame.
+        probe: measures the attention mass kept, if given.
     """
 
     pair_level: Tensor
     sparse_layers: Tensor
     patches: int
+    probe: MassProbe | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
         level = _dense_outside(self.pair_level, self.sparse_layers, layer)
-        return BlockMap(level, self.patches, self.patches)
+        blocks = BlockMap(level, self.patches, self.patches)
+        if self.probe is not None:
+            self.probe(layer, q, k, blocks)
+        return blocks
 
 
 @dataclass
@@ -79,6 +106,7 @@ class PooledSelection:
         cdf: float32 (): cumulated softmax mass kept.
         layout: the model's token layout.
         pool: "mean" or "max".
+        probe: measures the attention mass kept, if given.
         kept: after each call, the share of blocks kept by layer and head, (H,) each.
     """
 
@@ -90,6 +118,7 @@ class PooledSelection:
     pool: str = "mean"
     q_block: int = Q_BLOCK
     k_block: int = K_BLOCK
+    probe: MassProbe | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
@@ -106,4 +135,7 @@ class PooledSelection:
         )
         level = _dense_outside(level, self.sparse_layers, layer)
         self.kept[layer] = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
-        return BlockMap(level, self.q_block, self.k_block)
+        blocks = BlockMap(level, self.q_block, self.k_block)
+        if self.probe is not None:
+            self.probe(layer, q, k, blocks)
+        return blocks

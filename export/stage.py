@@ -11,6 +11,7 @@ from torch import nn
 Scope = Literal["frames", "sequence"]
 VIEWS = "M"  # symbol: all views of the scene
 FRAMES = "N"  # symbol: the frames of one chunk
+PROBES = "K"  # symbol: queries sampled to measure attention mass
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Port:
 
     Attributes:
         name: the same word in every stage, in the graph and at run time.
-        shape: numbers fixed at export, or a symbol (`M` views, `N` frames of a chunk).
+        shape: numbers fixed at export, or a symbol (`M` views, `N` frames of a chunk, `K` probes).
         dtype: element type of the float32 graph.
     """
 

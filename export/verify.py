@@ -92,6 +92,7 @@ def _inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Ten
         "reference": torch.tensor(-1),
         "keep_ratio": torch.tensor(0.5),
         "cdf": torch.tensor(0.0),
+        "probe": torch.arange(0, 7 * views, 3),
     }
 
 

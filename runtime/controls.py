@@ -12,8 +12,17 @@ from covis.engines.options import Sparsity, parse_layers
 from covis.engines.patch_order import patch_order
 
 
-def control_inputs(manifest: Manifest, sparsity: Sparsity) -> dict[str, NDArray[Any]]:
-    """Every control input of docs/design.md section 3, by name, for one run."""
+def control_inputs(
+    manifest: Manifest, sparsity: Sparsity, views: int, probes: int
+) -> dict[str, NDArray[Any]]:
+    """Every control input of docs/design.md section 3, by name, for one run.
+
+    Args:
+        manifest: of the bundle.
+        sparsity: the options of this run.
+        views: M.
+        probes: queries to measure the kept attention mass on, spread evenly over all tokens.
+    """
     rule, model = manifest.pixel_rule, manifest.model
     chosen = parse_layers(sparsity.layers, model.global_layers)
     layers = np.zeros(model.global_layers, np.bool_)
@@ -21,6 +30,8 @@ def control_inputs(manifest: Manifest, sparsity: Sparsity) -> dict[str, NDArray[
         layers[list(chosen)] = True
     reference = 0 if model.reference_view and sparsity.reference else -1
     rows, columns = rule.height // model.patch, rule.width // model.patch
+    special = model.special_first + model.special_last
+    tokens = views * (rows * columns + special) + model.trailing_tokens
     return {
         "tau": np.asarray(sparsity.tau, np.float32),
         "tau_low": np.asarray(sparsity.skip_below, np.float32),
@@ -29,6 +40,7 @@ def control_inputs(manifest: Manifest, sparsity: Sparsity) -> dict[str, NDArray[
         "sparse_layers": layers,
         "keep_ratio": np.asarray(sparsity.keep_ratio, np.float32),
         "cdf": np.asarray(sparsity.cdf, np.float32),
+        "probe": np.linspace(0, tokens - 1, min(probes, tokens)).astype(np.int64),
         "patch_order": patch_order(sparsity.order, rows, columns),
     }
 

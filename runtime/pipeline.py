@@ -33,15 +33,22 @@ class RunOptions:
         chunk: frames that encoder and heads take at once; bounds their memory.
         threads: of ONNX Runtime; 0 takes every core.
         kernel: use the CPU kernel of the ops where it was built.
+        probes: queries on which the share of attention mass that the selector keeps is measured,
+            into `Scene.sparsity`; 0 measures nothing.
     """
 
     chunk: int = 2
     threads: int = 0
     kernel: bool = True
+    probes: int = 0
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
+        if self.probes < 0:
+            raise user_error(
+                f"{self.probes} is negative", where="--probes", hint="0 measures nothing"
+            )
         if self.threads < 0:
             raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
 
@@ -84,7 +91,9 @@ class Pipeline:
         """Every stage's outputs that the scene is made of, by name."""
         manifest = self.bundle.manifest
         stages = [manifest.stage(name) for name in stage_names(manifest, sparsity)]
-        values: dict[str, Array] = dict(control_inputs(manifest, sparsity))
+        values: dict[str, Array] = dict(
+            control_inputs(manifest, sparsity, len(images), self.options.probes)
+        )
         for index, stage in enumerate(stages):
             later = {tensor.name for s in stages[index + 1 :] for tensor in s.inputs}
             outputs = _allocate(stage, len(images))
@@ -142,7 +151,7 @@ class Pipeline:
                 _refuse_non_finite(stage, name, array, images)
 
 
-_KEPT = frozenset({"pair_level", "similarity", "sparse_layers"})  # the scene's report shows them
+_KEPT = frozenset({"pair_level", "similarity", "probe"})  # the scene's report shows them
 
 
 def load(bundle: Path | str, options: RunOptions | None = None) -> Pipeline:

@@ -23,18 +23,18 @@ class SparsityReport:
 
     Attributes:
         layers: indices of the global layers that were sparse.
-        kept_blocks: for each of `layers`, the share of key blocks computed, in [0, 1].
+        kept_blocks: (layers, heads), the share of blocks computed, in [0, 1].
         relative_blocks: kept frame pairs / M^2; 1 for a selector without frame pairs.
         kept_pairs: kept frame pairs |E|, ordered, self-pairs included.
-        attention_mass: for each of `layers`, the share of softmax mass that fell on kept blocks,
-            where it was measured.
+        attention_mass: (layers, heads), the share of dense attention's softmax mass that falls on
+            kept blocks, where it was measured (on a sample of the queries).
     """
 
     layers: tuple[int, ...]
-    kept_blocks: tuple[float, ...]
+    kept_blocks: NDArray[np.float32]
     relative_blocks: float
     kept_pairs: int
-    attention_mass: tuple[float, ...] | None = None
+    attention_mass: NDArray[np.float32] | None = None
 
 
 class PointSamples(NamedTuple):

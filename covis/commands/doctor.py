@@ -88,7 +88,7 @@ def _kernel() -> Finding:
     if library is None:
         return Finding(
             None,
-            "the CPU kernel of the ops was not built: their function bodies serve, slower and in more memory",
+            "no CPU kernel of the ops was built: function bodies serve, slower, in more memory",
         )
     return Finding(
         True, f"CPU kernel of the ops ({instruction_set(library)}): sparse attention skips blocks"

@@ -36,16 +36,18 @@ def inspect(command: InspectCommand) -> None:
         return
     console = Console(highlight=False)
     rule, model = manifest.pixel_rule, manifest.model
+    special = model.special_first + model.special_last
     facts = {
         "model": f"{model.name}, {model.global_layers} global layers, "
-        f"{model.special_first + model.special_last} special tokens a frame, "
+        f"{special} special tokens a frame, "
         f"{'view 0 is the reference' if model.reference_view else 'no reference view'}",
-        "images": f"{rule.width} x {rule.height} pixels (W x H), {manifest.patches} patches, {rule.kind}",
+        "images": f"{rule.width} x {rule.height} pixels (W x H), {manifest.patches} patches, "
+        f"{rule.kind}",
         "weights": f"{manifest.weights.source} ({manifest.weights.dtype})",
         "licence": manifest.weights.licence,
         "saliency": manifest.pooling,
         "sparsity": ", ".join(f"{k}={v}" for k, v in asdict(manifest.sparsity).items()),
-        "made by": f"covis {manifest.covis_version}, opset {manifest.opset}, op {manifest.op_version}",
+        "made by": f"covis {manifest.covis_version}, opset {manifest.opset}",
     }
     for name, value in facts.items():
         console.print(f"{name:>9}  {value}")

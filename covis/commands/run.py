@@ -31,6 +31,7 @@ class RunCommand:
         chunk: frames that encoder and heads take at once; bounds their memory.
         threads: of ONNX Runtime; 0 takes every core.
         kernel: use the CPU kernel of the ops where it was built.
+        probes: measure on this many queries which share of attention mass the selector keeps.
         force: replace an existing output folder.
         sparsity: selector options for this run; those not given are the bundle's own.
     """
@@ -43,6 +44,7 @@ class RunCommand:
     chunk: int = 2
     threads: int = 0
     kernel: bool = True
+    probes: int = 0
     force: bool = False
     sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
         default_factory=SparsityChanges
@@ -57,8 +59,8 @@ def run(command: RunCommand) -> None:
     from covis.runtime.writers import check_output, write
 
     console = Console(stderr=True)
-    check_output(command.out, force=command.force)
-    options = RunOptions(command.chunk, command.threads, command.kernel)
+    check_output(command.out, command.formats, force=command.force)
+    options = RunOptions(command.chunk, command.threads, command.kernel, command.probes)
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, options)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
@@ -81,6 +83,9 @@ def run(command: RunCommand) -> None:
         f"({report.relative_blocks:.1%}) in {len(report.layers)} sparse layers",
         highlight=False,
     )
+    if report.attention_mass is not None and report.layers:
+        mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
+        console.print(f"attention mass on kept blocks, by sparse layer: {mass}", highlight=False)
     for path in written:
         print(path)
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from covis.engines.errors import user_error
 from covis.export.models.dinov2 import PATCH
 from covis.export.models.multiview import MultiViewModel
-from covis.export.selection import PairSelection, PooledSelection
-from covis.export.stage import FRAMES, VIEWS, Port, StageModule
+from covis.export.selection import MassProbe, PairSelection, PooledSelection
+from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 
 class Encoder(nn.Module):
@@ -36,12 +36,14 @@ class Aggregator(nn.Module):
         patch_tokens: Tensor,
         pair_level: Tensor,
         sparse_layers: Tensor,
+        probe: Tensor,
         view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        selection = PairSelection(pair_level, sparse_layers, patch_tokens.shape[1])
+        measure = MassProbe(probe, self.model.layout(*self.size))
+        selection = PairSelection(pair_level, sparse_layers, patch_tokens.shape[1], measure)
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection)
-        return tuple(output.squeeze(0) for output in outputs)
+        return (*(output.squeeze(0) for output in outputs), _by_layer(measure.mass))
 
 
 class PooledAggregator(nn.Module):
@@ -57,17 +59,26 @@ class PooledAggregator(nn.Module):
         patch_tokens: Tensor,
         pair_level: Tensor,
         sparse_layers: Tensor,
+        probe: Tensor,
         keep_ratio: Tensor,
         cdf: Tensor,
         patch_order: Tensor,
         view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         layout = self.model.layout(*self.size)
-        selection = PooledSelection(pair_level, sparse_layers, keep_ratio, cdf, layout)
+        measure = MassProbe(probe, layout)
+        selection = PooledSelection(
+            pair_level, sparse_layers, keep_ratio, cdf, layout, probe=measure
+        )
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection, patch_order)
-        kept = torch.stack([selection.kept[i] for i in range(self.model.global_layers)])
-        return (*(output.squeeze(0) for output in outputs), kept)
+        by_layer = _by_layer(measure.mass), _by_layer(selection.kept)
+        return (*(output.squeeze(0) for output in outputs), *by_layer)
+
+
+def _by_layer(rows: dict[int, Tensor]) -> Tensor:
+    """(H,) of each global layer -> (L, H)."""
+    return torch.stack([rows[i] for i in sorted(rows)])
 
 
 def _one_scene(*encoded: Tensor | None) -> tuple[Tensor, ...]:
@@ -91,11 +102,13 @@ def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule,
     patch_tokens, *view_token = model.encoded_ports(height, width, VIEWS)
     pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int8)
     sparse_layers = Port("sparse_layers", (model.global_layers,), torch.bool)
+    probe = Port("probe", (PROBES,), torch.int64)
     pooled = (
         Port("keep_ratio", ()),
         Port("cdf", ()),
         Port("patch_order", (patches,), torch.int64),
     )
+    kept_mass = Port("kept_mass", (model.global_layers, model.global_heads))
     kept_blocks = Port("kept_blocks", (model.global_layers, model.global_heads))
     aggregated = model.aggregated_ports(height, width, VIEWS)
     return (
@@ -110,15 +123,15 @@ def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule,
             "aggregator",
             "sequence",
             Aggregator(model, height, width),
-            (patch_tokens, pair_level, sparse_layers, *view_token),
-            aggregated,
+            (patch_tokens, pair_level, sparse_layers, probe, *view_token),
+            (*aggregated, kept_mass),
         ),
         StageModule(
             "aggregator_pooled",
             "sequence",
             PooledAggregator(model, height, width),
-            (patch_tokens, pair_level, sparse_layers, *pooled, *view_token),
-            (*aggregated, kept_blocks),
+            (patch_tokens, pair_level, sparse_layers, probe, *pooled, *view_token),
+            (*aggregated, kept_mass, kept_blocks),
         ),
         *model.head_stages(height, width),
     )

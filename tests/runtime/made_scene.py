@@ -51,7 +51,7 @@ def made_scene(
         "pair_level": level,
         "sparsity": SparsityReport(
             layers=(0, 1),
-            kept_blocks=(0.5, 0.5),
+            kept_blocks=np.full((2, 4), 0.5, np.float32),
             relative_blocks=float((level > 0).mean()),
             kept_pairs=int((level > 0).sum()),
         ),
