@@ -95,6 +95,7 @@ def load_model(
     """
     info = model_info(name)
     where: Path | str = "weights"
+    ours = not isinstance(weights, Mapping)
     if not isinstance(weights, Mapping):
         official = weights is None or str(weights) == info.repository
         source = info.repository if weights is None else weights
@@ -104,5 +105,13 @@ def load_model(
             config = info.sizes(where)
     with torch.device("meta"):
         model = build_model(name, config)
-    fill(model, weights, where=where, name=name, ignored=model.ignored_keys, aliases=model.aliases)
+    fill(
+        model,
+        weights,
+        where=where,
+        name=name,
+        ignored=model.ignored_keys,
+        aliases=model.aliases,
+        ours=ours,
+    )
     return model.requires_grad_(False)

@@ -23,6 +23,7 @@ from covis.engines.errors import (
 from covis.export.mapped import release_pages
 
 NAMES_SHOWN = 8
+_HEADER_LIMIT = 100_000_000  # bytes of a header; the safetensors format allows no more
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 # Keys that only one model has, for telling the user what a checkpoint is.
 _FINGERPRINTS = {
@@ -104,17 +105,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _unreadable(path: Path, error: Exception) -> CovisError:
     """Says whether a file is cut short or of another kind altogether."""
     size = path.stat().st_size if path.is_file() else 0
-    try:
+    expected = 0
+    with contextlib.suppress(OSError, ValueError, struct.error, TypeError, KeyError):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < size else {}
-        entries = [v for k, v in header.items() if k != "__metadata__"]
-        expected = 8 + length + max((v["data_offsets"][1] for v in entries), default=0)
-    except (OSError, ValueError, struct.error, TypeError, KeyError):
-        expected = 0
+            start = file.read(min(length, _HEADER_LIMIT))
+        if length <= _HEADER_LIMIT and start[:1] in (b"{", b""):
+            expected = 8 + length
+            entries = [v for k, v in json.loads(start).items() if k != "__metadata__"]
+            expected += max((v["data_offsets"][1] for v in entries), default=0)
     if expected > size:
         return user_error(
-            f"the file is cut short: {size} bytes of {expected}",
+            f"the file is cut short: {size} bytes of at least {expected}",
             where=path,
             hint="download it again",
         )
@@ -209,8 +211,19 @@ def fill(
     name: str,
     ignored: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
+    ours: bool = False,
 ) -> None:
     """Puts a checkpoint into a model (of any device, meta included), as float32 on the CPU.
+
+    Args:
+        model: whose parameters and buffers are replaced.
+        weights: key -> tensor, under official names or aliases.
+        where: the checkpoint, for messages.
+        name: the model's, for messages.
+        ignored: prefixes of keys that the model does without.
+        aliases: prefix -> official prefix.
+        ours: the tensors are unchanged views of a mapped file, so their pages may be dropped once
+            they are checked. A caller's own tensors may have been written to: their pages may not.
 
     Raises:
         CovisError: names or shapes that differ, all in one; weights with NaN or infinity.
@@ -227,7 +240,8 @@ def fill(
         if not (torch.isfinite(low) and torch.isfinite(high)):
             broken.append(key)
         state[key] = value
-        release_pages([value])  # one read of a large file must not keep it in memory
+        if ours:  # one read of a large file must not keep it in memory
+            release_pages([value])
     if broken:
         raise numerics_error(
             f"{len(broken)} weights hold NaN or infinity ({_some(sorted(broken))})",

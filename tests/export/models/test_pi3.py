@@ -68,7 +68,7 @@ def test_official_keys_and_shapes() -> None:
 def test_permuted_views_give_permuted_results(selector: str) -> None:
     model = recorded_model("pi3", "pi3_a1").double()
     generator = torch.Generator().manual_seed(3)
-    images = torch.rand(1, 4, 3, 112, 112, generator=generator, dtype=torch.float64)
+    images = torch.rand(1, 4, 3, 42, 56, generator=generator, dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
     pairs = torch.eye(4, dtype=torch.bool)
     pairs[0, 2] = pairs[2, 0] = pairs[1, 3] = pairs[3, 1] = True
@@ -77,16 +77,16 @@ def test_permuted_views_give_permuted_results(selector: str) -> None:
 
     def selection(views: Tensor) -> object:
         if selector == "pairs":
-            return PairSelection(level[:, :, views][:, :, :, views], every, 64)
-        # Regions of one frame (64 patches) move with their frames, so the choice does too.
+            return PairSelection(level[:, :, views][:, :, :, views], every, 12)
+        # Regions of one frame (12 patches) move with their frames, so the choice does too.
         return PooledSelection(
             dense_level(),
             every,
             torch.tensor(0.5),
             torch.tensor(0.0),
-            model.layout(112, 112),
-            q_block=64,
-            k_block=64,
+            model.layout(42, 56),
+            q_block=12,
+            k_block=12,
         )
 
     chosen = [selection(torch.arange(4)), selection(order)]
