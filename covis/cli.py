@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from covis.engines.errors import CovisError, ExitCode, printable
+from covis.engines.errors import CovisError, ExitCode, printable, user_error
 
 _ABOUT = "Multi-view transformers through ONNX; global attention block-sparse by co-visibility."
 
 
-def _commands() -> dict[str, tuple[type[Any], Callable[[Any], None]]]:
-    from covis.commands.doctor import DoctorCommand, doctor
-    from covis.commands.export import export
-    from covis.commands.inspect import InspectCommand, inspect
-    from covis.commands.run import RunCommand, run
-    from covis.export.options import ExportOptions
+class _Command(NamedTuple):
+    """Where a subcommand lives; imported only when it is called, so that the overview is quick."""
 
-    return {
-        "export": (ExportOptions, export),
-        "run": (RunCommand, run),
-        "inspect": (InspectCommand, inspect),
-        "doctor": (DoctorCommand, doctor),
-    }
+    options: str
+    function: str
+    summary: str  # the first line of the options' docstring
+
+
+COMMANDS = {
+    "export": _Command(
+        "covis.export.options:ExportOptions",
+        "covis.commands.export:export",
+        "Turn a checkpoint into a bundle of ONNX graphs.",
+    ),
+    "run": _Command(
+        "covis.commands.run:RunCommand",
+        "covis.commands.run:run",
+        "Reconstruct a folder of photos.",
+    ),
+    "inspect": _Command(
+        "covis.commands.inspect:InspectCommand",
+        "covis.commands.inspect:inspect",
+        "Check a bundle and show what it holds.",
+    ),
+    "demo": _Command(
+        "covis.commands.demo:DemoCommand",
+        "covis.commands.demo:demo",
+        "Render a small scene and run the bundle that ships with covis on its photos.",
+    ),
+    "doctor": _Command(
+        "covis.commands.doctor:DoctorCommand",
+        "covis.commands.doctor:doctor",
+        "Say what this machine can run, and what the rest would need.",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,48 +60,90 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code.
 
-    A `CovisError` becomes one line on standard error. Any other exception is a fault of ours and
-    keeps its traceback.
+    A `CovisError` becomes one line on standard error, and so does an error of the operating system
+    that nothing more specific has caught. Any other exception is a fault of ours and keeps its
+    traceback.
     """
     try:
         _dispatch(arguments)
+        sys.stdout.flush()
     except CovisError as error:
         return _fail(str(error), error.code)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was left half-written", ExitCode.INTERRUPTED)
     except MemoryError:
         return _fail("out of memory; use fewer views or a smaller --chunk", ExitCode.ENVIRONMENT)
-    except BrokenPipeError:
-        # The reader of our output left (`covis inspect | head`); nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output left (`covis inspect | head`), and nobody is there to be told;
+        # rich leaves the program for that reason.
+        _discard_output()
+    except OSError as error:
+        _discard_output()  # it may be what cannot be written, and Python would try again at exit
+        where = f"{error.filename}: " if error.filename else ""
+        line = f"{where}{error.strerror or error}; check free space and rights"
+        return _fail(line, ExitCode.ENVIRONMENT)
     return 0
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_overview())
+    elif name == "--version":
+        import covis
+
+        print(f"covis {covis.__version__}")
+    elif name in COMMANDS:
+        command = COMMANDS[name]
+        options = _parse(_find(command.options), f"covis {name}", arguments[1:])
+        if options is not None:
+            _find(command.function)(options)
+    else:
+        raise user_error("no such command", where=name, hint=f"use one of {', '.join(COMMANDS)}")
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    usage = f"usage: covis [-h] [--version] {{{','.join(COMMANDS)}}} ..."
+    more = "`covis COMMAND --help` shows the options of a command."
+    return "\n".join([usage, "", _ABOUT, "", *lines, "", more])
+
+
+def _find(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _parse(options: type[Any], program: str, arguments: Sequence[str]) -> Any | None:
+    """The options that `arguments` say, or None where they asked for help and got it.
+
+    Raises:
+        CovisError: with the parser's own words, which it draws as a box, on one line.
+    """
     import tyro
 
-    commands = _commands()
-    if arguments and arguments[0] in commands:
-        options, function = commands[arguments[0]]
-        program = f"covis {arguments[0]}"
-        parsed = tyro.cli(options, prog=program, args=arguments[1:])
-        function(parsed)
-        return
-    # Only for the overview and for unknown commands: it names them all.
-    tyro.extras.subcommand_cli_from_dict(
-        {name: _described(options) for name, (options, _) in commands.items()},
-        prog="covis",
-        description=_ABOUT,
-        args=list(arguments) or ["--help"],
-    )
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(options, prog=program, args=list(arguments))
+    except SystemExit as leave:
+        if leave.code in (0, None):
+            return None
+    raise user_error(_unboxed(told.getvalue()), hint=f"see `{program} --help`")
 
 
-def _described(options: type[Any]) -> Callable[[], None]:
-    def command() -> None: ...
+def _unboxed(text: str) -> str:
+    """The message in a box drawn with lines: from its title up to its first separator."""
+    inner = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    end = next((i for i, line in enumerate(inner) if line.startswith("──")), len(inner))
+    words = " ".join(" ".join(inner[:end]).split()) or " ".join(text.split())
+    return words.rstrip(".") or "the arguments are not understood"
 
-    command.__doc__ = (options.__doc__ or "").splitlines()[0]
-    return command
+
+def _discard_output() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(line: str, code: ExitCode) -> int:
