@@ -1,8 +1,8 @@
 """
 The two ops as ONNX functions of standard operators: any runtime can run an exported model.
 
-They compute the dense meaning: the score matrix of the whole sequence is built (at most two of it
-in float32 are alive at once). A runtime that has a kernel for the op uses that instead.
+They compute the dense meaning: the score matrix of the whole sequence is built, and a bias of the
+map's batch and heads. A runtime that has a kernel for the op uses that instead.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import cache
 import onnx
 from onnx import FunctionProto, parser
 
-# Cast(to=1) is float32, 7 int64, 9 bool, 11 double, 3 int8, 6 int32. The masked scores are filled
-# with a finite number, so that a row with nothing to attend to has no NaN in its softmax; such a
-# row is then set to zero. Tokens that are always dense are given one region more than the map has,
-# and the map one row and one column of "attend" for it: no mask of the size of the scores but one
-# of bool is ever built.
+# Cast(to=1) is float32, 7 int64, 9 bool, 11 double, 3 int8, 6 int32. Skipped scores are lowered by
+# a finite number, so that a row with nothing to attend to has no NaN in its softmax; such a row is
+# then set to zero. Tokens that are always dense are given one region more than the map has, and
+# the map one row and one column of "attend" for it. The bias has the map's own batch and heads;
+# a Where on the scores would hold two more matrices of their size in ONNX Runtime.
 _ATTENTION = """
 <domain: "covis", opset_import: ["" : 20],
  doc_string: "Dense meaning of BlockSparseAttention, version 1; level 1 computes exactly.">
@@ -86,12 +86,14 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
       pads = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> ()
       yes = Constant <value = bool {1}> ()
       attend = Cast <to = 9> (level)
-      attend_padded = Pad (attend, pads, yes)
-      attend_rows = Gather <axis = 2> (attend_padded, q_region)
-      mask = Gather <axis = 3> (attend_rows, k_region)
+      nothing = Constant <value_float = 0.0> ()
+      lowest = Constant <value_float = -3.0e38> ()
+      region_bias = Where (attend, nothing, lowest)
+      region_bias_padded = Pad (region_bias, pads, nothing)
+      bias_rows = Gather <axis = 2> (region_bias_padded, q_region)
+      bias = Gather <axis = 3> (bias_rows, k_region)
       scores = MatMul (Q_scaled, K_transposed)
-      fill = Constant <value_float = -3.0e38> ()
-      scores_kept = Where (mask, scores, fill)
+      scores_kept = Add (scores, bias)
       weights = Softmax <axis = -1> (scores_kept)
       mixed = MatMul (weights, Vf)
       patch_count = Cast <to = 7> (is_patch)
@@ -104,7 +106,6 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
       region_padded = Pad (region_kept, row_pads, yes)
       row_kept = Gather <axis = 2> (region_padded, q_region)
       row_any = Or (row_kept, has_always)
-      nothing = Constant <value_float = 0.0> ()
       O_sparse = Where (row_any, mixed, nothing)
     }
   >

@@ -55,7 +55,7 @@ class AttentionCase:
         return self.q.dtype.name
 
     @property
-    def attributes(self) -> dict[str, int | float]:
+    def attributes(self) -> dict[str, Any]:
         blocks = {"q_block": self.q_block, "k_block": self.k_block, "scale": self.scale}
         return {**vars(self.layout), **blocks}
 
@@ -85,7 +85,7 @@ class SelectCase:
         return self.q.dtype.name
 
     @property
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         blocks = {"q_block": self.q_block, "k_block": self.k_block, "pool": self.pool}
         return {**vars(self.layout), **blocks}
 

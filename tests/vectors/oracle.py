@@ -32,7 +32,7 @@ def token_levels(case: AttentionCase, batch: int, head: int) -> Array:
     level = case.level[batch % case.level.shape[0], head % case.level.shape[1]]
     rows = numbers // case.q_block if level.shape[0] > 1 else np.zeros_like(numbers)
     columns = numbers // case.k_block if level.shape[1] > 1 else np.zeros_like(numbers)
-    levels = level[rows[:, None], columns[None, :]]
+    levels: Array = level[rows[:, None], columns[None, :]]
     always = numbers < 0
     levels[always, :] = 2
     levels[:, always] = 2
@@ -107,9 +107,8 @@ def select(case: SelectCase) -> Selection:
 
 
 def _pool(x: Array, blocks: list[Array], pool: str) -> Array:
-    reduce = np.mean if pool == "mean" else np.max
-    parts = [reduce(x[:, :, block].astype(np.float64), axis=2) for block in blocks]
-    return np.stack(parts, 2)
+    parts = [x[:, :, block].astype(np.float64) for block in blocks]
+    return np.stack([p.mean(2) if pool == "mean" else p.max(2) for p in parts], 2)
 
 
 def _choose(case: SelectCase, scores: Array, candidates: Array) -> Selection:

@@ -26,8 +26,8 @@ def attention(case: AttentionCase) -> Array:
         attended = token_levels(case, b, h) > 0
         scores = ((q[b, h] * scale) @ k[b, h].T).astype(case.q.dtype).astype(np.float32)
         weights = _weights(np.where(attended, scores, -np.inf))
-        weights = (weights / _total(weights)).astype(case.q.dtype).astype(np.float32)
-        out[b, h] = (weights @ v[b, h]).astype(case.q.dtype)
+        shares = (weights / _total(weights)).astype(case.q.dtype).astype(np.float32)
+        out[b, h] = (shares @ v[b, h]).astype(case.q.dtype)
     return out
 
 
@@ -46,7 +46,7 @@ def attention_fp8(case: AttentionCase) -> Array:
         q8[patch], k8[patch] = _by_block(q[b, h][patch]), _by_block(keys[patch])
         v8[patch] = _round(v[b, h][patch], axis=(0,))
         scores = np.where(levels == 1, q8 @ k8.T, q[b, h] @ keys.T) * scale
-        weights = _weights(np.where(levels > 0, scores, -np.inf))
+        weights: Array = _weights(np.where(levels > 0, scores, -np.inf))
         low = np.where(levels == 1, weights, np.float32(0.0)) * P_SCALE
         low = low.astype(E4M3).astype(np.float32) / P_SCALE
         high = np.where(levels == 2, weights, np.float32(0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from tests.vectors.case import (
     PATTERNS,
@@ -148,7 +149,7 @@ def standard_cases() -> Iterator[AttentionCase]:
 
 def standard_select_cases() -> Iterator[SelectCase]:
     """BlockSelect in float32."""
-    small = {"q_block": 16, "k_block": 8}
+    small: dict[str, Any] = {"q_block": 16, "k_block": 8}
     yield select_case("one-token", frames=1, keep_ratio=0.5, one_pair=True)
     yield select_case("ratio", seed=1, frames=9, layout=VGGT, keep_ratio=0.4, **small)
     yield select_case("cdf", seed=2, frames=9, layout=VGGT, cdf=0.7, **small)
