@@ -39,11 +39,15 @@ class Phase:
         until: share of all steps at which it ends; the last phase's is 1.
         scenes: `family/path` -> weight of the draw.
         views: fewest and most views a sample.
+        in_room: poses and points are asked in the frame of the room instead of the first view's.
+            In a family of alike rooms this teaches to localise single views, which a small model
+            learns far sooner than comparing views; the next phase then teaches the comparison.
     """
 
     until: float
     scenes: Mapping[str, float]
     views: tuple[int, int]
+    in_room: bool = False
 
     def __post_init__(self) -> None:
         """Raise a user error for unknown families or paths and impossible numbers of views."""
@@ -149,7 +153,7 @@ class TrainingConfig:
         """The inverse of `to_json`."""
         record = json.loads(text)
         record["curriculum"] = tuple(
-            Phase(p["until"], p["scenes"], (p["views"][0], p["views"][1]))
+            Phase(p["until"], p["scenes"], (p["views"][0], p["views"][1]), p["in_room"])
             for p in record["curriculum"]
         )
         return TrainingConfig(**record)

@@ -80,7 +80,7 @@ class Pool:
         stacked = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(samples), views, 3, 1, 1))).float()
         stacked["images"] = (stacked["images"].float() / 255 * gain.to(self.device)).clamp(0, 1)
-        return normalised(**stacked)
+        return normalised(stacked, in_room=phase.in_room)
 
     def _kind(self, number: int) -> str:
         """Family and path of a scene: drawn once, by the phase in which it enters the window."""
@@ -153,21 +153,23 @@ def rendered(
     }
 
 
-def normalised(images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor) -> Batch:
+def normalised(samples: View, *, in_room: bool = False) -> Batch:
     """Samples in VGGT's frame: the first camera is the world, the mean distance of points is 1.
 
     Args:
-        images: (B, M, 3, H, W) float in [0, 1].
-        depth: (B, M, H, W) metres.
-        intrinsics: (B, M, 3, 3) pixels, square pixels, central principal point.
-        extrinsics: (B, M, 3, 4) world to camera.
+        samples: `images` (B, M, 3, H, W) float in [0, 1]; `depth` (B, M, H, W) metres;
+            `intrinsics` (B, M, 3, 3) of square pixels with a central principal point;
+            `extrinsics` (B, M, 3, 4) world to camera.
+        in_room: keep the scene's own world instead of the first camera's.
     """
+    depth, extrinsics = samples["depth"], samples["extrinsics"]
     height, width = depth.shape[-2:]
     rotation, translation = extrinsics[..., :3], extrinsics[..., 3]
-    first, offset = rotation[:, :1], translation[:, :1]
-    rotation = rotation @ first.transpose(-1, -2)
-    translation = translation - (rotation @ offset[..., None])[..., 0]
-    focal = intrinsics[..., 0, 0]
+    if not in_room:
+        first, offset = rotation[:, :1], translation[:, :1]
+        rotation = rotation @ first.transpose(-1, -2)
+        translation = translation - (rotation @ offset[..., None])[..., 0]
+    focal = samples["intrinsics"][..., 0, 0]
     y, x = torch.meshgrid(
         torch.arange(height, device=depth.device) + 0.5 - height / 2,
         torch.arange(width, device=depth.device) + 0.5 - width / 2,
@@ -186,7 +188,7 @@ def normalised(images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Te
     )
     pose = torch.cat([translation, matrix_to_quaternion(rotation), fov], dim=-1)
     return Batch(
-        images,
+        samples["images"],
         depth / scale[:, None, None, None],
         points / scale[:, None, None, None, None],
         pose,

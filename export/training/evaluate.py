@@ -119,7 +119,7 @@ def held_out_batch(
         samples.append({k: v[chosen] for k, v in scene.items()})
     stacked = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
     stacked["images"] = stacked["images"].float() / 255
-    return normalised(**stacked)
+    return normalised(stacked)
 
 
 def score(estimate: Estimator, batch: Batch) -> Score:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,23 @@ def test_points_depth_and_poses_of_a_sample_agree(batch: Batch) -> None:
     assert (pixel[..., 1] - y).abs().max() < 1e-4
     mean = batch.points.norm(dim=-1).mean(dim=(1, 2, 3))
     torch.testing.assert_close(mean, torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_the_frame_of_the_room_is_the_same_scene_moved(batch: Batch) -> None:
+    config = dataclasses.replace(
+        CONFIG, curriculum=tuple(dataclasses.replace(p, in_room=True) for p in CONFIG.curriculum)
+    )
+    room = Pool(config).batch(0)
+    torch.testing.assert_close(room.images, batch.images)
+    metres = [b.depth * b.scale[:, None, None, None] for b in (room, batch)]
+    torch.testing.assert_close(*metres)
+    for mine, other in zip(room.extrinsics, batch.extrinsics, strict=True):
+        errors = pair_errors(mine.double().numpy(), other.double().numpy())
+        assert max(e.max() for e in errors) < 0.05
+    assert (room.extrinsics[:, 0] - torch.eye(3, 4)).abs().amax() > 0.1
+    # All points are in the room (2.6 m to each side, 2.8 m high), so in its frame as well.
+    points = room.points * room.scale[:, None, None, None, None]
+    assert points.abs().amax() < 2.81
 
 
 def test_samples_depend_on_the_step_alone(batch: Batch) -> None:
