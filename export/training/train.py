@@ -77,6 +77,14 @@ class Trainer:
             self.optimiser.load_state_dict(state.optimiser)
         self.pool = Pool(config, self.device, cache)
 
+    def start_with(self, other: Checkpoint) -> None:
+        """Take the averaged weights of another run; step, optimiser and schedule stay new."""
+        if other.config.model != self.config.model:
+            raise user_error("is of another model than the new run", where="start_from")
+        self.model.load_state_dict(other.average)
+        for name, value in self.model.state_dict().items():
+            self.average[name].copy_(value)
+
     def advance(self) -> dict[str, float]:
         """Do one step; returns its row of the log."""
         started = time.monotonic()
@@ -192,6 +200,7 @@ def train(
     config: TrainingConfig | None = None,
     *,
     resume: bool = False,
+    start_from: Path | None = None,
     device: str = "",
     threads: int = 0,
     cache: Path | None = None,
@@ -205,6 +214,8 @@ def train(
         out: folder of the run.
         config: of a new run; a resumed one keeps its own.
         resume: go on from the checkpoint in `out`, on whatever device there is now.
+        start_from: folder of another run, of an equal model, whose averaged weights a new run
+            (with a schedule of its own) starts with.
         device: `cpu`, `cuda`; empty: CUDA where there is one.
         threads: of the CPU; 0 leaves torch's choice.
         cache: folder to keep rendered scenes in.
@@ -223,6 +234,8 @@ def train(
     state = checkpoint.load(out) if resume else None
     config = state.config if state else config or TrainingConfig()
     trainer = Trainer(config, chosen, cache, state)
+    if start_from is not None and not resume:
+        trainer.start_with(checkpoint.load(start_from))
     out.mkdir(parents=True, exist_ok=True)
     _trim_log(out / LOG, trainer.step)
     last = min(config.steps, trainer.step + stop_after) if stop_after else config.steps
@@ -283,6 +296,7 @@ def main(
     out: Path,
     config: Path | None = None,
     resume: bool = False,
+    start_from: Path | None = None,
     device: str = "",
     threads: int = 0,
     cache: Path | None = None,
@@ -296,6 +310,7 @@ def main(
         out: folder of the run.
         config: JSON file of the run's configuration; default: that of the shipped model.
         resume: go on with the run in that folder.
+        start_from: folder of another run whose weights a new one starts with.
         device: cpu or cuda; default: cuda where there is one.
         threads: of the CPU; 0 leaves the default.
         cache: folder to keep rendered scenes in.
@@ -307,6 +322,7 @@ def main(
         out,
         chosen,
         resume=resume,
+        start_from=start_from,
         device=device,
         threads=threads,
         cache=cache,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -100,6 +101,21 @@ def test_exported_weights_are_half_the_size_and_give_the_same_cameras(tmp_path: 
     torch.testing.assert_close(half, full, atol=5e-3, rtol=0)
     with pytest.raises(CovisError, match="does not fit float16: a"):
         checkpoint.export_weights(path, {"a": torch.tensor(1e9)}, {})
+
+
+def test_a_new_run_starts_with_the_weights_of_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(first, TINY, device="cpu", log_every=1, stop_after=1)
+    still = dataclasses.replace(TINY, learning_rate=0.0)
+    train(second, still, device="cpu", start_from=first, log_every=1, stop_after=1)
+    state, average = checkpoint.load(second), checkpoint.load(first).average
+    assert state.step == 1
+    for name, value in average.items():
+        torch.testing.assert_close(state.model[name], value)
+        torch.testing.assert_close(state.average[name], value)
+    other = dataclasses.replace(TINY, model={**TINY.model, "embed_dim": 64})
+    with pytest.raises(CovisError, match="another model"):
+        train(tmp_path / "third", other, device="cpu", start_from=first)
 
 
 def test_a_release_holds_its_own_record(tmp_path: Path) -> None:
