@@ -1,4 +1,5 @@
-// The two symbols of libcovis_ort. RegisterCustomOps adds the domain `covis` to a session's options.
+// The two symbols of libcovis_ort. RegisterCustomOps adds the domain `covis` to a session's
+// options.
 #include "block_sparse_attention/cpu/tile.h"
 #include "onnxruntime/ort.h"
 

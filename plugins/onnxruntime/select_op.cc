@@ -79,7 +79,8 @@ struct BlockSelect {
     return std::string("input ") + name + " is " + text(value.shape) + ", must be a scalar";
   }
 
-  // Batch and heads as in Q; the number of regions is left to the run, which knows the tokens.
+  // (batch, heads, q_regions, k_regions). Where the number of tokens has a name only, the regions
+  // get one made of it and of the layout, so that equal names mean equal sizes.
   static OrtStatus* infer(OrtShapeInferContext* context, ONNXTensorElementDataType type) {
     OrtTensorTypeAndShapeInfo* q = nullptr;
     COVIS_RETURN_IF_FAILED(api->ShapeInferContext_GetInputTypeShape(context, 0, &q));
@@ -91,18 +92,31 @@ struct BlockSelect {
     std::vector<const char*> names(rank);
     COVIS_RETURN_IF_FAILED(api->GetDimensions(q, shape.data(), rank));
     COVIS_RETURN_IF_FAILED(api->GetSymbolicDimensions(q, names.data(), rank));
+    for (size_t i = 0; i < 3; ++i) {
+      if (shape[i] < 1 && names[i][0] == '\0') return nullptr;
+    }
     TokenLayout layout;
     layout.q_block = 128;
     layout.k_block = 64;
     layout_attributes(context, layout);
+    if (!check_layout(layout).empty()) return nullptr;  // the kernel's creation will tell
     const int64_t tokens = shape[2];
-    const bool known =
-        tokens > 0 && check_layout(layout).empty() && covis::check_tokens(layout, tokens).empty();
-    // A dimension without value and name would be taken for the number -1, and folded as such.
-    if (!known || !is_named(shape[0], names[0]) || !is_named(shape[1], names[1])) return nullptr;
-    shape[2] = layout.q_regions(tokens);
-    shape[3] = layout.k_regions(tokens);
-    names[2] = names[3] = "";
+    std::string rows, columns;
+    if (tokens > 0) {
+      if (!covis::check_tokens(layout, tokens).empty()) return nullptr;  // the run will tell
+      shape[2] = layout.q_regions(tokens);
+      shape[3] = layout.k_regions(tokens);
+    } else {
+      const std::string sequence = std::string(names[2]) + "_" +
+                                   std::to_string(layout.frame_tokens) + "_" +
+                                   std::to_string(layout.frame_patches()) + "_" +
+                                   std::to_string(layout.trailing_tokens) + "_";
+      rows = "regions_" + sequence + std::to_string(layout.q_block);
+      columns = "regions_" + sequence + std::to_string(layout.k_block);
+      shape[2] = shape[3] = -1;
+    }
+    names[2] = rows.c_str();
+    names[3] = columns.c_str();
     OrtTensorTypeAndShapeInfo* level = nullptr;
     COVIS_RETURN_IF_FAILED(api->CreateTensorTypeAndShapeInfo(&level));
     OrtStatus* status = api->SetTensorElementType(level, type);

@@ -1,4 +1,4 @@
-"""BlockSparseAttention in libcovis_ort: the element rule, types, non-finite values, determinism."""
+"""BlockSparseAttention in libcovis_ort beyond the common suite: sizes, non-finite keys, threads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
 
-from tests.plugins.oracle import attended, attention
 from tests.plugins.sessions import run
+from tests.vectors import oracle
+from tests.vectors.case import AttentionCase
 
 Array = NDArray[Any]
 OP = "BlockSparseAttention"
@@ -29,78 +29,21 @@ def random_level(shape: tuple[int, ...], density: float, seed: int = 1) -> Array
     return level
 
 
-def error(feeds: dict[str, Array], level: Array, **attributes: int) -> float:
-    """Largest difference from the oracle, relative to the largest value."""
-    given = run(OP, {**feeds, "level": level}, attributes)
-    mask = attended(level, feeds["Q"].shape[2], **attributes)
-    wanted = attention(feeds["Q"], feeds["K"], feeds["V"], mask)
-    return float(np.abs(given - wanted).max() / np.abs(feeds["V"]).max())
-
-
 @pytest.mark.parametrize("head_size", [1, 3, 8, 32, 40, 64, 96, 128, 200])
 @pytest.mark.parametrize("count", [1, 5, 97, 300])
 def test_dense_attention_at_every_head_size(head_size: int, count: int) -> None:
-    assert error(tokens((2, 2, count, head_size)), DENSE) < 1e-5
-
-
-FRAMES = {"frame_tokens": 29, "special_first": 5, "q_block": 24, "k_block": 24}
-LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
-    "frame pairs": (29 * 7, FRAMES),
-    "frame pairs of long frames": (205 * 4, {**FRAMES, "frame_tokens": 205, "q_block": 200}),
-    "pooled blocks across frames": (141 * 5, {**FRAMES, "frame_tokens": 141, "q_block": 128}),
-    "specials last and trailing": (
-        3 * 50 + 2,
-        {"frame_tokens": 50, "special_last": 3, "trailing_tokens": 2, "q_block": 10, "k_block": 7},
-    ),
-    "single tokens": (150, {}),
-    "one region": (77, {"q_block": 100, "k_block": 100}),
-    "large queries, small keys": (400, {"q_block": 130, "k_block": 3}),
-    "small queries, large keys": (400, {"q_block": 3, "k_block": 130}),
-    "one frame of one patch": (1, {}),
-}
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
-def test_element_rule(name: str, density: float) -> None:
-    count, attributes = LAYOUTS[name]
-    if "k_block" in attributes and attributes["k_block"] == 24:
-        attributes = {**attributes, "k_block": 64 if "pooled" in name else attributes["q_block"]}
-    frame = attributes.get("frame_tokens", 1)
-    trailing = attributes.get("trailing_tokens", 0)
-    special = attributes.get("special_first", 0) + attributes.get("special_last", 0)
-    patches = (count - trailing) // frame * (frame - special)
-    rows = -(-patches // attributes.get("q_block", 1))
-    columns = -(-patches // attributes.get("k_block", 1))
-    feeds = tokens((2, 3, count, 32))
-    for shape in (
-        (2, 3, rows, columns),
-        (1, 1, rows, columns),
-        (2, 1, 1, columns),
-        (1, 3, rows, 1),
-    ):
-        assert error(feeds, random_level(shape, density), **attributes) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("element", "tolerance"), [(TensorProto.FLOAT16, 1e-3), (TensorProto.BFLOAT16, 8e-3)]
-)
-def test_half_types(element: int, tolerance: float) -> None:
-    feeds = tokens((1, 2, 205 * 2, 64))
-    attributes = {"frame_tokens": 205, "special_first": 5, "q_block": 50, "k_block": 50}
-    level = random_level((1, 2, 8, 8), 0.5)
-    given = run(OP, {**feeds, "level": level}, attributes, element)
-    mask = attended(level, 410, **attributes)
-    wanted = attention(feeds["Q"], feeds["K"], feeds["V"], mask)
-    assert np.abs(given - wanted).max() < tolerance * np.abs(feeds["V"]).max()
+    feeds = tokens((2, 2, count, head_size))
+    given = run(OP, {**feeds, "level": DENSE})
+    case = AttentionCase("dense", feeds["Q"], feeds["K"], feeds["V"], DENSE)
+    assert np.abs(given - oracle.attention(case)).max() < 1e-5 * np.abs(feeds["V"]).max()
 
 
 def test_scale_is_used() -> None:
     feeds = tokens((1, 1, 60, 16))
     given = run(OP, {**feeds, "level": DENSE}, {"scale": 0.7})
-    mask = attended(DENSE, 60)
-    wanted = attention(feeds["Q"], feeds["K"], feeds["V"], mask, scale=float(np.float32(0.7)))
-    assert np.abs(given - wanted).max() < 1e-5 * np.abs(feeds["V"]).max()
+    scale = float(np.float32(0.7))
+    case = AttentionCase("scale", feeds["Q"], feeds["K"], feeds["V"], DENSE, scale=scale)
+    assert np.abs(given - oracle.attention(case)).max() < 1e-5 * np.abs(feeds["V"]).max()
 
 
 def test_large_scores_stay_exact_where_one_key_wins() -> None:

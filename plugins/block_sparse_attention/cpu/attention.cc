@@ -33,6 +33,14 @@ bool all_nonzero(const AttentionParams& p) {
   return std::memchr(p.level, 0, static_cast<size_t>(count)) == nullptr;
 }
 
+// Without special tokens, frames do not matter: all of them are one.
+TokenLayout merged(TokenLayout layout, int64_t tokens) {
+  if (layout.special_first == 0 && layout.special_last == 0 && layout.frames(tokens) > 0) {
+    layout.frame_tokens = tokens - layout.trailing_tokens;
+  }
+  return layout;
+}
+
 // Everything that the work items share.
 struct Job {
   Job(const AttentionParams& params, const Kernels& kernels)
@@ -42,8 +50,8 @@ struct Job {
         max_queries(queries_that_fit(params.head_size)),
         q_block(params.level_rows == 1 ? params.tokens : params.layout.q_block),
         k_block(params.level_columns == 1 ? params.tokens : params.layout.k_block),
-        patches(params.layout.patches(params.tokens)),
-        tiles(params.layout, params.tokens, q_block, dense, max_queries),
+        layout(merged(params.layout, params.tokens)),
+        tiles(layout, params.tokens, q_block, dense, max_queries),
         items(params.batch * params.heads * tiles.count()) {
     const float scale =
         p.scale != 0.0f ? p.scale : 1.0f / std::sqrt(static_cast<float>(p.head_size));
@@ -69,7 +77,7 @@ struct Job {
   bool dense;
   int max_queries;
   int64_t q_block, k_block;  // a dimension of 1 is one region of everything
-  int64_t patches;
+  TokenLayout layout;
   QueryTiles tiles;
   int64_t items;  // (batch, head, tile), the last fastest
   float query_scale;
@@ -133,7 +141,7 @@ class Worker {
  private:
   // Keys in sequence order: special tokens always, patches by their region's level.
   void add_kept_keys() {
-    const TokenLayout& layout = p_.layout;
+    const TokenLayout& layout = job_.layout;
     const int64_t frame_patches = layout.frame_patches();
     first_region_ = job_.q_region(span_.first);
     regions_ = job_.q_region(span_.first + span_.count - 1) - first_region_ + 1;

@@ -43,6 +43,7 @@ COVIS_INLINE Pair score_rows(int64_t head_size, const float* queries, const floa
   const float* row[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) row[r] = keys[r];
+#pragma GCC unroll 4
   for (int64_t d = 0; d < size; ++d) {
     Vec q[kVectors];
 #pragma GCC unroll 4
@@ -79,6 +80,7 @@ COVIS_INLINE void output_rows(int count, const float* const* values, int64_t d0,
           accumulate ? load(outputs + (d0 + r) * kPanel + v * kLanes) * rescale.v[v] : Vec{};
     }
   }
+#pragma GCC unroll 4
   for (int j = 0; j < count; ++j) {
     Vec w[kVectors];
 #pragma GCC unroll 4
