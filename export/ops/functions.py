@@ -16,7 +16,8 @@ from onnx import FunctionProto, parser
 # a finite number, so that a row with nothing to attend to has no NaN in its softmax; such a row is
 # then set to zero. Tokens that are always dense are given one region more than the map has, and
 # the map one row and one column of "attend" for it. The bias has the map's own batch and heads;
-# a Where on the scores would hold two more matrices of their size in ONNX Runtime.
+# a Where on the scores would hold two more matrices of their size in ONNX Runtime. The branches'
+# outputs have unnamed dimensions: a name would be taken as one size for all nodes of the model.
 _ATTENTION = """
 <domain: "covis", opset_import: ["" : 20],
  doc_string: "Dense meaning of BlockSparseAttention, version 1; level 1 computes exactly.">

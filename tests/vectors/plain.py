@@ -47,8 +47,8 @@ def attention_fp8(case: AttentionCase) -> Array:
         v8[patch] = _round(v[b, h][patch], axis=(0,))
         scores = np.where(levels == 1, q8 @ k8.T, q[b, h] @ keys.T) * scale
         weights: Array = _weights(np.where(levels > 0, scores, -np.inf))
-        low = np.where(levels == 1, weights, np.float32(0.0)) * P_SCALE
-        low = low.astype(E4M3).astype(np.float32) / P_SCALE
+        scaled = np.where(levels == 1, weights, np.float32(0.0)) * P_SCALE
+        low = scaled.astype(E4M3).astype(np.float32) / P_SCALE
         high = np.where(levels == 2, weights, np.float32(0.0))
         out[b, h] = ((high @ v[b, h] + low @ v8) / _total(weights)).astype(case.q.dtype)
     return out
