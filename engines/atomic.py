@@ -16,6 +16,8 @@ from covis.engines.errors import environment_error, user_error
 def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """A new folder to fill, which becomes `target` at the end, or vanishes on any failure.
 
+    Parents of `target` that were missing are made, and vanish with it.
+
     Args:
         target: the folder to be; must not exist, unless `force`.
         force: replace an existing folder; it stays untouched until the new one is complete.
@@ -27,12 +29,11 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         CovisError: `target` exists; its parent cannot be written; the disk is full.
     """
     target = Path(target)
-    if target.exists() and not force:
-        raise user_error("already exists", where=target, hint="choose another name or pass --force")
-    if target.exists() and not target.is_dir():
-        raise user_error("is a file, not a folder", where=target, hint="choose another name")
     scratch: Path | None = None
+    made: list[Path] = []
     try:
+        _check_target(target, force)
+        made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(
             tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -40,8 +41,8 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         scratch.chmod(0o777 & ~_umask())
         yield scratch
         sync_tree(scratch)
-        _replace(scratch, target)
-        scratch = None
+        _replace(scratch, target, force)
+        scratch, made = None, []
     except OSError as error:
         raise environment_error(
             f"cannot be written ({error.strerror or error})",
@@ -51,6 +52,9 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another program may have put something there
+            for parent in made:
+                parent.rmdir()
 
 
 def sync_tree(folder: Path) -> None:
@@ -64,9 +68,22 @@ def sync_tree(folder: Path) -> None:
                 os.close(handle)
 
 
-def _replace(scratch: Path, target: Path) -> None:
-    """Rename `scratch` to `target`; an old `target` is moved aside first and removed last."""
-    if not target.exists():
+def _check_target(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise user_error("already exists", where=target, hint="choose another name or pass --force")
+    for path in (target, *target.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise user_error("is a file, not a folder", where=path, hint="choose another name")
+            return
+
+
+def _replace(scratch: Path, target: Path, force: bool) -> None:
+    """Rename `scratch` to `target`; an old `target` is moved aside first and removed last.
+
+    Without `force`, a folder that has appeared meanwhile makes the rename itself fail.
+    """
+    if not force or not target.exists():
         scratch.rename(target)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))

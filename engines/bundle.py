@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from covis.engines.errors import CovisError, user_error
-from covis.engines.manifest import File, Manifest, Stage
+from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.manifest import File, Manifest, Stage, Tensor
 
 MANIFEST = "manifest.json"
 PLANS = "plans"  # built engines: described by files of their own, not by the manifest
@@ -52,15 +52,47 @@ def open_bundle(path: Path | str) -> Bundle:
         CovisError: naming the file that is wrong (exit code 2).
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise user_error("no such bundle folder", where=folder, hint="make one with `covis export`")
-    manifest = _read_manifest(folder)
-    _check_listing(folder, manifest)
-    for file in manifest.files:
-        _check_file(folder, file)
-    for stage in manifest.stages:
-        _check_external_data(folder, stage, manifest)
+    try:
+        if not folder.is_dir():
+            raise user_error(
+                "no such bundle folder", where=folder, hint="make one with `covis export`"
+            )
+        manifest = _read_manifest(folder)
+        _check_listing(folder, manifest)
+        for file in manifest.files:
+            _check_file(folder, file)
+        for stage in manifest.stages:
+            _check_graph(folder, stage, manifest)
+    except OSError as error:
+        raise environment_error(
+            f"cannot be read ({error.strerror or error})",
+            where=error.filename or folder,
+            hint="check rights and disk",
+        ) from error
     return Bundle(folder, manifest)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that is no bundle, or that holds files besides one.
+
+    A slip such as `--out ~ --force` must not cost anyone their files.
+
+    Raises:
+        CovisError: naming what is no part of a bundle.
+    """
+    cure = "choose another name, or remove it yourself"
+    if folder.is_symlink():
+        raise user_error("is a link, and is not replaced", where=folder, hint=cure)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        _check_listing(folder, _read_manifest(folder))
+    except CovisError as error:
+        raise user_error(
+            f"is no intact bundle, and is not replaced ({error.where}: {error.what})",
+            where=folder,
+            hint=cure,
+        ) from error
 
 
 def describe_file(folder: Path, name: str) -> File:
@@ -103,7 +135,7 @@ def _walk(folder: Path) -> Iterator[str]:
     """Every entry that is not a folder, relative; linked folders count as entries."""
     for place, folders, names in os.walk(folder):
         here = Path(place)
-        if here == folder and PLANS in folders:
+        if here == folder and PLANS in folders and not (here / PLANS).is_symlink():
             folders.remove(PLANS)
         links = [name for name in folders if (here / name).is_symlink()]
         for name in [*names, *links]:
@@ -144,13 +176,29 @@ def _check_file(folder: Path, file: File) -> None:
         raise user_error("is not what was exported (sha256 differs)", where=path, hint=_REEXPORT)
 
 
-def _check_external_data(folder: Path, stage: Stage, manifest: Manifest) -> None:
-    """Every external tensor of the graph lies in the weights file, inside its bounds."""
-    from covis.engines.graph import external_data, load_graph
+def _check_graph(folder: Path, stage: Stage, manifest: Manifest) -> None:
+    """The graph reads and writes what the manifest says, and no byte outside the weights file."""
+    from covis.engines.graph import external_data, load_graph, signature
 
     path = folder / stage.graph
+    model = load_graph(path)
+    for kind, tensors, ports in zip(
+        ("input", "output"), (stage.inputs, stage.outputs), signature(model), strict=True
+    ):
+        listed = {tensor.name: tensor for tensor in tensors}
+        for name in sorted(listed.keys() ^ ports.keys()):
+            where = "graph" if name in ports else "manifest"
+            raise user_error(f"only the {where} has {kind} {name!r}", where=path, hint=_REEXPORT)
+        for name, port in ports.items():
+            if port.dtype != listed[name].dtype or not _fits(listed[name], port.shape):
+                raise user_error(
+                    f"{kind} {name!r} is {port.dtype} {_dims(port.shape)} in the graph, "
+                    f"{listed[name].dtype} {_dims(listed[name].shape)} in the manifest",
+                    where=path,
+                    hint=_REEXPORT,
+                )
     size = next(file.size for file in manifest.files if file.path == manifest.weights.file)
-    for entry in external_data(load_graph(path)):
+    for entry in external_data(model):
         if entry.location != manifest.weights.file:
             raise user_error(
                 f"tensor {entry.tensor!r} points to {entry.location!r}, not to the weights file",
@@ -163,3 +211,19 @@ def _check_external_data(folder: Path, stage: Stage, manifest: Manifest) -> None
                 where=path,
                 hint=_REEXPORT,
             )
+
+
+def _fits(tensor: Tensor, shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a graph's shape can be the manifest's: numbers equal, symbols left open."""
+    if shape is None:
+        return True
+    listed = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return len(listed) == len(shape) and all(
+        dim is None or dim == size for dim, size in zip(shape, listed, strict=True)
+    )
+
+
+def _dims(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "of any shape"
+    return f"({', '.join('?' if dim is None else str(dim) for dim in shape)})"

@@ -10,6 +10,16 @@ import onnx
 
 from covis.engines.errors import user_error
 
+_DTYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+}
+
 
 @dataclass(frozen=True)
 class ExternalData:
@@ -19,6 +29,14 @@ class ExternalData:
     location: str
     offset: int
     length: int
+
+
+@dataclass(frozen=True)
+class Port:
+    """Element type and shape of an input or output; None stands for what the graph leaves open."""
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -43,10 +61,31 @@ def external_data(model: onnx.ModelProto) -> Iterator[ExternalData]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        offset, length = entries.get("offset", "0"), entries.get("length", "-1")
-        if not (offset.isdigit() and length.isdigit()):
-            offset, length = "-1", "-1"
-        yield ExternalData(tensor.name, entries.get("location", ""), int(offset), int(length))
+        location = entries.get("location", "")
+        offset, length = _number(entries.get("offset", "0")), _number(entries.get("length", ""))
+        if len(entries) != len(tensor.external_data):
+            offset = -1  # a key given twice: readers differ in which one they take
+        yield ExternalData(tensor.name, location, offset, length)
+
+
+def signature(model: onnx.ModelProto) -> tuple[dict[str, Port], dict[str, Port]]:
+    """The graph's inputs and outputs by name: element type and shape."""
+    known = {initializer.name for initializer in model.graph.initializer}
+    inputs = {v.name: _port(v) for v in model.graph.input if v.name not in known}
+    return inputs, {v.name: _port(v) for v in model.graph.output}
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return Port(_DTYPES.get(kind.elem_type, "unknown"), None)
+    dims = (dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    return Port(_DTYPES.get(kind.elem_type, "unknown"), tuple(dims))
+
+
+def _number(text: str) -> int:
+    """A plain decimal number of bytes, or -1. (`isdigit` alone also lets superscripts through.)"""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -54,6 +93,11 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for function in model.functions:
         for node in function.node:
             yield from _node_tensors(node)
+        for attribute in function.attribute_proto:
+            yield from _attribute_tensors(attribute)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -67,10 +111,14 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
-        yield attribute.t
-        yield from attribute.tensors
-        for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
-            yield sparse.values
-            yield sparse.indices
-        for graph in [attribute.g, *attribute.graphs]:
-            yield from _graph_tensors(graph)
+        yield from _attribute_tensors(attribute)
+
+
+def _attribute_tensors(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
+    yield attribute.t
+    yield from attribute.tensors
+    for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+        yield sparse.values
+        yield sparse.indices
+    for graph in [attribute.g, *attribute.graphs]:
+        yield from _graph_tensors(graph)

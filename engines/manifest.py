@@ -23,13 +23,14 @@ def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not name or "\\" in name or "\0" in name or path.is_absolute() or str(path) != name:
         raise ValueError(f"{name!r} is no plain relative path")
-    if any(part in ("..", ".") for part in path.parts):
+    if name == "." or ".." in path.parts:
         raise ValueError(f"{name!r} leaves the bundle")
     return name
 
 
 FileName = Annotated[str, AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
@@ -46,6 +47,11 @@ class Tensor(_Strict):
     name: Identifier
     dtype: Dtype
     shape: tuple[Annotated[int, Field(ge=0)] | Literal["M", "N", "K"], ...]
+
+
+def _plain(tensor: Tensor) -> tuple[str, tuple[int | str, ...]]:
+    """Type and shape, with a chunk's frames counted as the views they are."""
+    return tensor.dtype, tuple("M" if size == "N" else size for size in tensor.shape)
 
 
 class Stage(_Strict):
@@ -109,12 +115,12 @@ class Model(_Strict):
 
     name: Identifier
     config: dict[str, Any]
-    patch: int
-    special_first: int
-    special_last: int
-    trailing_tokens: int
-    global_layers: int
-    global_heads: int
+    patch: Annotated[int, Field(ge=1)]
+    special_first: Count
+    special_last: Count
+    trailing_tokens: Count
+    global_layers: Count
+    global_heads: Count
     metric: bool
     reference_view: bool
 
@@ -146,7 +152,34 @@ class Manifest(_Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("a stage is listed twice")
+        if self.pixel_rule.patch != self.model.patch:
+            raise ValueError("pixel_rule and model differ in the size of a patch")
+        self._check_flow()
         return self
+
+    def _check_flow(self) -> None:
+        """Every stage reads what an earlier one writes, in the same type and shape.
+
+        What no stage writes at all is the photos or a control input, and the runtime's to know.
+        """
+        made = {tensor.name for stage in self.stages for tensor in stage.outputs}
+        written: dict[str, Tensor] = {}
+        for stage in self.stages:
+            for tensor in stage.inputs:
+                source = written.get(tensor.name)
+                if source is None and tensor.name in made:
+                    raise ValueError(
+                        f"stage {stage.name!r} reads {tensor.name!r} before any stage writes it"
+                    )
+                if source is not None and _plain(source) != _plain(tensor):
+                    raise ValueError(
+                        f"stage {stage.name!r} reads {tensor.name!r} in another type or shape "
+                        "than it was written in"
+                    )
+            for kind, tensors in (("input", stage.inputs), ("output", stage.outputs)):
+                if len({tensor.name for tensor in tensors}) != len(tensors):
+                    raise ValueError(f"stage {stage.name!r} lists an {kind} twice")
+            written.update((tensor.name, tensor) for tensor in stage.outputs)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; KeyError where the model has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,9 @@ from covis.engines.errors import user_error
 
 Selector = Literal["dense", "saliency", "pooled", "both"]
 PatchOrder = Literal["raster", "hilbert"]
+
+_MOST_VIEWS = 1_000_000
+_RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,23 @@ class Sparsity:
         for name in ("tau", "keep_ratio", "cdf"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-                raise user_error(f"{value} is not in [0, 1]", where=f"--{name.replace('_', '-')}")
+                raise user_error(
+                    f"{value} is not in [0, 1]",
+                    where=f"--{name.replace('_', '-')}",
+                    hint="give a number from 0 to 1",
+                )
         if self.tau_low is not None and not 0.0 <= self.tau_low <= self.tau:
-            raise user_error(f"{self.tau_low} is not in [0, tau = {self.tau}]", where="--tau-low")
-        if self.min_neighbours < 0:
-            raise user_error(f"{self.min_neighbours} is negative", where="--min-neighbours")
+            raise user_error(
+                f"{self.tau_low} is not in [0, tau = {self.tau}]",
+                where="--tau-low",
+                hint=f"give a number from 0 to {self.tau}",
+            )
+        if not 0 <= self.min_neighbours <= _MOST_VIEWS:
+            raise user_error(
+                f"{self.min_neighbours} is not in [0, {_MOST_VIEWS:,}]",
+                where="--min-neighbours",
+                hint="give a number of views",
+            )
         parse_layers(self.layers)
 
     @property
@@ -79,17 +95,13 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
     chosen: set[int] = set()
     for word in words.split(","):
         first, dash, last = word.partition("-")
-        if (
-            not first.isdigit()
-            or (dash and not last.isdigit())
-            or (dash and int(last) < int(first))
-        ):
+        if not _RANGE.fullmatch(word) or (dash and int(last) < int(first)):
             raise user_error(
                 f"{word!r} is no layer or range of layers",
                 where="--layers",
                 hint='write e.g. "0-9,12" or "all"',
             )
-        chosen.update(range(int(first), min(int(last or first), 9999) + 1))
+        chosen.update(range(int(first), int(last or first) + 1))
     kept = sorted(i for i in chosen if depth is None or i < depth)
     if not kept:
         raise user_error(

@@ -25,6 +25,7 @@ RuleKind = Literal["vggt_crop", "vggt_pad", "pi3", "mapanything"]
 
 _VGGT_SIDE = 37  # patches: 518 pixels, the side VGGT and MapAnything were trained at
 _PI3_PIXELS = 255_000
+_MAX_SIDE = 16_384
 _MAX_ASPECT = 100  # beyond it a photo is a strip, and scaling it to the width would take gigabytes
 
 # MapAnything's training sizes, in patches (height, width), by the aspect ratio W / H that each
@@ -66,7 +67,15 @@ class PixelRule:
                 where="pixel rule",
                 hint=f"use one of {', '.join(get_args(RuleKind))}",
             )
+        if self.patch < 1:
+            raise user_error(
+                f"{self.patch} is no positive patch size", where="pixel rule", hint="use 14"
+            )
         for name, side in (("--height", self.height), ("--width", self.width)):
+            if side > _MAX_SIDE:
+                raise user_error(
+                    f"{side} is above {_MAX_SIDE:,} pixels", where=name, hint="models use about 500"
+                )
             if side < self.patch or side % self.patch:
                 below = max(side // self.patch, 1) * self.patch
                 raise user_error(
