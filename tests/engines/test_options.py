@@ -1,0 +1,100 @@
+"""Selector options: ranges, layers, and changes of single fields."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covis.engines.errors import CovisError, ExitCode
+from covis.engines.options import Sparsity, SparsityChanges, parse_layers
+
+
+@pytest.mark.parametrize(
+    ("text", "depth", "layers"),
+    [
+        ("0-9", 24, range(10)),
+        ("0-9", 4, range(4)),
+        ("0,2,4-7", 24, [0, 2, 4, 5, 6, 7]),
+        ("7, 3 ,3-4", 24, [3, 4, 7]),
+        ("all", 5, range(5)),
+        ("none", 5, []),
+        ("", 5, []),
+        ("23", 24, [23]),
+        ("0-9999", 3, range(3)),
+    ],
+)
+def test_layers(text: str, depth: int, layers: list[int]) -> None:
+    assert parse_layers(text, depth) == tuple(layers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "1-", "-1", "5-2", "1,,2", ",", "0..9", "0-9-12", "1.5", "²", "٣", "1e3", "9" * 5000],
+)
+def test_no_layers(text: str) -> None:
+    with pytest.raises(CovisError, match=r"--layers: .* is no layer or range of layers; write"):
+        parse_layers(text, 24)
+
+
+@pytest.mark.parametrize("text", ["99", "24", "30-40"])
+def test_layers_the_model_lacks(text: str) -> None:
+    with pytest.raises(CovisError, match="names none of the model's 24 global layers; use 0 to 23"):
+        parse_layers(text, 24)
+
+
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_layers_written_out_are_read_back(layers: set[int]) -> None:
+    assert parse_layers(",".join(map(str, layers)), 31) == tuple(sorted(layers))
+
+
+@given(st.text(max_size=12))
+def test_any_text_gives_layers_or_one_error(text: str) -> None:
+    try:
+        layers = parse_layers(text, 24)
+    except CovisError as error:
+        assert error.code == ExitCode.USER
+    else:
+        assert all(0 <= layer < 24 for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["tau", "keep_ratio", "cdf"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf])
+def test_shares_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(CovisError, match=r"is not in \[0, 1\]; give a number from 0 to 1") as e:
+        Sparsity(**{name: value})  # type: ignore[arg-type]
+    assert e.value.where == f"--{name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.91, math.nan])
+def test_lower_threshold(value: float) -> None:
+    with pytest.raises(CovisError, match=r"--tau-low: .* is not in \[0, tau = 0.9\]"):
+        Sparsity(tau=0.9, tau_low=value)
+
+
+@pytest.mark.parametrize("value", [-1, 10**19])
+def test_neighbours(value: int) -> None:
+    with pytest.raises(CovisError, match="--min-neighbours"):
+        Sparsity(min_neighbours=value)
+
+
+def test_where_skipping_begins() -> None:
+    assert Sparsity(tau=0.8).skip_below == 0.8
+    assert Sparsity(tau=0.8, low_precision=True).skip_below == 0.0
+    assert Sparsity(tau=0.8, tau_low=0.3).skip_below == 0.3
+    assert Sparsity(tau=0.8, tau_low=0.3, low_precision=True).skip_below == 0.3
+
+
+def test_changes() -> None:
+    own = Sparsity(tau=0.8, tau_low=0.6, min_neighbours=2)
+    assert SparsityChanges().apply(own) == own
+    changed = SparsityChanges(selector="both", min_neighbours=0, reference=False).apply(own)
+    assert changed == Sparsity("both", 0.8, 0.6, min_neighbours=0, reference=False)
+    assert SparsityChanges(tau=0.5).apply(own).tau_low == 0.5
+    assert SparsityChanges(tau=0.7).apply(own).tau_low == 0.6
+    with pytest.raises(CovisError, match="--tau-low"):
+        SparsityChanges(tau=0.5, tau_low=0.6).apply(own)
+    with pytest.raises(CovisError, match="--tau"):
+        SparsityChanges(tau=math.nan).apply(own)
