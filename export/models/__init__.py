@@ -12,8 +12,8 @@ from torch import Tensor
 
 from covis.engines.errors import user_error
 from covis.export.models.config import from_mapping
-from covis.export.models.mapanything import MapAnything, MapAnythingConfig
-from covis.export.models.mapanything_hub import read_hub_config
+from covis.export.models.mapanything import MapAnything
+from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
 from covis.export.models.multiview import MultiViewModel
 from covis.export.models.pi3 import Pi3, Pi3Config
 from covis.export.models.stages import stages

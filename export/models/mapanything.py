@@ -4,86 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from covis.export.models.cameras import homogeneous, quaternion_to_matrix, transform
-from covis.export.models.config import divides, positive, refuse
 from covis.export.models.dinov2 import PATCH, DinoV2, normalise
 from covis.export.models.frame_order import FrameOrder
 from covis.export.models.layers import AttendSelected, Block
+from covis.export.models.mapanything_config import MapAnythingConfig
 from covis.export.models.mapanything_heads import DenseHead, PoseHead, ScaleHead
-from covis.export.models.multiview import MultiViewModel, patch_grid
+from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.ops import TokenLayout
 from covis.export.selection import Selection, dense_selection
 from covis.export.stage import FRAMES, Port, StageModule
 
 EPS = 1e-6
 MLP_RATIO = 4.0
-
-
-@dataclass(frozen=True)
-class MapAnythingConfig:
-    """Sizes of a MapAnything; the defaults are facebook/map-anything-apache (V1.1).
-
-    Attributes:
-        v11: the V1.1 layout: the encoder's class token joins its view's tokens, the encoder has
-            no final norm, and the joint blocks have SwiGLU and LayerScale. V1 has none of these.
-        enc_dim: width of the encoder.
-        enc_heads: its heads.
-        enc_depth_total: blocks of the encoder as published.
-        enc_keep: how many of them, from the first, are used; None: all.
-        enc_swiglu: its MLPs are gated.
-        img_size: side of the images whose patch grid the position embedding is stored for.
-        dim: width C of the joint blocks.
-        heads: their heads.
-        depth: global and frame blocks together, alternating, global first.
-        indices: the two joint blocks tapped for the dense head, besides the encoder and the end.
-        dpt_features: width of the dense head's fusion blocks.
-        dpt_layer_dims: widths of its four levels, fine to coarse.
-        pose_hidden: width of the pose head.
-        scale_hidden: width of the scale head.
-    """
-
-    v11: bool = True
-    enc_dim: int = 1536
-    enc_heads: int = 24
-    enc_depth_total: int = 40
-    enc_keep: int | None = 24
-    enc_swiglu: bool = True
-    img_size: int = 518
-    dim: int = 1536
-    heads: int = 24
-    depth: int = 16
-    indices: tuple[int, int] = (7, 11)
-    dpt_features: int = 256
-    dpt_layer_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
-    pose_hidden: int = 784
-    scale_hidden: int = 196
-
-    NOTES: ClassVar[tuple[str, ...]] = ("geo_*",)
-
-    def __post_init__(self) -> None:
-        faults = positive(self, "enc_dim", "enc_depth_total", "img_size", "dim", "depth")
-        faults += positive(self, "dpt_features", "dpt_layer_dims", "pose_hidden", "scale_hidden")
-        faults += divides(self, "enc_dim", "enc_heads") + divides(self, "dim", "heads")
-        if self.enc_keep is not None and not 0 < self.enc_keep <= self.enc_depth_total:
-            faults.append(f"enc_keep = {self.enc_keep} of enc_depth_total = {self.enc_depth_total}")
-        if not 0 <= self.indices[0] < self.indices[1] < self.depth:
-            faults.append(f"indices = {self.indices} with depth = {self.depth}")
-        if self.img_size % PATCH:
-            faults.append(f"img_size = {self.img_size} is no multiple of {PATCH}")
-        if self.dpt_features % 2:
-            faults.append(f"dpt_features = {self.dpt_features} is odd")
-        refuse(MapAnythingConfig, faults)
-
-    @property
-    def encoder_depth(self) -> int:
-        """Encoder blocks in use."""
-        return self.enc_depth_total if self.enc_keep is None else self.enc_keep
 
 
 class ImageEncoder(nn.Module):
@@ -254,6 +191,11 @@ class MapAnything(MultiViewModel):
         *taps, scale = self.info_sharing(views, scale, selection, patch_order)
         return fused, *(tap[:, :, :patches] for tap in taps), scale
 
+    def metric_scale(self, token: Tensor) -> Tensor:
+        """Scale token (..., C) -> metres per unit of the other heads (..., 1)."""
+        scale: Tensor = self.scale_head(token)
+        return scale
+
     def dense(
         self, taps: Sequence[Tensor], scale: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -295,11 +237,17 @@ class MapAnything(MultiViewModel):
         scale = Port("metric_scaling_factor", (1,))
         pixels = FRAMES, height, width
         return (
-            StageModule("scale", "sequence", ScaleStage(self), (scale_token,), (scale,)),
+            StageModule(
+                "scale",
+                "sequence",
+                HeadStage(self, self.metric_scale),
+                (scale_token,),
+                (scale,),
+            ),
             StageModule(
                 "dense",
                 "frames",
-                DenseStage(self, height, width),
+                HeadStage(self, lambda *x: self.dense(x[:4], x[4], height, width)),
                 (*taps, scale),
                 (
                     Port("ray_directions", (*pixels, 3)),
@@ -311,7 +259,7 @@ class MapAnything(MultiViewModel):
             StageModule(
                 "camera",
                 "frames",
-                CameraStage(self, height, width),
+                HeadStage(self, lambda *x: self.pose(*x, height, width)),
                 (taps[3], scale),
                 (Port("cam_trans", (FRAMES, 3)), Port("cam_quats", (FRAMES, 4))),
             ),
@@ -330,7 +278,7 @@ class MapAnything(MultiViewModel):
         encoded = tuple(torch.unflatten(x, 0, (batch, views)) for x in encoded)
         *aggregated, scale_token = self.aggregate(encoded, height, width, selection)
         taps = [tap.flatten(0, 1) for tap in aggregated]
-        scale = self.scale_head(scale_token).repeat_interleave(views, dim=0)
+        scale = self.metric_scale(scale_token).repeat_interleave(views, dim=0)
         rays, depth, conf, logits = self.dense(taps, scale, height, width)
         translation, quaternion = self.pose(taps[3], scale, height, width)
         in_camera = rays * depth
@@ -348,46 +296,3 @@ class MapAnything(MultiViewModel):
             "non_ambiguous_mask_logits": logits,
         }
         return {name: torch.unflatten(x, 0, (batch, views)) for name, x in by_frame.items()}
-
-
-class ScaleStage(nn.Module):
-    """Scale token (C,) -> metres per unit (1,)."""
-
-    def __init__(self, model: MapAnything) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, scale_token: Tensor) -> Tensor:
-        scale: Tensor = self.model.scale_head(scale_token.unsqueeze(0)).squeeze(0)
-        return scale
-
-
-class DenseStage(nn.Module):
-    """Taps (N, P, C) and metres per unit (1,) -> rays, depth, confidence and mask logits."""
-
-    def __init__(self, model: MapAnything, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(
-        self,
-        tap0: Tensor,
-        tap1: Tensor,
-        tap2: Tensor,
-        tap3: Tensor,
-        metric_scaling_factor: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.model.dense((tap0, tap1, tap2, tap3), metric_scaling_factor, *self.size)
-
-
-class CameraStage(nn.Module):
-    """Final patch tokens (N, P, C) and metres per unit (1,) -> translation and quaternion."""
-
-    def __init__(self, model: MapAnything, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(self, tap3: Tensor, metric_scaling_factor: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.pose(tap3, metric_scaling_factor, *self.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -92,3 +92,23 @@ class MultiViewModel(nn.Module):
     def forward(self, images: Tensor, selection: Selection = dense_selection) -> dict[str, Tensor]:
         """Images (B, M, 3, H, W) in [0, 1] -> outputs by their published names."""
         raise NotImplementedError
+
+
+class HeadStage(nn.Module):
+    """One of a model's heads as a stage.
+
+    Args:
+        model: held under this name, so that parameters keep their official ones.
+        head: the stage's inputs -> its outputs, by the model's parameters. A function and never a
+            module, whose parameters would be held under a second name.
+    """
+
+    def __init__(
+        self, model: MultiViewModel, head: Callable[..., Tensor | tuple[Tensor, ...]]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.head(*inputs)

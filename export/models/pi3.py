@@ -16,7 +16,7 @@ from covis.export.models.dinov2 import IMAGE_MEAN, IMAGE_STD, PATCH, DinoV2
 from covis.export.models.dpt import tokens_to_map
 from covis.export.models.frame_order import FrameOrder
 from covis.export.models.layers import AttendSelected, Block
-from covis.export.models.multiview import MultiViewModel, patch_grid
+from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.models.pose_mlp import PoseRegressor
 from covis.export.models.rope import Rotary, rotary
 from covis.export.ops import TokenLayout
@@ -223,7 +223,11 @@ class Pi3(MultiViewModel):
         return logits
 
     def camera(self, tokens: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Head tokens (N, T, 2C) -> camera-to-world translation (N, 3), nine numbers (N, 9)."""
+        """Head tokens (N, T, 2C) -> camera-to-world translation (N, 3), nine numbers (N, 9).
+
+        The rotation nearest to the nine takes a singular value decomposition, which ONNX does not
+        have: the runtime finishes it on the host, in float64.
+        """
         features = self.camera_decoder(tokens, height, width)
         pose: tuple[Tensor, Tensor] = self.camera_head(features)
         return pose
@@ -242,21 +246,21 @@ class Pi3(MultiViewModel):
             StageModule(
                 "points",
                 "frames",
-                PointsStage(self, height, width),
+                HeadStage(self, lambda tokens: self.local_points(tokens, height, width)),
                 head_tokens,
                 (Port("local_points", (FRAMES, height, width, 3)),),
             ),
             StageModule(
                 "confidence",
                 "frames",
-                ConfidenceStage(self, height, width),
+                HeadStage(self, lambda tokens: self.confidence(tokens, height, width)),
                 head_tokens,
                 (Port("conf", (FRAMES, height, width, 1)),),
             ),
             StageModule(
                 "camera",
                 "frames",
-                CameraStage(self, height, width),
+                HeadStage(self, lambda tokens: self.camera(tokens, height, width)),
                 head_tokens,
                 (
                     Port("translation", (FRAMES, 3)),
@@ -286,43 +290,3 @@ class Pi3(MultiViewModel):
             "camera_poses": pose,
         }
         return {name: torch.unflatten(x, 0, (batch, -1)) for name, x in by_frame.items()}
-
-
-class PointsStage(nn.Module):
-    """Head tokens (N, T, 2C) -> local points (N, H, W, 3)."""
-
-    def __init__(self, model: Pi3, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(self, head_tokens: Tensor) -> Tensor:
-        return self.model.local_points(head_tokens, *self.size)
-
-
-class ConfidenceStage(nn.Module):
-    """Head tokens (N, T, 2C) -> confidence logits (N, H, W, 1)."""
-
-    def __init__(self, model: Pi3, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(self, head_tokens: Tensor) -> Tensor:
-        return self.model.confidence(head_tokens, *self.size)
-
-
-class CameraStage(nn.Module):
-    """Head tokens (N, T, 2C) -> translation (N, 3) and nine numbers (N, 9).
-
-    The rotation nearest to the nine takes a singular value decomposition, which ONNX does not
-    have: the runtime finishes it on the host, in float64.
-    """
-
-    def __init__(self, model: Pi3, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(self, head_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.camera(head_tokens, *self.size)

@@ -15,7 +15,7 @@ from covis.export.models.config import divides, positive, refuse
 from covis.export.models.dinov2 import PATCH, DinoV2, normalise
 from covis.export.models.frame_order import FrameOrder
 from covis.export.models.layers import AttendSelected, Block
-from covis.export.models.multiview import MultiViewModel, patch_grid
+from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.models.rope import rotary
 from covis.export.models.vggt_heads import POSE_NUMBERS, CameraHead, MapHead
 from covis.export.ops import TokenLayout
@@ -218,21 +218,21 @@ class Vggt(MultiViewModel):
             StageModule(
                 "camera",
                 "sequence",
-                CameraStage(self),
+                HeadStage(self, lambda tokens: self.camera_head(tokens.unsqueeze(0)).squeeze(0)),
                 (camera_token,),
                 (Port("pose_enc", (VIEWS, POSE_NUMBERS)),),
             ),
             StageModule(
                 "depth",
                 "frames",
-                DepthStage(self, height, width),
+                HeadStage(self, lambda *taps: self.depth(taps, height, width)),
                 tuple(taps),
                 tuple(Port(n, (FRAMES, height, width)) for n in ("depth", "depth_conf")),
             ),
             StageModule(
                 "points",
                 "frames",
-                PointsStage(self, height, width),
+                HeadStage(self, lambda *taps: self.points(taps, height, width)),
                 tuple(taps),
                 (
                     Port("world_points", (FRAMES, height, width, 3)),
@@ -288,38 +288,3 @@ def inverse_log(y: Tensor) -> Tensor:
     exp(a) - 1 = 2 exp(a / 2) sinh(a / 2), and sinh is odd.
     """
     return 2 * torch.exp(y.abs() / 2) * torch.sinh(y / 2)
-
-
-class CameraStage(nn.Module):
-    """Camera tokens (M, 2C) -> pose encodings (M, 9)."""
-
-    def __init__(self, model: Vggt) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, camera_token: Tensor) -> Tensor:
-        pose: Tensor = self.model.camera_head(camera_token.unsqueeze(0)).squeeze(0)
-        return pose
-
-
-class DepthStage(nn.Module):
-    """Taps (N, P, 2C) -> depth and its confidence, (N, H, W) each."""
-
-    def __init__(self, model: Vggt, height: int, width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.size = height, width
-
-    def forward(
-        self, tap0: Tensor, tap1: Tensor, tap2: Tensor, tap3: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.model.depth((tap0, tap1, tap2, tap3), *self.size)
-
-
-class PointsStage(DepthStage):
-    """Taps (N, P, 2C) -> world points (N, H, W, 3) and their confidence (N, H, W)."""
-
-    def forward(
-        self, tap0: Tensor, tap1: Tensor, tap2: Tensor, tap3: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.model.points((tap0, tap1, tap2, tap3), *self.size)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from covis.export.models import MultiViewModel, load_model
+from covis.export.models import MultiViewModel, load_model, stages
+from covis.export.ops import dense_level
 from tests.golden_data import golden, golden_json, tolerance
 
 FP64_FACTOR = 1.5  # what a right implementation in float64 may differ from the original's float32
@@ -46,6 +47,24 @@ def assert_same(
         if exact:
             allowed = max(FP64_FACTOR * noise, torch.finfo(torch.float32).tiny)
         assert difference <= allowed, f"{case['file']} {name}: {difference:.3g} > {allowed:.3g}"
+
+
+def run_stages(model: MultiViewModel, images: Tensor) -> dict[str, Tensor]:
+    """All values by name after running the dense stages one after another, as the runtime does."""
+    values = {
+        "images": images,
+        "pair_level": dense_level(),
+        "sparse_layers": torch.ones(model.global_layers, dtype=torch.bool),
+        "probe": torch.zeros(0, dtype=torch.int64),
+    }
+    for stage in stages(model, *images.shape[-2:]):
+        if stage.name == "aggregator_pooled":
+            continue
+        with torch.inference_mode():
+            outputs = stage.module(*(values[port.name] for port in stage.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        values |= {p.name: v for p, v in zip(stage.outputs, outputs, strict=True)}
+    return values
 
 
 class Recorder:

@@ -10,7 +10,7 @@ import pytest
 from covis.engines.errors import CovisError
 from covis.export.models import MODELS, build_model, model_info
 from covis.export.models.config import from_mapping
-from covis.export.models.mapanything import MapAnythingConfig
+from covis.export.models.mapanything_config import MapAnythingConfig
 from covis.export.models.pi3 import Pi3Config
 from covis.export.models.vggt import VggtConfig
 from tests.golden_data import golden_json

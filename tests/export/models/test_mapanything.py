@@ -12,12 +12,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from covis.engines.errors import CovisError
-from covis.export.models import build_model, stages
+from covis.export.models import build_model
 from covis.export.models.config import from_mapping
-from covis.export.models.mapanything import MapAnything, MapAnythingConfig
-from covis.export.models.mapanything_hub import read_hub_config
+from covis.export.models.mapanything import MapAnything
+from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
 from covis.export.models.weights import canonical
-from covis.export.ops import dense_level
 from covis.export.selection import BlockMap
 from tests.export.models.parity import (
     Recorder,
@@ -25,6 +24,7 @@ from tests.export.models.parity import (
     precisions,
     recorded_cases,
     recorded_model,
+    run_stages,
 )
 from tests.golden_data import golden, golden_json
 
@@ -115,27 +115,18 @@ def test_every_published_alias_is_known(config: str) -> None:
     )
 
 
+@pytest.mark.parametrize("views", [1, 3])
 @pytest.mark.parametrize("config", TINY)
-def test_every_view_count_through_the_stages(config: str) -> None:
+def test_the_stages_one_after_another_are_the_model(config: str, views: int) -> None:
     model = recorded_model("mapanything", config)
-    staged = {stage.name: stage for stage in stages(model, 28, 42)}
-    images = torch.rand(3, 3, 28, 42, generator=torch.Generator().manual_seed(0))
-    for views in (1, 3):
-        with torch.inference_mode():
-            whole = model(images[None, :views])
-            tokens, *view_token = staged["encoder"].module(images[:views])
-            layers = torch.ones(model.global_layers, dtype=torch.bool)
-            *taps, scale_token = staged["aggregator"].module(
-                tokens, dense_level(), layers, *view_token
-            )
-            scale = staged["scale"].module(scale_token)
-            dense = staged["dense"].module(*taps, scale)
-            translation, quaternion = staged["camera"].module(taps[3], scale)
-        values = {port.name: v for port, v in zip(staged["dense"].outputs, dense, strict=True)}
-        values |= {"cam_trans": translation, "cam_quats": quaternion}
-        for name, value in values.items():
-            torch.testing.assert_close(value, whole[name][0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(scale.expand(views, 1), whole["metric_scaling_factor"][0])
+    images = torch.rand(views, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    staged = run_stages(model, images)
+    with torch.inference_mode():
+        whole = {name: value[0] for name, value in model(images[None]).items()}
+    for name in whole.keys() & staged.keys():
+        expected = whole[name] if name != "metric_scaling_factor" else whole[name][0]
+        torch.testing.assert_close(staged[name], expected, rtol=1e-4, atol=1e-4)
+    assert len(whole.keys() & staged.keys()) == 7
 
 
 def test_block_maps_count_patches_between_view_and_scale_tokens() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from covis.export.models import build_model, stages
+from covis.export.models import build_model
 from covis.export.models.cameras import nearest_rotation, rotation_from_nine
 from covis.export.models.pi3 import Pi3
 from covis.export.ops import dense_level
@@ -19,6 +19,7 @@ from tests.export.models.parity import (
     precisions,
     recorded_cases,
     recorded_model,
+    run_stages,
 )
 from tests.golden_data import golden
 
@@ -101,24 +102,18 @@ def test_permuted_views_give_permuted_results(selector: str) -> None:
         torch.testing.assert_close(permuted[name], value[:, order], rtol=1e-8, atol=1e-8)
 
 
-def test_every_view_count_through_the_stages() -> None:
+@pytest.mark.parametrize("views", [1, 3])
+def test_the_stages_one_after_another_are_the_model(views: int) -> None:
     model = recorded_model("pi3", "pi3_a1")
-    staged = {stage.name: stage for stage in stages(model, 28, 42)}
-    images = torch.rand(3, 3, 28, 42, generator=torch.Generator().manual_seed(0))
-    for views in (1, 3):
-        with torch.inference_mode():
-            whole = model(images[None, :views])
-            (tokens,) = staged["encoder"].module(images[:views])
-            layers = torch.ones(model.global_layers, dtype=torch.bool)
-            (head_tokens,) = staged["aggregator"].module(tokens, dense_level(), layers)
-            points = staged["points"].module(head_tokens)
-            conf = staged["confidence"].module(head_tokens)
-            translation, nine = staged["camera"].module(head_tokens)
-        torch.testing.assert_close(points, whole["local_points"][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(conf, whole["conf"][0], rtol=1e-5, atol=1e-5)
-        pose = whole["camera_poses"][0]
-        torch.testing.assert_close(translation, pose[:, :3, 3], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(rotation_from_nine(nine), pose[:, :3, :3], rtol=1e-5, atol=1e-5)
+    images = torch.rand(views, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    staged = run_stages(model, images)
+    with torch.inference_mode():
+        whole = {name: value[0] for name, value in model(images[None]).items()}
+    torch.testing.assert_close(staged["local_points"], whole["local_points"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(staged["conf"], whole["conf"], rtol=1e-5, atol=1e-5)
+    pose, rotation = whole["camera_poses"], rotation_from_nine(staged["rotation9"])
+    torch.testing.assert_close(staged["translation"], pose[:, :3, 3], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rotation, pose[:, :3, :3], rtol=1e-5, atol=1e-5)
 
 
 def test_selection_layers_count_global_layers_only() -> None:

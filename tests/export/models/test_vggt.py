@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from covis.export.models import build_model, stages
+from covis.export.models import build_model
 from covis.export.models.dinov2 import DinoV2
 from covis.export.models.rope import _angles
 from covis.export.models.vggt import Vggt, inverse_log
@@ -20,6 +20,7 @@ from tests.export.models.parity import (
     precisions,
     recorded_cases,
     recorded_model,
+    run_stages,
 )
 from tests.golden_data import golden
 
@@ -92,24 +93,16 @@ def test_a_wrong_norm_epsilon_would_be_noticed(eps: float) -> None:
         )
 
 
-def test_one_view_and_each_view_count_through_the_stages() -> None:
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_the_stages_one_after_another_are_the_model(views: int) -> None:
     model = recorded_model("vggt", "vggt_a1")
-    staged = {stage.name: stage for stage in stages(model, 56, 84)}
-    images = torch.rand(3, 3, 56, 84, generator=torch.Generator().manual_seed(0))
-    for views in (1, 2, 3):
-        with torch.inference_mode():
-            whole = model(images[None, :views])
-            (tokens,) = staged["encoder"].module(images[:views])
-            layers = torch.ones(model.global_layers, dtype=torch.bool)
-            camera, *taps = staged["aggregator"].module(tokens, dense_level(), layers)
-            pose = staged["camera"].module(camera)
-            depth, depth_conf = staged["depth"].module(*taps)
-            points, points_conf = staged["points"].module(*taps)
-        torch.testing.assert_close(pose, whole["pose_enc"][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(depth, whole["depth"][0, ..., 0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(depth_conf, whole["depth_conf"][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(points, whole["world_points"][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(points_conf, whole["world_points_conf"][0])
+    images = torch.rand(views, 3, 56, 84, generator=torch.Generator().manual_seed(0))
+    staged = run_stages(model, images)
+    with torch.inference_mode():
+        whole = model(images[None])
+    whole["depth"] = whole["depth"][..., 0]
+    for name in ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf"):
+        torch.testing.assert_close(staged[name], whole[name][0], rtol=1e-5, atol=1e-5)
 
 
 def test_selections_are_asked_once_a_global_layer_with_the_whole_sequence() -> None:

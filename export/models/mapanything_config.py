@@ -1,13 +1,16 @@
-"""MapAnything's own `config.json`, published beside its weights, in our configuration's fields."""
+"""MapAnything's sizes, and the `config.json` that is published beside its weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from covis.engines.errors import user_error
+from covis.export.models.config import divides, positive, refuse
+from covis.export.models.dinov2 import PATCH
 
 # DINOv2's named sizes: width, heads, blocks, gated MLPs (Oquab et al. 2023).
 _VIT = {
@@ -18,6 +21,67 @@ _VIT = {
 }
 # What the published code takes where the file is silent, as the V1 file is.
 _JOINT_DEFAULTS = {"dim": 768, "num_heads": 12}
+
+
+@dataclass(frozen=True)
+class MapAnythingConfig:
+    """Sizes of a MapAnything; the defaults are facebook/map-anything-apache (V1.1).
+
+    Attributes:
+        v11: the V1.1 layout: the encoder's class token joins its view's tokens, the encoder has
+            no final norm, and the joint blocks have SwiGLU and LayerScale. V1 has none of these.
+        enc_dim: width of the encoder.
+        enc_heads: its heads.
+        enc_depth_total: blocks of the encoder as published.
+        enc_keep: how many of them, from the first, are used; None: all.
+        enc_swiglu: its MLPs are gated.
+        img_size: side of the images whose patch grid the position embedding is stored for.
+        dim: width C of the joint blocks.
+        heads: their heads.
+        depth: global and frame blocks together, alternating, global first.
+        indices: the two joint blocks tapped for the dense head, besides the encoder and the end.
+        dpt_features: width of the dense head's fusion blocks.
+        dpt_layer_dims: widths of its four levels, fine to coarse.
+        pose_hidden: width of the pose head.
+        scale_hidden: width of the scale head.
+    """
+
+    v11: bool = True
+    enc_dim: int = 1536
+    enc_heads: int = 24
+    enc_depth_total: int = 40
+    enc_keep: int | None = 24
+    enc_swiglu: bool = True
+    img_size: int = 518
+    dim: int = 1536
+    heads: int = 24
+    depth: int = 16
+    indices: tuple[int, int] = (7, 11)
+    dpt_features: int = 256
+    dpt_layer_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
+    pose_hidden: int = 784
+    scale_hidden: int = 196
+
+    NOTES: ClassVar[tuple[str, ...]] = ("geo_*",)
+
+    def __post_init__(self) -> None:
+        faults = positive(self, "enc_dim", "enc_depth_total", "img_size", "dim", "depth")
+        faults += positive(self, "dpt_features", "dpt_layer_dims", "pose_hidden", "scale_hidden")
+        faults += divides(self, "enc_dim", "enc_heads") + divides(self, "dim", "heads")
+        if self.enc_keep is not None and not 0 < self.enc_keep <= self.enc_depth_total:
+            faults.append(f"enc_keep = {self.enc_keep} of enc_depth_total = {self.enc_depth_total}")
+        if not 0 <= self.indices[0] < self.indices[1] < self.depth:
+            faults.append(f"indices = {self.indices} with depth = {self.depth}")
+        if self.img_size % PATCH:
+            faults.append(f"img_size = {self.img_size} is no multiple of {PATCH}")
+        if self.dpt_features % 2:
+            faults.append(f"dpt_features = {self.dpt_features} is odd")
+        refuse(MapAnythingConfig, faults)
+
+    @property
+    def encoder_depth(self) -> int:
+        """Encoder blocks in use."""
+        return self.enc_depth_total if self.enc_keep is None else self.enc_keep
 
 
 def read_hub_config(weights: Path) -> dict[str, Any] | None:
