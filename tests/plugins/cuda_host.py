@@ -1,4 +1,4 @@
-"""The host-side parts of the CUDA kernels, built with the C++ compiler and called through ctypes."""
+"""The host-side parts of the CUDA kernels, built with the C++ compiler, called through ctypes."""
 
 from __future__ import annotations
 
@@ -13,39 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from covis.export.ops.cuda import Params
 from tests.vectors.case import Array, AttentionCase, SelectCase
 
 SOURCES = Path(__file__).resolve().parents[2] / "plugins" / "block_sparse_attention" / "cuda"
-
-
-class Params(ctypes.Structure):
-    """CovisAttentionParams of covis_attention.h, field by field."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_uint32),
-        ("data_type", ctypes.c_int32),
-        ("precision", ctypes.c_int32),
-        ("kernel", ctypes.c_int32),
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "tokens", "head_dim")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("frame_tokens", "special_first", "special_last", "trailing_tokens")
-        ),
-        ("q_block", ctypes.c_int64),
-        ("k_block", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        ("reserved", ctypes.c_uint32),
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "o")),
-        *(
-            (f"{name}_stride", ctypes.c_int64 * 3) for name in ("q", "k", "v", "o")
-        ),
-        ("level", ctypes.c_void_p),
-        *(
-            (f"level_{name}", ctypes.c_int64) for name in ("batch", "heads", "rows", "cols")
-        ),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_uint64),
-    )
 
 
 def params_of(case: AttentionCase, out: Array | None = None) -> Params:

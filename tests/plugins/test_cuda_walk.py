@@ -69,7 +69,9 @@ def test_any_layout_and_regions(
     check_attention(HostAdapter(width, fp8=seed % 2 == 1), case)
 
 
-def frame_pairs(frames: int, density: float, patches: int = 1369, special: int = 5) -> AttentionCase:
+def frame_pairs(
+    frames: int, density: float, patches: int = 1369, special: int = 5
+) -> AttentionCase:
     """A case of VGGT's sizes whose tensors have no data: for what only counts."""
     rng = np.random.default_rng(3)
     keep = rng.random((frames, frames)) < density

@@ -1,0 +1,52 @@
+// What the warps of a Hopper CTA share: arguments, rings, barriers, notes.
+#pragma once
+
+#include "hopper_args.h"
+#include "hopper_ptx.cuh"
+#include "tiles.h"
+#include "walk.h"
+
+namespace covis {
+
+// The flags of a chunk: its number of valid keys, and what it is.
+inline constexpr int kNotePartial = 1 << 8;
+inline constexpr int kNoteEnd = 1 << 9;
+inline constexpr int kNoteSpecial = 1 << 10;
+inline constexpr int kNoteCount = 0xff;
+
+inline constexpr int kListSlots = 8;  // stages that the walk of a list may run ahead of the loads
+
+// Position in a ring of kSlots (a power of two): one register for the slot and its round's parity.
+template <int kSlots>
+struct RingPosition {
+  static_assert((kSlots & (kSlots - 1)) == 0);
+  uint32_t count = 0;
+  __device__ __forceinline__ int slot() const { return static_cast<int>(count % kSlots); }
+  __device__ __forceinline__ uint32_t phase() const { return count / kSlots & 1; }
+  __device__ __forceinline__ void next() { ++count; }
+};
+
+// A query tile as the lister decoded it; the other warps have no registers to do it again.
+inline constexpr int kMaxConsumers = 3;
+struct TileWork {
+  int32_t active;  // pieces; -1 = no more tiles
+  int32_t batch, head, special;
+  const int8_t* level;  // of the batch and head
+  Piece pieces[kMaxConsumers];
+};
+
+// Everything in shared memory that is not a tile. Every ring has a full and an empty barrier a slot;
+// what the loader knows of a key tile beyond its data travels as a note beside the key slot.
+template <int kStages>
+struct HopperControl {
+  uint64_t q_full, q_empty;
+  uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+  uint64_t work_full[2], work_empty[2];
+  uint64_t list_full[kListSlots], list_empty[kListSlots];
+  int4 list[kListSlots][2];  // of each chunk: row, frame, patch, flags
+  int4 note[kStages];        // patch and flags of both chunks
+  TileWork work[2];
+  WalkScratch walk;
+};
+
+}  // namespace covis

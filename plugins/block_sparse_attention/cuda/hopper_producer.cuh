@@ -1,0 +1,175 @@
+// The producer warps of a Hopper CTA: one lists the chunks of a query tile, two load them.
+#pragma once
+
+#include "hopper_control.cuh"
+
+namespace covis {
+
+// Takes tiles and walks their key lists: one warp, whose finds go through a short ring to the two
+// loader warps. Walking apart from loading keeps all three within the producers' few registers.
+template <class Traits>
+struct Lister {
+  const KernelArgs& args;
+  typename Traits::Control& control;
+  RingPosition<2> work_ring;
+  uint32_t halves = 0;  // chunks sent: the list ring counts pairs of them
+
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  // Takes the next tile that has queries (a group may have fewer tiles than slots) and hands it to
+  // all warps. False = no more.
+  __device__ __forceinline__ bool next_tile() {
+    const Geometry& g = args.geometry;
+    QueryTile tile;
+    Piece mine;
+    int active = -1;
+    for (;;) {
+      int next = 0;
+      if (lane() == 0) next = atomicAdd(args.counter, 1);
+      next = __shfl_sync(0xffffffffu, next, 0);
+      if (next >= args.tiles) break;
+      const int position = static_cast<int>(g.slots_div(next));
+      const int slot = next - position * g.slots;
+      const int row = args.order == nullptr ? position : static_cast<int>(args.order[position]);
+      tile = tile_of_row(g, row, slot);
+      mine = lane() < Traits::kConsumers ? tile_piece(g, tile, lane()) : Piece{};
+      active = __popc(__ballot_sync(0xffffffffu, mine.count > 0));
+      if (active > 0) break;
+    }
+    const int ring_slot = work_ring.slot();
+    TileWork& work = control.work[ring_slot];
+    ptx::barrier_wait(&control.work_empty[ring_slot], work_ring.phase() ^ 1);
+    if (lane() < Traits::kConsumers) work.pieces[lane()] = mine;
+    if (lane() == 0) {
+      work.active = active;
+      work.batch = tile.batch;
+      work.head = tile.head;
+      work.special = tile.special;
+      work.level = level_of(g, args.level, tile.batch, tile.head);
+    }
+    __syncwarp();
+    if (lane() == 0) ptx::barrier_arrive(&control.work_full[ring_slot]);
+    work_ring.next();
+    if (active < 0) return false;
+    start_walk(g, args.level, tile, &control.walk);
+    return true;
+  }
+
+  __device__ __forceinline__ void push(int row, int frame, int patch, int flags) {
+    const int slot = static_cast<int>(halves / 2 % kListSlots);
+    const uint32_t half = halves & 1;
+    if (lane() == 0) {
+      if (half == 0) {
+        ptx::barrier_wait(&control.list_empty[slot], (halves / (2 * kListSlots) & 1) ^ 1);
+      }
+      control.list[slot][half] = make_int4(row, frame, patch, flags);
+      if (half != 0) ptx::barrier_arrive(&control.list_full[slot]);
+    }
+    ++halves;
+  }
+
+  __device__ __forceinline__ void list() {
+    const Geometry& g = args.geometry;
+    walk_keys(g, control.walk, false, [&](const Chunk& chunk) {
+      push(chunk.row, chunk.frame, chunk.patch,
+           chunk.count | (chunk.partial ? kNotePartial : 0) | (chunk.special ? kNoteSpecial : 0));
+    });
+    // A missing second half is a box outside the tensor: zeros, and a count of no keys.
+    if (halves % 2 != 0) {
+      const bool special = g.specials > 0;  // specials come last
+      push(special ? g.specials : g.patches, 0, 0, special ? kNoteSpecial : 0);
+    }
+    push(0, 0, 0, kNoteEnd);
+    push(0, 0, 0, kNoteEnd);
+  }
+
+  __device__ __forceinline__ void run() {
+    while (next_tile()) list();
+  }
+};
+
+// Loads what the lister found: one thread for keys (and queries), one of another warp for values,
+// each as far ahead as its own ring allows.
+template <class Traits, bool kKeys>
+struct Loader {
+  static constexpr uint32_t kHalfBytes = kPiece * Traits::kHeadDim * 2;
+
+  const HopperArgs& args;
+  typename Traits::Shared& shared;
+  RingPosition<kListSlots> list_ring;
+  RingPosition<Traits::kStages> ring;
+  RingPosition<2> work_ring;  // of tiles: the queries have one slot, their parity is its lowest bit
+
+  __device__ __forceinline__ void load_queries(const TileWork& work) {
+    auto& control = shared.control;
+    ptx::barrier_wait(&control.q_empty, (work_ring.count & 1) ^ 1);
+    const int active = work.active;
+    ptx::barrier_expect(&control.q_full, active * kHalfBytes);
+    const CUtensorMap* map = work.special != 0 ? &args.maps.special_q : &args.maps.q;
+#pragma unroll 1
+    for (int c = 0; c < active; ++c) {
+      const Piece p = work.pieces[c];
+#pragma unroll
+      for (int box = 0; box < Traits::kBoxes; ++box) {
+        ptx::load_box(map, &control.q_full, &shared.q[c][box * Traits::kBoxElements],
+                      box * Traits::kColumns, p.row, p.frame, work.head, work.batch);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_stage(const int4 (&entry)[2], int head, int batch) {
+    auto& control = shared.control;
+    const int slot = ring.slot();
+    uint64_t* full = kKeys ? &control.k_full[slot] : &control.v_full[slot];
+    ptx::barrier_wait(kKeys ? &control.k_empty[slot] : &control.v_empty[slot], ring.phase() ^ 1);
+    if constexpr (kKeys) {
+      control.note[slot] = make_int4(entry[0].z, entry[0].w, entry[1].z, entry[1].w);
+      if ((entry[0].w & kNoteEnd) != 0) {
+        ptx::barrier_arrive(full);
+        ring.next();
+        return;
+      }
+    }
+    ptx::barrier_expect(full, 2 * kHalfBytes);
+    auto* tile = kKeys ? shared.k[slot] : shared.v[slot];
+    const HopperMaps& maps = args.maps;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool special = (entry[half].w & kNoteSpecial) != 0;
+      const CUtensorMap* map = kKeys ? (special ? &maps.special_k : &maps.k)
+                                     : (special ? &maps.special_v : &maps.v);
+#pragma unroll
+      for (int box = 0; box < Traits::kBoxes; ++box) {
+        ptx::load_box(map, full, tile + (2 * box + half) * Traits::kBoxElements,
+                      box * Traits::kColumns, entry[half].x, entry[half].y, head, batch);
+      }
+    }
+    ring.next();
+  }
+
+  __device__ __forceinline__ void run() {
+    auto& control = shared.control;
+    for (;;) {
+      const int work_slot = work_ring.slot();
+      ptx::barrier_wait(&control.work_full[work_slot], work_ring.phase());
+      const TileWork& work = control.work[work_slot];
+      if (work.active < 0) return;
+      const int head = work.head;
+      const int batch = work.batch;
+      if constexpr (kKeys) load_queries(work);
+      ptx::barrier_arrive(&control.work_empty[work_slot]);
+      work_ring.next();
+      for (bool more = true; more;) {
+        const int slot = list_ring.slot();
+        ptx::barrier_wait(&control.list_full[slot], list_ring.phase());
+        const int4 entry[2] = {control.list[slot][0], control.list[slot][1]};
+        ptx::barrier_arrive(&control.list_empty[slot]);
+        list_ring.next();
+        more = (entry[0].w & kNoteEnd) == 0;
+        if (more || kKeys) load_stage(entry, head, batch);
+      }
+    }
+  }
+};
+
+}  // namespace covis

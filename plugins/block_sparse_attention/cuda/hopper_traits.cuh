@@ -1,0 +1,52 @@
+// Types and shared-memory layouts of one row of the tile table.
+#pragma once
+
+#include <cute/tensor.hpp>
+
+#include "hopper_control.cuh"
+
+namespace covis {
+
+template <class Element_, int kHeadDim_, bool kPolynomial_>
+struct HopperTraits {
+  using Element = Element_;
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr TileRow kRow = hopper_row(kHeadDim, kPolynomial_);
+  static constexpr int kConsumers = kRow.consumers;
+  static constexpr int kStages = kRow.stages;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  static constexpr int kColumns = 64;  // of a TMA box: 128 bytes, the swizzle's width
+  static constexpr int kBoxes = kHeadDim / kColumns;
+  static constexpr int kBoxElements = kPiece * kColumns;
+
+  using Keys = cute::Int<kKeysPerStage>;
+  using Dim = cute::Int<kHeadDim>;
+  using Rows = cute::Int<kPiece>;
+  using MmaQk = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<Rows, Keys, Dim>>()));
+  using MmaPv = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<Rows, Dim, Keys>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+  using Atom = cute::GMMA::Layout_K_SW128_Atom<Element>;
+  using LayoutQ = decltype(cute::tile_to_shape(Atom{}, cute::Shape<Rows, Dim>{}));
+  using LayoutK =
+      decltype(cute::tile_to_shape(Atom{}, cute::Shape<Keys, Dim, cute::Int<kStages>>{}));
+  // The same values seen as (D, keys): wgmma reads V with D contiguous.
+  using LayoutVt = decltype(cute::composition(
+      LayoutK{}, cute::make_layout(cute::Shape<Dim, Keys, cute::Int<kStages>>{},
+                                   cute::Stride<Keys, cute::_1, cute::Int<kKeysPerStage * kHeadDim>>{})));
+
+  using Control = HopperControl<kStages>;
+
+  struct alignas(1024) Shared {
+    Element q[kConsumers][kPiece * kHeadDim];
+    Element o[kConsumers][kPiece * kHeadDim];
+    Element k[kStages][kKeysPerStage * kHeadDim];
+    Element v[kStages][kKeysPerStage * kHeadDim];
+    Control control;
+  };
+  static_assert(sizeof(Control) <= kHopperControlBytes);
+  static_assert(sizeof(Shared) <= hopper_shared_bytes(kRow));
+};
+
+}  // namespace covis

@@ -1,0 +1,207 @@
+// The C ABI: plan, small kernels, attention kernel. Host code only.
+#include <cuda_runtime_api.h>
+
+#include "covis_attention.h"
+#include "hopper_instances.h"
+#include "plan.h"
+#include "portable_instances.h"
+#include "prepare.h"
+#include "tensor_map.h"
+
+namespace covis {
+namespace {
+
+int query_device(const Message& m, Device* device) {
+  int id = 0;
+  int major = 0;
+  int minor = 0;
+  cudaError_t status = cudaGetDevice(&id);
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id);
+  }
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id);
+  }
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&device->multiprocessors, cudaDevAttrMultiProcessorCount, id);
+  }
+  if (status != cudaSuccess) {
+    cudaGetLastError();  // the caller's next call must not see it
+    return m.fail(kCovisNoDevice, "no usable CUDA device: %s", cudaGetErrorString(status));
+  }
+  device->capability = 10 * major + minor;
+  return kCovisOk;
+}
+
+uint8_t* part(const CovisAttentionParams& p, uint64_t offset) {
+  return static_cast<uint8_t*>(p.workspace) + offset;
+}
+
+KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
+  KernelArgs args{};
+  args.geometry = plan.geometry;
+  args.level = p.level;
+  args.o = p.o;
+  for (int i = 0; i < 3; ++i) args.o_stride[i] = p.o_stride[i];
+  args.order = plan.ordered
+                   ? reinterpret_cast<const uint32_t*>(part(p, plan.workspace.order))
+                   : nullptr;
+  args.counter = reinterpret_cast<int32_t*>(part(p, plan.workspace.counter));
+  args.tiles = static_cast<int32_t>(plan.tiles);
+  args.scale_log2 = plan.scale * 1.44269504088896340736f;
+  return args;
+}
+
+// The patches of a tensor, frames apart: rows outside a frame are zero-filled and never written.
+BoxedTensor patches_of(const Geometry& g, const void* data, const int64_t (&stride)[3], int dim) {
+  const auto* first = static_cast<const uint8_t*>(data) + int64_t{2} * g.special_first * stride[2];
+  return BoxedTensor{first, dim, g.patches, g.frames, g.heads, g.batch,
+                     stride[2], stride[2] * g.frame_tokens, stride[1], stride[0]};
+}
+
+BoxedTensor specials_of(const Geometry& g, const void* data, int dim) {
+  const int64_t head = static_cast<int64_t>(g.specials) * dim;
+  return BoxedTensor{data, dim, g.specials, 1, g.heads, g.batch, dim, dim, head, head * g.heads};
+}
+
+int make_maps(const CovisAttentionParams& p, const Plan& plan, const Message& m, HopperMaps* maps) {
+  const Geometry& g = plan.geometry;
+  const Workspace& w = plan.workspace;
+  const int dim = static_cast<int>(p.head_dim);
+  struct { BoxedTensor tensor; CUtensorMap* map; bool used; } const all[] = {
+      {patches_of(g, p.q, p.q_stride, dim), &maps->q, g.total_patches > 0},
+      {patches_of(g, p.k, p.k_stride, dim), &maps->k, g.total_patches > 0},
+      {patches_of(g, p.v, p.v_stride, dim), &maps->v, g.total_patches > 0},
+      {patches_of(g, p.o, p.o_stride, dim), &maps->o, g.total_patches > 0},
+      {specials_of(g, part(p, w.special_q), dim), &maps->special_q, g.specials > 0},
+      {specials_of(g, part(p, w.special_k), dim), &maps->special_k, g.specials > 0},
+      {specials_of(g, part(p, w.special_v), dim), &maps->special_v, g.specials > 0}};
+  for (const auto& entry : all) {
+    if (!entry.used) continue;
+    const int error = encode_tensor_map(entry.tensor, p.data_type == kCovisBfloat16, entry.map);
+    if (error == CUDA_ERROR_NOT_FOUND) {
+      return m.fail(kCovisNoDevice, "the driver is too old for tensor maps; it must be of CUDA 12");
+    }
+    if (error != CUDA_SUCCESS) {
+      return m.fail(kCovisCudaError, "the driver refused a tensor map (error %d)", error);
+    }
+  }
+  return kCovisOk;
+}
+
+cudaError_t gather(const CovisAttentionParams& p, const Plan& plan, cudaStream_t stream) {
+  const Geometry& g = plan.geometry;
+  const Workspace& w = plan.workspace;
+  const int dim = static_cast<int>(p.head_dim);
+  cudaError_t status = launch_gather(g, p.q, p.q_stride, dim, part(p, w.special_q), stream);
+  if (status == cudaSuccess) {
+    status = launch_gather(g, p.k, p.k_stride, dim, part(p, w.special_k), stream);
+  }
+  if (status == cudaSuccess) {
+    status = launch_gather(g, p.v, p.v_stride, dim, part(p, w.special_v), stream);
+  }
+  return status;
+}
+
+cudaError_t launch_hopper_instance(const CovisAttentionParams& p, const Plan& plan,
+                                   const HopperArgs& args, int ctas, cudaStream_t stream) {
+  const bool half = p.data_type == kCovisFloat16;
+  if (p.head_dim == 128) {
+    return half ? launch_hopper_f16_d128(args, ctas, stream)
+                : launch_hopper_bf16_d128(args, ctas, stream);
+  }
+  if (plan.polynomial) {
+    return half ? launch_hopper_f16_d64_polynomial(args, ctas, stream)
+                : launch_hopper_bf16_d64_polynomial(args, ctas, stream);
+  }
+  return half ? launch_hopper_f16_d64(args, ctas, stream)
+              : launch_hopper_bf16_d64(args, ctas, stream);
+}
+
+int run_hopper(const CovisAttentionParams& p, const Plan& plan, const Device& device,
+               cudaStream_t stream, const Message& m, cudaError_t* error) {
+  HopperArgs args{};
+  args.kernel = kernel_args(p, plan);
+  const int status = make_maps(p, plan, m, &args.maps);
+  if (status != kCovisOk) return status;
+  *error = cudaMemsetAsync(args.kernel.counter, 0, sizeof(int32_t), stream);
+  if (*error == cudaSuccess && plan.geometry.specials > 0) *error = gather(p, plan, stream);
+  if (*error == cudaSuccess) {
+    const int ctas = min_int(device.multiprocessors, args.kernel.tiles);
+    *error = launch_hopper_instance(p, plan, args, ctas, stream);
+  }
+  return kCovisOk;
+}
+
+cudaError_t run_portable(const CovisAttentionParams& p, const Plan& plan, cudaStream_t stream) {
+  PortableArgs args{};
+  args.kernel = kernel_args(p, plan);
+  args.q = p.q;
+  args.k = p.k;
+  args.v = p.v;
+  for (int i = 0; i < 3; ++i) {
+    args.q_stride[i] = p.q_stride[i];
+    args.k_stride[i] = p.k_stride[i];
+    args.v_stride[i] = p.v_stride[i];
+  }
+  const bool half = p.data_type == kCovisFloat16;
+  if (p.head_dim == 128) {
+    return half ? launch_portable_f16_d128(args, stream) : launch_portable_bf16_d128(args, stream);
+  }
+  return half ? launch_portable_f16_d64(args, stream) : launch_portable_bf16_d64(args, stream);
+}
+
+int launch(const CovisAttentionParams& p, cudaStream_t stream, const Message& m) {
+  Device device;
+  Plan plan;
+  int status = query_device(m, &device);
+  if (status == kCovisOk) status = make_plan(p, device, true, m, &plan);
+  if (status != kCovisOk || plan.tiles == 0) return status;
+  cudaError_t error = cudaSuccess;
+  if (plan.ordered) {
+    error = launch_order(plan.geometry, p.level, static_cast<int>(p.level_batch),
+                         static_cast<int>(p.level_heads),
+                         reinterpret_cast<uint32_t*>(part(p, plan.workspace.lengths)),
+                         reinterpret_cast<uint32_t*>(part(p, plan.workspace.order)), stream);
+  }
+  if (error == cudaSuccess) {
+    if (plan.hopper) status = run_hopper(p, plan, device, stream, m, &error);
+    else error = run_portable(p, plan, stream);
+  }
+  if (status != kCovisOk) return status;
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return m.fail(kCovisCudaError, "launch failed: %s", cudaGetErrorString(error));
+  }
+  return kCovisOk;
+}
+
+}  // namespace
+}  // namespace covis
+
+extern "C" {
+
+int covis_abi_version(void) { return 1; }
+
+int covis_attention_workspace(const CovisAttentionParams* params, uint64_t* bytes, char* message,
+                              size_t message_bytes) {
+  const covis::Message m{message, message_bytes};
+  if (params == nullptr || bytes == nullptr) {
+    return m.fail(kCovisBadArgument, "params or bytes is a null pointer");
+  }
+  covis::Device device;
+  covis::Plan plan;
+  int status = covis::query_device(m, &device);
+  if (status == kCovisOk) status = covis::make_plan(*params, device, false, m, &plan);
+  if (status == kCovisOk) *bytes = plan.workspace.bytes;
+  return status;
+}
+
+int covis_attention_launch(const CovisAttentionParams* params, void* stream, char* message,
+                           size_t message_bytes) {
+  const covis::Message m{message, message_bytes};
+  if (params == nullptr) return m.fail(kCovisBadArgument, "params is a null pointer");
+  return covis::launch(*params, static_cast<cudaStream_t>(stream), m);
+}
+
+}  // extern "C"

@@ -1,0 +1,54 @@
+// From the caller's params to what is launched: checks, geometry, workspace. Host code without CUDA,
+// so that every rule in it is tested on machines without a GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "covis_attention.h"
+#include "geometry.h"
+
+namespace covis {
+
+// One line for the caller; `text` may be null.
+struct Message {
+  char* text;
+  size_t bytes;
+  int fail(int status, const char* format, ...) const __attribute__((format(printf, 3, 4)));
+};
+
+// Offsets in the workspace, in bytes; every part is 256-byte aligned.
+struct Workspace {
+  uint64_t counter = 0;  // int32: next tile
+  uint64_t order = 0;    // uint32 per row: rows, longest first
+  uint64_t lengths = 0;  // uint32 per row of the level map's heads
+  uint64_t special_q = 0, special_k = 0, special_v = 0;  // (B, H, specials, D)
+  uint64_t bytes = 0;
+};
+
+struct Plan {
+  Geometry geometry;
+  Workspace workspace;
+  float scale = 0.0f;
+  bool hopper = false;
+  bool polynomial = false;
+  bool fp8 = false;
+  bool ordered = false;         // rows differ in length: sort them
+  int32_t length_heads = 0;     // level_batch * level_heads: distinct sets of row lengths
+  int64_t tiles = 0;
+};
+
+// What the device offers; the tests invent it.
+struct Device {
+  int capability = 0;  // 10 * major + minor
+  int multiprocessors = 0;
+};
+
+// Checks every field and decides. Pointers are checked where `pointers` is true.
+int make_plan(const CovisAttentionParams& params, const Device& device, bool pointers,
+              const Message& message, Plan* plan);
+
+// The geometry for a tile width; also used by the tests.
+Geometry make_geometry(const CovisAttentionParams& params, int width);
+
+}  // namespace covis

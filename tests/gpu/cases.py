@@ -1,0 +1,123 @@
+"""Cases for a machine that has a GPU, torch and numpy, and nothing else of the project's needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    import ml_dtypes  # noqa: F401
+except ImportError:
+    # The vectors name bfloat16 through ml_dtypes; here tensors are rounded by torch, and the name
+    # is all that is needed.
+    stand_in = ModuleType("ml_dtypes")
+    stand_in.__dict__["bfloat16"] = np.float16
+    sys.modules["ml_dtypes"] = stand_in
+
+from covis.export.ops.layout import TokenLayout
+from tests.vectors import oracle
+from tests.vectors.case import Array, AttentionCase, Layout, attention_case
+from tests.vectors.standard import standard_cases
+
+VGGT = Layout(frame_tokens=1374, special_first=5)
+HEAD_DIMS = (64, 128)
+
+
+def large_cases() -> Iterator[AttentionCase]:
+    """Sizes at which tiles, rings and the order of rows matter."""
+    pair: dict[str, Any] = {"layout": VGGT, "q_block": 1369, "k_block": 1369, "heads": 2}
+    yield attention_case("vggt-3", frames=3, seed=30, pattern="mixed", **pair)
+    yield attention_case("vggt-6-sparse", frames=6, seed=31, pattern="diagonal", **pair)
+    yield attention_case("vggt-2-d128", frames=2, seed=32, pattern="full", head_dim=128, **pair)
+    yield attention_case(
+        "pooled-vggt-3",
+        frames=3,
+        seed=33,
+        layout=VGGT,
+        q_block=128,
+        k_block=64,
+        map_heads=True,
+        pattern="sparse",
+    )
+    yield attention_case(
+        "dense-odd", frames=4001, seed=34, map_rows=False, map_columns=False, pattern="full"
+    )
+    yield attention_case(
+        "dense-d128",
+        frames=1000,
+        seed=35,
+        head_dim=128,
+        map_rows=False,
+        map_columns=False,
+        pattern="full",
+    )
+    yield attention_case(
+        "frames-batch",
+        frames=1374,
+        seed=36,
+        batch=5,
+        map_rows=False,
+        map_columns=False,
+        pattern="full",
+    )
+
+
+def cases() -> Iterator[AttentionCase]:
+    """All cases that the kernels are built for, in float32."""
+    for case in (*standard_cases(), *large_cases()):
+        if case.q.shape[3] in HEAD_DIMS:
+            yield case
+
+
+def refresh(case: AttentionCase, seed: int) -> AttentionCase:
+    """The same sizes and map with new tokens: nothing learnt from a fixed input can pass."""
+    rng = np.random.default_rng(seed)
+    q, k, v = (
+        rng.standard_normal(x.shape, dtype=np.float32) * np.float32(max(x.std(), 1e-3))
+        for x in (case.q, case.k, case.v)
+    )
+    return replace(case, q=q, k=k, v=v)
+
+
+def rounded(case: AttentionCase, dtype: torch.dtype) -> AttentionCase:
+    """The case with its tokens rounded to `dtype`, still stored as float32."""
+    q, k, v = (torch.from_numpy(x).to(dtype).float().numpy() for x in (case.q, case.k, case.v))
+    return replace(case, q=q, k=k, v=v)
+
+
+def layout_of(case: AttentionCase) -> TokenLayout:
+    """The case's layout for the binding."""
+    return TokenLayout(**vars(case.layout))
+
+
+def plain(case: AttentionCase, dtype: torch.dtype, device: str) -> Array:
+    """The plain formula in `dtype`: inputs, scores, weights and output rounded to it."""
+    q, k, v = (torch.from_numpy(x).to(device) for x in (case.q, case.k, case.v))
+    out = torch.zeros_like(q)
+    scale = case.scale or q.shape[3] ** -0.5
+    for b, h in np.ndindex(*case.q.shape[:2]):
+        keep = torch.from_numpy(oracle.token_levels(case, b, h) > 0).to(device)
+        scores = ((q[b, h] @ k[b, h].T) * scale).to(dtype).float().masked_fill(~keep, -torch.inf)
+        weights = torch.softmax(scores, -1).nan_to_num(0.0).to(dtype).float()
+        out[b, h] = (weights @ v[b, h]).to(dtype).float()
+    return out.cpu().numpy()
+
+
+def exact(case: AttentionCase, device: str) -> Array:
+    """The contract in float64, on the GPU where the case is large."""
+    if case.q.shape[2] <= 1024:
+        return oracle.attention(case)
+    q, k, v = (torch.from_numpy(x).to(device).double() for x in (case.q, case.k, case.v))
+    out = torch.zeros_like(q)
+    scale = case.scale or q.shape[3] ** -0.5
+    for b, h in np.ndindex(*case.q.shape[:2]):
+        keep = torch.from_numpy(oracle.token_levels(case, b, h) > 0).to(device)
+        scores = ((q[b, h] @ k[b, h].T) * scale).masked_fill(~keep, -torch.inf)
+        out[b, h] = torch.softmax(scores, -1).nan_to_num(0.0) @ v[b, h]
+    return out.cpu().numpy()

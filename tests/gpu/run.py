@@ -1,0 +1,135 @@
+"""All checks that need a GPU, and the benchmark, in one command.
+
+    python tests/gpu/run.py --out DIR [--library build/cuda/libcovis_kernels.so]
+
+Needs torch, numpy and the built library. Writes checks.json, sanitizer.json and attention.json to
+DIR; the exit code is the number of failed checks (at most 100). Fits in 8 minutes on one H200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+SANITIZERS = ("memcheck", "racecheck")
+BENCHMARK_SECONDS = 270
+
+
+def machine() -> dict[str, Any]:
+    """GPU, driver, versions and commit, for every result file."""
+    import torch
+
+    query = "name,driver_version,clocks.sm,clocks.max.sm,power.limit"
+    smi = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "nvidia_smi": smi.stdout.strip(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "commit": commit.stdout.strip() or "unknown",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def sanitize(library: Path, tool: str) -> dict[str, Any]:
+    """compute-sanitizer over a small set; it counts only if kernels of ours were seen."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"tool": tool, "ok": False, "skipped": "compute-sanitizer is not on the path"}
+    command = [program, "--tool", tool, "--error-exitcode", "9", "--print-level", "info"]
+    if tool == "memcheck":
+        command += ["--leak-check", "no"]
+    command += [sys.executable, "-m", "tests.gpu.small", str(library)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150
+    )
+    launches = done.stdout.count("launched ")
+    return {
+        "tool": tool,
+        "ok": done.returncode == 0 and launches > 0 and "ERROR SUMMARY: 0 errors" in done.stdout,
+        "launches": launches,
+        "returncode": done.returncode,
+        "tail": (done.stdout + done.stderr)[-3000:],
+    }
+
+
+def main() -> int:
+    """Run everything; returns the number of failures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--library", type=Path, default=None)
+    parser.add_argument("--no-benchmark", action="store_true")
+    parser.add_argument("--no-sanitizer", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    import torch
+
+    from covis.export.ops import cuda
+    from tests.gpu import checks
+
+    library = options.library or ROOT / "build" / "cuda" / cuda.LIBRARY
+    loaded = cuda.load_kernels(library)
+    about = machine()
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    kernels: tuple[cuda.Kernel, ...] = ("portable",)
+    if hopper:
+        kernels = ("hopper", "hopper-polynomial", "portable")
+
+    started = time.monotonic()
+    records = checks.run_all(loaded, kernels)
+    failed = [r for r in records if not r["ok"]]
+    (options.out / "checks.json").write_text(
+        json.dumps({**about, "seconds": time.monotonic() - started, "checks": records}, indent=1)
+    )
+    print(f"checks: {len(records) - len(failed)} of {len(records)} passed", flush=True)
+    for record in failed[:20]:
+        print("FAILED", json.dumps(record), flush=True)
+
+    if not options.no_sanitizer:
+        reports = [sanitize(library, tool) for tool in SANITIZERS]
+        (options.out / "sanitizer.json").write_text(
+            json.dumps({**about, "runs": reports}, indent=1)
+        )
+        for report in reports:
+            print(report["tool"], "ok" if report["ok"] else "FAILED", report.get("skipped", ""))
+        failed += [r for r in reports if not r["ok"] and "skipped" not in r]
+
+    if not options.no_benchmark:
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "benchmarks" / "attention_gpu.py"),
+                "--out",
+                str(options.out / "attention.json"),
+                "--library",
+                str(library),
+                "--seconds",
+                str(BENCHMARK_SECONDS),
+            ],
+            cwd=ROOT,
+            check=False,
+            timeout=BENCHMARK_SECONDS + 120,
+        )
+    return min(len(failed), 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
