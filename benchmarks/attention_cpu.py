@@ -1,0 +1,352 @@
+"""BlockSparseAttention on the CPU against dense peers and flex_attention, in one interleaved run.
+
+    python benchmarks/attention_cpu.py            # the whole table, about half an hour on two cores
+    python benchmarks/attention_cpu.py --quick    # 4k tokens, few densities
+
+Every peer gets the same tensors (float32, 16 heads, D = 64) and the same number of threads. The
+peers of one size take turns, round by round, so that whatever else the machine does hits all of
+them; the table holds medians, and ratios of medians. Time is the wall clock; CPU seconds of the
+process are kept beside it, because they are what a busy machine disturbs least.
+
+Writes benchmarks/results/attention_cpu.json and prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+Array = NDArray[Any]
+HEADS, HEAD_SIZE = 16, 64
+DENSITIES = (1.0, 0.5, 0.25, 0.125, 0.0625)
+RESULTS = Path(__file__).resolve().parent / "results"
+Run = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One peer at one size: seconds are medians over the rounds."""
+
+    tokens: int
+    peer: str
+    map: str
+    density: float
+    wall: float
+    cpu: float
+
+
+def ort_session(
+    node: onnx.NodeProto, shapes: dict[str, list[int]], threads: int, library: str = ""
+) -> onnxruntime.InferenceSession:
+    """A session of one node; int8 for `level` and `pair`, float32 for the rest."""
+    inputs = [
+        helper.make_tensor_value_info(
+            name, TensorProto.INT8 if name in ("level", "pair") else TensorProto.FLOAT, shape
+        )
+        for name, shape in shapes.items()
+    ]
+    kind = TensorProto.INT8 if node.op_type == "BlockSelect" else TensorProto.FLOAT
+    output = helper.make_tensor_value_info(node.output[0], kind, None)
+    opsets = [
+        helper.make_opsetid("", 23),
+        helper.make_opsetid("covis", 1),
+        helper.make_opsetid("com.microsoft", 1),
+    ]
+    proto = helper.make_model(
+        helper.make_graph([node], "peer", inputs, [output]), opset_imports=opsets, ir_version=11
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if library:
+        options.register_custom_ops_library(library)
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def session_run(session: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> Run:
+    """A call of the session that writes into one output buffer of its own, again and again."""
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    first = session.run(None, feeds)[0]
+    kept = [first, *feeds.values()]  # the binding holds addresses only
+    binding.bind_output(
+        session.get_outputs()[0].name, "cpu", 0, first.dtype, first.shape, first.ctypes.data
+    )
+
+    def call() -> object:
+        session.run_with_iobinding(binding)
+        return kept
+
+    return call
+
+
+def random_map(tokens: int, density: float, generator: np.random.Generator) -> Array:
+    """int8 (1, HEADS, tokens / 128, tokens / 64): the same number of key blocks in every row."""
+    rows, columns = -(-tokens // 128), -(-tokens // 64)
+    kept = max(1, round(density * columns))
+    order = generator.random((1, HEADS, rows, columns)).argsort(-1)
+    level: Array = np.where(order < kept, 2, 0).astype(np.int8)
+    return level
+
+
+def frame_map(frames: int, density: float, generator: np.random.Generator) -> Array:
+    """int8 (1, 1, frames, frames): each frame sees itself and random others."""
+    kept = max(1, round(density * frames))
+    order = generator.random((frames, frames))
+    np.fill_diagonal(order, -1.0)
+    level: Array = np.where(order.argsort(-1).argsort(-1) < kept, 2, 0).astype(np.int8)
+    return level[None, None]
+
+
+def dense_peers(q: Array, k: Array, v: Array, threads: int) -> dict[str, Run]:
+    """ONNX Runtime's two attentions and torch's, each in the layout it likes."""
+    tokens = q.shape[2]
+    width = HEADS * HEAD_SIZE
+    packed = {
+        name: np.ascontiguousarray(x.transpose(0, 2, 1, 3).reshape(1, tokens, width))
+        for name, x in zip("QKV", (q, k, v), strict=True)
+    }
+    multi = helper.make_node(
+        "MultiHeadAttention", list("QKV"), ["O"], domain="com.microsoft", num_heads=HEADS
+    )
+    plain = helper.make_node("Attention", list("QKV"), ["O"])
+    shape = list(q.shape)
+    tq, tk, tv = (torch.from_numpy(x) for x in (q, k, v))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    return {
+        "onnxruntime MultiHeadAttention": session_run(
+            ort_session(multi, {n: [1, tokens, width] for n in "QKV"}, threads), packed
+        ),
+        "onnxruntime Attention": session_run(
+            ort_session(plain, dict.fromkeys("QKV", shape), threads), {"Q": q, "K": k, "V": v}
+        ),
+        "torch SDPA": lambda: sdpa(tq, tk, tv),
+    }
+
+
+def covis_run(library: str, feeds: dict[str, Array], threads: int, **attributes: int) -> Run:
+    """BlockSparseAttention of libcovis_ort."""
+    node = helper.make_node("BlockSparseAttention", [*"QKV", "level"], ["O"], domain="covis")
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    shapes = {name: list(value.shape) for name, value in feeds.items()}
+    return session_run(ort_session(node, shapes, threads, library), feeds)
+
+
+def select_run(library: str, q: Array, k: Array, threads: int) -> Run:
+    """BlockSelect with the default blocks, keeping an eighth."""
+    node = helper.make_node(
+        "BlockSelect", ["Q", "K", "pair", "keep_ratio", "cdf"], ["level"], domain="covis"
+    )
+    feeds = {
+        "Q": q,
+        "K": k,
+        "pair": np.full((1, 1, 1, 1), 2, np.int8),
+        "keep_ratio": np.array(0.125, np.float32),
+        "cdf": np.array(0.5, np.float32),
+    }
+    shapes = {name: list(value.shape) for name, value in feeds.items()}
+    return session_run(ort_session(node, shapes, threads, library), feeds)
+
+
+def flex_run(
+    flex: Any, q: Array, k: Array, v: Array, level: Array, q_size: int, k_size: int
+) -> Run:
+    """Torch flex_attention, compiled, with the block mask of the same map."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens = q.shape[2]
+    kept = torch.from_numpy(level > 0)
+    one_head = kept.shape[1] == 1
+
+    def mask(_: Any, h: Any, i: Any, j: Any) -> Any:
+        return kept[0, 0 if one_head else h, i // q_size, j // k_size]
+
+    heads = None if one_head else HEADS
+    blocks = create_block_mask(
+        mask, None, heads, tokens, tokens, device="cpu", BLOCK_SIZE=(q_size, k_size)
+    )
+    tq, tk, tv = (torch.from_numpy(x) for x in (q, k, v))
+    return lambda: flex(tq, tk, tv, block_mask=blocks)
+
+
+def measure(runs: dict[str, Run], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU seconds of each, taken in turns after one unmeasured round."""
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            start, start_cpu = time.perf_counter(), time.process_time()
+            run()
+            if turn > 0:
+                wall[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - start_cpu)
+    return {name: (median(wall[name]), median(cpu[name])) for name in runs}
+
+
+def benchmark(
+    tokens: int, densities: tuple[float, ...], rounds: int, threads: int, library: str, flex: Any
+) -> list[Row]:
+    """All peers at one number of tokens."""
+    generator = np.random.default_rng(0)
+    shape = (1, HEADS, tokens, HEAD_SIZE)
+    q, k, v = (generator.standard_normal(shape, dtype=np.float32) for _ in range(3))
+    frames = 32
+    runs: dict[str, Run] = {}
+    meaning: dict[str, tuple[str, str, float]] = {}
+
+    def add(peer: str, kind: str, density: float, run: Run) -> None:
+        name = f"{peer}/{kind}/{density}"
+        runs[name] = run
+        meaning[name] = (peer, kind, density)
+
+    for peer, run in dense_peers(q, k, v, threads).items():
+        add(peer, "dense", 1.0, run)
+    for density in densities:
+        maps = {
+            "random 128x64": (random_map(tokens, density, generator), 128, 64),
+            "frame pairs": (
+                frame_map(frames, density, generator),
+                tokens // frames,
+                tokens // frames,
+            ),
+        }
+        for kind, (level, q_size, k_size) in maps.items():
+            if density == 1.0 and kind == "frame pairs":
+                continue
+            real = float((level > 0).mean())
+            name = "dense" if density == 1.0 else kind
+            given = np.full((1, 1, 1, 1), 2, np.int8) if density == 1.0 else level
+            feeds = {"Q": q, "K": k, "V": v, "level": given}
+            add(
+                "covis",
+                name,
+                real,
+                covis_run(library, feeds, threads, q_block=q_size, k_block=k_size),
+            )
+            if flex is not None:
+                add(
+                    "torch flex_attention",
+                    name,
+                    real,
+                    flex_run(flex, q, k, v, level, q_size, k_size),
+                )
+    add("covis BlockSelect", "select", 1.0, select_run(library, q, k, threads))
+    return [
+        Row(tokens, *meaning[name], wall, cpu)
+        for name, (wall, cpu) in measure(runs, rounds).items()
+    ]
+
+
+def compiled_flex() -> Any:
+    """flex_attention through inductor, or None with the reason on stderr."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    try:
+        torch._dynamo.config.recompile_limit = 256  # every map is a recompilation
+        flex = torch.compile(flex_attention)
+        blocks = create_block_mask(lambda b, h, i, j: i >= 0, None, None, 256, 256, device="cpu")
+        x = torch.randn(1, 2, 256, HEAD_SIZE)
+        flex(x, x, x, block_mask=blocks)
+    except Exception as error:  # inductor wraps whatever its compiler says
+        print(f"flex_attention is left out: {error}", file=sys.stderr)
+        return None
+    return flex
+
+
+def table(rows: list[Row], clock: str) -> str:
+    """Markdown: seconds, useful GFLOP/s, and the ratios the project aims at."""
+
+    def seconds(row: Row) -> float:
+        return row.wall if clock == "wall" else row.cpu
+
+    lines = [
+        "| tokens | map | kept | peer | s | GFLOP/s | vs own dense | vs flex | vs best dense |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for tokens in sorted({row.tokens for row in rows}):
+        group = [row for row in rows if row.tokens == tokens]
+        own = next(seconds(row) for row in group if row.peer == "covis" and row.map == "dense")
+        best = min(seconds(row) for row in group if row.map == "dense" and row.peer[:5] != "covis")
+        flops = 4.0 * HEADS * HEAD_SIZE * tokens * tokens
+        for row in group:
+            if row.peer == "covis BlockSelect":
+                share = f"{100 * seconds(row) / own:.2f} % of own dense"
+                lines.append(f"| {tokens} | | | {row.peer} | {seconds(row):.4f} | | {share} | | |")
+                continue
+            flex = [
+                seconds(other)
+                for other in group
+                if other.peer == "torch flex_attention"
+                and (other.map, other.density) == (row.map, row.density)
+            ]
+            ours = row.peer == "covis"
+            lines.append(
+                f"| {tokens} | {row.map} | {100 * row.density:.1f} % | {row.peer} "
+                f"| {seconds(row):.3f} "
+                f"| {flops * row.density / seconds(row) / 1e9:.1f} "
+                f"| {f'{own / seconds(row):.2f}' if ours else ''} "
+                f"| {f'{flex[0] / seconds(row):.2f}' if ours and flex else ''} "
+                f"| {f'{best / seconds(row):.2f}' if ours else ''} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--quick", action="store_true", help="4k tokens, three densities")
+    parser.add_argument("--tokens", type=int, nargs="*", help="numbers of tokens")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the table")
+    parser.add_argument("--no-flex", action="store_true", help="leave flex_attention out")
+    parser.add_argument("--library", help="libcovis_ort; built from this checkout by default")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    library = given.library
+    if library is None:
+        from tests.plugins.native import library as built
+
+        library = str(built())
+    flex = None if given.no_flex else compiled_flex()
+    densities = (1.0, 0.125, 0.0625) if given.quick else DENSITIES
+    sizes = given.tokens or ([4096] if given.quick else [4096, 8192, 16384])
+    rows: list[Row] = []
+    for tokens in sizes:
+        rows += benchmark(tokens, densities, given.rounds, given.threads, library, flex)
+    print(table(rows, given.clock))
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": platform.processor() or platform.machine(),
+        "threads": given.threads,
+        "rounds": given.rounds,
+        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
+        "rows": [asdict(row) for row in rows],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    name = "attention_cpu_quick.json" if given.quick else "attention_cpu.json"
+    (RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
