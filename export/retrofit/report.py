@@ -1,0 +1,60 @@
+"""What an accelerated model computed in its last call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One global layer.
+
+    Attributes:
+        layer: index among the global layers.
+        kept_pairs: ordered pairs of views (self pairs included) that may attend, over all scenes.
+        pairs: all of them.
+        kept_blocks: share of the patch-to-patch region pairs that were computed, over scenes and
+            heads; 1 in a dense layer. A region is a view for the selector `saliency`, and 128
+            queries by 64 keys for the pooled ones.
+    """
+
+    layer: int
+    kept_pairs: int
+    pairs: int
+    kept_blocks: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All global layers of one call.
+
+    Attributes:
+        model: its name.
+        selector: that was used.
+        scenes: of the batch.
+        views: of each scene.
+        layers: one entry a global layer.
+    """
+
+    model: str
+    selector: str
+    scenes: int
+    views: int
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def kept_blocks(self) -> float:
+        """Mean share over all global layers, dense ones included."""
+        return sum(layer.kept_blocks for layer in self.layers) / len(self.layers)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}, {self.selector}: {self.scenes} x {self.views} views, "
+            f"{self.kept_blocks:.1%} of the blocks of {len(self.layers)} global layers"
+        ]
+        lines += [
+            f"  layer {entry.layer:2d}: {entry.kept_pairs} of {entry.pairs} pairs, "
+            f"{entry.kept_blocks:.1%} of the blocks"
+            for entry in self.layers
+        ]
+        return "\n".join(lines)
