@@ -22,7 +22,9 @@ def table(make: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ..
     cached: Callable[P, tuple[Tensor, ...]] = lru_cache(maxsize=128)(make)
 
     def outside(*args: P.args, **kwargs: P.kwargs) -> tuple[Tensor, ...]:
-        with _disable_current_modes():
+        # Whoever asks first must not decide for all: neither by a default device nor by an
+        # inference mode, whose tensors no later training could use.
+        with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
             return cached(*args, **kwargs)
 
     return outside

@@ -87,6 +87,6 @@ class Recorder:
             handle.remove()
 
 
-def precisions() -> Any:
+def precisions() -> pytest.MarkDecorator:
     """Parametrises a test over the two ways of comparing."""
     return pytest.mark.parametrize("exact", [False, True], ids=["float32", "float64"])

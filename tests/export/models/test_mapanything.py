@@ -56,20 +56,20 @@ def outputs_and_inner(model: MapAnything, images: Tensor) -> dict[str, Tensor]:
         quaternion=model.pose_head.fc_rot,
     )
     with torch.inference_mode():
-        values = model(images)
+        values: dict[str, Tensor] = model(images)
     recorder.close()
     seen, (batch, views) = recorder.seen, images.shape[:2]
     grid = images.shape[-2] // 14, images.shape[-1] // 14
 
     def view_major(x: Tensor) -> Tensor:
-        return x.unflatten(0, (batch, views)).transpose(0, 1).flatten(0, 1)
+        return torch.unflatten(x, 0, (batch, views)).transpose(0, 1).flatten(0, 1)
 
     tokens = seen["encoder"]
-    as_map = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    as_map = torch.unflatten(tokens[:, 1:].transpose(1, 2), 2, grid)
     values["inter.encoder_features_BCHW"] = view_major(as_map)
     if model.config.v11:
         values["inter.encoder_registers"] = view_major(tokens[:, :1].transpose(1, 2))
-    values["inter.fused_BHWC"] = view_major(seen["fused"].flatten(0, 1).unflatten(1, grid))
+    values["inter.fused_BHWC"] = view_major(torch.unflatten(seen["fused"].flatten(0, 1), 1, grid))
     values["inter.block0_global"] = seen["block0"]
     values["inter.block1_frame"] = seen["block1"]
     values["inter.final_tokens_normed"] = seen["final"]

@@ -34,7 +34,7 @@ def outputs_and_inner(model: Pi3, images: Tensor) -> dict[str, Tensor]:
         nine=model.camera_head.fc_rot,
     )
     with torch.inference_mode():
-        values = model(images)
+        values: dict[str, Tensor] = model(images)
     recorder.close()
     seen = recorder.seen
     values["inter.patch_tokens"] = seen["encoder"][:, model.encoder.special_tokens :]

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from covis.engines.errors import CovisError
 from covis.export.models import MultiViewModel, build_model, stages
+from covis.export.models.layers import Block
 from covis.export.models.vggt import Vggt
+from covis.export.ops import block_sparse_attention
 from covis.export.stage import Port, StageModule
 from tests.golden_data import golden_json
 
@@ -100,18 +102,15 @@ def test_sizes_that_are_no_multiple_of_the_patch_are_refused(
 
 def test_attention_is_always_the_op(model: MultiViewModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of every stage attends through block_sparse_attention, once a run."""
-    from covis.export.models import layers
-
     calls: list[int] = []
-    op = layers.block_sparse_attention
 
     def counted(*args: Tensor, **kwargs: object) -> Tensor:
         calls.append(1)
-        return op(*args, **kwargs)  # type: ignore[arg-type]
+        return block_sparse_attention(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layers, "block_sparse_attention", counted)
+    monkeypatch.setattr("covis.export.models.layers.block_sparse_attention", counted)
     model(torch.rand(1, 2, 3, HEIGHT, WIDTH))
-    blocks = sum(isinstance(m, layers.Block) for m in model.modules())
+    blocks = sum(isinstance(m, Block) for m in model.modules())
     repeats = 0
     if isinstance(model, Vggt):  # its camera trunk runs four times
         repeats = 3 * model.config.camera_trunk_depth

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from covis.export.models import build_model
 from covis.export.models.dinov2 import DinoV2
+from covis.export.models.layers import Block
 from covis.export.models.rope import _angles
 from covis.export.models.vggt import Vggt, inverse_log
 from covis.export.ops import dense_level
@@ -37,7 +38,7 @@ def outputs_and_inner(model: Vggt, images: Tensor) -> dict[str, Tensor]:
         last_joint=aggregator.global_blocks[-1],
     )
     with torch.inference_mode():
-        values = model(images)
+        values: dict[str, Tensor] = model(images)
     recorder.close()
     seen, (batch, views) = recorder.seen, images.shape[:2]
     values["inter.patch_tokens"] = seen["encoder"][:, aggregator.patch_embed.special_tokens :]
@@ -81,6 +82,7 @@ def test_a_wrong_norm_epsilon_would_be_noticed(eps: float) -> None:
     assert isinstance(model, Vggt)
     model.double()
     for block in model.aggregator.global_blocks:
+        assert isinstance(block, Block)
         block.norm1.eps = eps
     case, tensors = next(recorded_cases("vggt_a1"))
     values = outputs_and_inner(model, tensors["images"].double())
