@@ -27,10 +27,10 @@ def kept_mass(
         level: int8 (b, h, Rq, Rk).
         q_block, k_block: regions of `level`, in patch tokens.
         layout: of the S tokens.
-        probe: int64 (n,), indices of the sampled queries.
+        probe: int64 (n,), indices of the sampled queries, at least one.
 
     Returns:
-        (H,) mean over batch and sample; 0 where the sample is empty.
+        (H,) mean over batch and sample.
     """
     scores = q[:, :, probe].float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
     weights = torch.softmax(scores, dim=-1)
@@ -41,8 +41,7 @@ def kept_mass(
     columns = _region(number, k_block, level.shape[3])
     kept = (level > 0)[:, :, rows][:, :, :, columns]
     kept = kept | ~is_patch | ~probe_is_patch[:, None]
-    mass = torch.where(kept, weights, torch.zeros_like(weights)).sum(dim=(-1, -2))
-    return mass.mean(dim=0) / torch.ones_like(probe).sum().clamp(min=1)
+    return torch.where(kept, weights, torch.zeros_like(weights)).sum(dim=-1).mean(dim=(0, 2))
 
 
 def _patch_numbers(layout: TokenLayout, index: Tensor, tokens: int) -> tuple[Tensor, Tensor]:

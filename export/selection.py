@@ -55,7 +55,7 @@ class MassProbe:
     """Measures, on request, the attention mass that falls on kept blocks.
 
     Attributes:
-        queries: int64 (n,), sampled token indices; empty: nothing is measured.
+        queries: int64 (n,), sampled token indices, at least one.
         layout: the model's token layout.
         mass: after each layer, its share of mass by head, (H,).
     """

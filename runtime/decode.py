@@ -204,7 +204,7 @@ def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityRepor
         kept_blocks=shares,
         relative_blocks=kept / level.size,
         kept_pairs=kept,
-        attention_mass=values["kept_mass"][chosen] if values["probe"].size else None,
+        attention_mass=values["kept_mass"][chosen] if values["probe"].size > 1 else None,
     )
 
 
