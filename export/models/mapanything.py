@@ -229,7 +229,7 @@ class MapAnything(MultiViewModel):
         return (
             Port("tap0", (views, patches, self.config.enc_dim)),
             *(Port(f"tap{i}", (views, patches, c)) for i in range(1, 4)),
-            Port("scale_token", (c,)),
+            Port("scale_feature", (c,)),
         )
 
     def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
@@ -240,14 +240,14 @@ class MapAnything(MultiViewModel):
             StageModule(
                 "scale",
                 "sequence",
-                HeadStage(self, self.metric_scale),
+                HeadStage(self, MapAnything.metric_scale),
                 (scale_token,),
                 (scale,),
             ),
             StageModule(
                 "dense",
                 "frames",
-                HeadStage(self, lambda *x: self.dense(x[:4], x[4], height, width)),
+                HeadStage(self, lambda model, *x: model.dense(x[:4], x[4], height, width)),
                 (*taps, scale),
                 (
                     Port("ray_directions", (*pixels, 3)),
@@ -259,7 +259,7 @@ class MapAnything(MultiViewModel):
             StageModule(
                 "camera",
                 "frames",
-                HeadStage(self, lambda *x: self.pose(*x, height, width)),
+                HeadStage(self, lambda model, *x: model.pose(*x, height, width)),
                 (taps[3], scale),
                 (Port("cam_trans", (FRAMES, 3)), Port("cam_quats", (FRAMES, 4))),
             ),

@@ -99,8 +99,8 @@ class HeadStage(nn.Module):
 
     Args:
         model: held under this name, so that parameters keep their official ones.
-        head: the stage's inputs -> its outputs, by the model's parameters. A function and never a
-            module, whose parameters would be held under a second name.
+        head: the model and the stage's inputs -> its outputs. It takes the model as an argument
+            and does not close over it, so that a copied stage runs its own copy.
     """
 
     def __init__(
@@ -111,4 +111,4 @@ class HeadStage(nn.Module):
         self.head = head
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self.head(*inputs)
+        return self.head(self.model, *inputs)

@@ -246,21 +246,21 @@ class Pi3(MultiViewModel):
             StageModule(
                 "points",
                 "frames",
-                HeadStage(self, lambda tokens: self.local_points(tokens, height, width)),
+                HeadStage(self, lambda model, tokens: model.local_points(tokens, height, width)),
                 head_tokens,
                 (Port("local_points", (FRAMES, height, width, 3)),),
             ),
             StageModule(
                 "confidence",
                 "frames",
-                HeadStage(self, lambda tokens: self.confidence(tokens, height, width)),
+                HeadStage(self, lambda model, tokens: model.confidence(tokens, height, width)),
                 head_tokens,
                 (Port("conf", (FRAMES, height, width, 1)),),
             ),
             StageModule(
                 "camera",
                 "frames",
-                HeadStage(self, lambda tokens: self.camera(tokens, height, width)),
+                HeadStage(self, lambda model, tokens: model.camera(tokens, height, width)),
                 head_tokens,
                 (
                     Port("translation", (FRAMES, 3)),

@@ -218,21 +218,23 @@ class Vggt(MultiViewModel):
             StageModule(
                 "camera",
                 "sequence",
-                HeadStage(self, lambda tokens: self.camera_head(tokens.unsqueeze(0)).squeeze(0)),
+                HeadStage(
+                    self, lambda model, token: model.camera_head(token.unsqueeze(0)).squeeze(0)
+                ),
                 (camera_token,),
                 (Port("pose_enc", (VIEWS, POSE_NUMBERS)),),
             ),
             StageModule(
                 "depth",
                 "frames",
-                HeadStage(self, lambda *taps: self.depth(taps, height, width)),
+                HeadStage(self, lambda model, *taps: model.depth(taps, height, width)),
                 tuple(taps),
                 tuple(Port(n, (FRAMES, height, width)) for n in ("depth", "depth_conf")),
             ),
             StageModule(
                 "points",
                 "frames",
-                HeadStage(self, lambda *taps: self.points(taps, height, width)),
+                HeadStage(self, lambda model, *taps: model.points(taps, height, width)),
                 tuple(taps),
                 (
                     Port("world_points", (FRAMES, height, width, 3)),
