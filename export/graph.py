@@ -15,10 +15,10 @@ from torch import Tensor
 
 from covis.engines.manifest import OPSET
 from covis.export.ops.translate import attach_functions, translation_table
+from covis.export.selection import Q_BLOCK
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
-# Lengths while tracing: 0 and 1 would be taken for constants, equal ones for the same symbol.
-_EXAMPLE = {VIEWS: 3, FRAMES: 3, PROBES: 5}
+_EXAMPLE = {FRAMES: 3, PROBES: 5}  # 0 and 1 would be taken for constants
 _PREFIX = "model."  # stage modules hold the model under this attribute
 
 
@@ -30,7 +30,8 @@ def export_graph(stage: StageModule) -> ir.Model:
         `covis::BlockSelect` with their function bodies attached; initializers carry the names of
         the checkpoint and, as yet, the module's own tensors.
     """
-    inputs = tuple(_example(port) for port in stage.inputs)
+    views = _example_views(stage)
+    inputs = tuple(_example(port, views) for port in stage.inputs)
     symbols = [
         {axis: torch.export.Dim.DYNAMIC for axis, n in enumerate(p.shape) if isinstance(n, str)}
         for p in stage.inputs
@@ -61,8 +62,15 @@ def export_graph(stage: StageModule) -> ir.Model:
     return model
 
 
-def _example(port: Port) -> Tensor:
-    shape = [_EXAMPLE[n] if isinstance(n, str) else n for n in port.shape]
+def _example_views(stage: StageModule) -> int:
+    """Views while tracing: enough for three blocks of queries, or one block would be a constant."""
+    patches = [p.shape[1] for p in stage.inputs if p.name == "patch_tokens"]
+    return max([3, *(-(-2 * Q_BLOCK // int(n)) + 1 for n in patches)])
+
+
+def _example(port: Port, views: int) -> Tensor:
+    lengths = {**_EXAMPLE, VIEWS: views}
+    shape = [lengths[n] if isinstance(n, str) else n for n in port.shape]
     return torch.zeros(shape, dtype=port.dtype)
 
 
