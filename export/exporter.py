@@ -12,7 +12,7 @@ import torch
 
 import covis
 from covis.engines.atomic import atomic_folder, copy_file
-from covis.engines.bundle import MANIFEST, describe_file
+from covis.engines.bundle import MANIFEST, check_replaceable, describe_file
 from covis.engines.manifest import FORMAT, OP_VERSION, OPSET, Check, Manifest, Model, Stage, Weights
 from covis.engines.manifest import Tensor as PortRecord
 from covis.engines.options import parse_layers
@@ -52,6 +52,8 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
     rule = PixelRule(_rule_kind(options), options.height, options.width, PATCH)
     config = read_config(options.config)
     revision = None if options.weights else info.revision
+    if options.force:
+        check_replaceable(options.out)
     with atomic_folder(options.out, force=options.force) as folder:
         source = find_weights(options.weights or info.repository, revision)
         tell(f"reading {source.name}")
@@ -63,7 +65,7 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
             # What is verified must be what is stored: torch takes the rounded weights too.
             model = load_model(options.model, config, weights)
             stages = _stages(model, rule, options.pooling)
-        records = _write_graphs(stages, weights, folder, model, tell)
+        records = write_graphs(stages, weights, folder, model, tell)
         checks = _verify(stages, folder, rule, tell) if options.verify else ()
         files = [stage.graph for stage in records] + [WEIGHTS]
         manifest = Manifest(
@@ -87,8 +89,8 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
             files=tuple(describe_file(folder, name) for name in files),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-    if options.move_weights and options.dtype == "float32":
-        source.unlink(missing_ok=True)
+    if _movable(source, options) and source.exists():
+        source.unlink()
     return manifest
 
 
@@ -113,7 +115,7 @@ def _place_weights(source: Path, folder: Path, options: ExportOptions, tell: Pro
         tell(f"converting the weights to {options.dtype}")
         convert_weights(source, target, getattr(torch, options.dtype))
         return target
-    if options.move_weights and not source.is_symlink():
+    if _movable(source, options) and source.stat().st_nlink == 1:
         try:
             # A second name for now; the first goes when the bundle is complete.
             os.link(source, target)
@@ -125,20 +127,36 @@ def _place_weights(source: Path, folder: Path, options: ExportOptions, tell: Pro
     return target
 
 
-def _write_graphs(
+def _movable(source: Path, options: ExportOptions) -> bool:
+    """Whether the weights can be moved: asked for, one plain file, in a folder we may change.
+
+    A file of the bundle that is being replaced goes with that bundle, and links belong to a
+    download cache; a second hard link would make the bundle refuse its own weights.
+    """
+    return (
+        options.move_weights
+        and options.dtype == "float32"
+        and not source.is_symlink()
+        and os.access(source.parent, os.W_OK)
+        and source.parent.resolve() != options.out.resolve()
+    )
+
+
+def write_graphs(
     stages: Sequence[StageModule],
     weights: Path,
     folder: Path,
     model: MultiViewModel,
-    tell: Progress,
+    tell: Progress = lambda text: None,
 ) -> tuple[Stage, ...]:
+    """Export stages to `<stage>.onnx` in `folder`, pointing into `weights`, which lies there."""
     entries = read_entries(weights)
     keys = canonical(entries, model.aliases)
     records = []
     for stage in stages:
         tell(f"exporting {stage.name}")
         graph = export_graph(stage)
-        point_at_weights(graph.graph, weights, entries, WEIGHTS, keys)
+        point_at_weights(graph.graph, weights, entries, weights.name, keys)
         name = f"{stage.name}.onnx"
         ir.save(graph, folder / name)
         records.append(

@@ -62,9 +62,13 @@ def read_config(path: Path | None) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text())
     except OSError as error:
-        raise user_error(f"cannot be read ({error.strerror})", where=path) from error
-    except ValueError as error:
-        raise user_error(f"is not JSON ({error})", where=path) from error
+        raise user_error(
+            f"cannot be read ({error.strerror})", where=path, hint="check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise user_error(
+            f"is not JSON ({error})", where=path, hint="see docs/models.md for the fields"
+        ) from error
     config = record.get("config", record) if isinstance(record, dict) else None
     if not isinstance(config, dict):
         raise user_error(

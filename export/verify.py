@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from covis.engines.errors import numerics_error
+from covis.engines.errors import CovisError, environment_error, numerics_error, printable
 from covis.engines.manifest import Check
 from covis.export.mapped import release_pages
 from covis.export.run_graph import run_graph
@@ -49,8 +51,7 @@ def verify_stages(
     Raises:
         CovisError: a graph cannot be run at all.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool, torch.inference_mode():
+    with _helper() as pool, torch.inference_mode():
         flows = {n: _inputs(n, image_size, seed) for n in VIEW_COUNTS}
         for stage in stages:
             for views, values in flows.items():
@@ -59,10 +60,43 @@ def verify_stages(
                 noise = _noise(stage, feeds, reference)
                 release_pages(stage.module.parameters())
                 arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
-                got = pool.submit(run_graph, folder / f"{stage.name}.onnx", arrays).result()
+                graph = folder / f"{stage.name}.onnx"
+                try:
+                    got = pool.submit(run_graph, graph, arrays).result()
+                except Exception as error:  # ONNX Runtime's types, and the process itself dying
+                    raise _cannot_run(stage.name, error) from error
                 for port in stage.outputs:
                     yield _compare(stage.name, views, port.name, reference[port.name], got, noise)
                 values.update(reference)
+
+
+@contextlib.contextmanager
+def _helper() -> Iterator[ProcessPoolExecutor]:
+    """A process without torch that does not hear Ctrl-C: the parent does, and then ends it."""
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        # Blocked signals are inherited; a handler would come too late, after the imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pool.submit(int)  # starts the process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield pool
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()  # leaving the pool would wait for the graph under way
+            raise
+
+
+def _cannot_run(stage: str, error: Exception) -> CovisError:
+    reason = printable(str(error).strip() or type(error).__name__)[:400]
+    return environment_error(
+        f"the graph cannot be run ({reason})",
+        where=f"stage {stage}",
+        hint="free memory if it was short; otherwise please report it",
+    )
 
 
 def refuse_failures(checks: Sequence[Check]) -> None:

@@ -82,6 +82,7 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _kernel() -> Finding:
+    from covis.engines.errors import printable
     from covis.runtime.native import find_library, instruction_set
 
     library = find_library()
@@ -90,9 +91,13 @@ def _kernel() -> Finding:
             None,
             "no CPU kernel of the ops was built: function bodies serve, slower, in more memory",
         )
-    return Finding(
-        True, f"CPU kernel of the ops ({instruction_set(library)}): sparse attention skips blocks"
-    )
+    try:
+        variant = instruction_set(library)
+    except (OSError, AttributeError) as error:
+        return Finding(
+            False, f"the CPU kernel cannot be loaded ({printable(str(error))}): build covis anew"
+        )
+    return Finding(True, f"CPU kernel of the ops ({variant}): sparse attention skips blocks")
 
 
 def _package(name: str, what: str, cure: str) -> Finding:

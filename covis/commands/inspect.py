@@ -27,6 +27,7 @@ def inspect(command: InspectCommand) -> None:
     from rich.table import Table
 
     from covis.engines.bundle import open_bundle
+    from covis.engines.errors import printable
     from covis.engines.manifest import Tensor
 
     bundle = open_bundle(command.bundle)
@@ -50,7 +51,8 @@ def inspect(command: InspectCommand) -> None:
         "made by": f"covis {manifest.covis_version}, opset {manifest.opset}",
     }
     for name, value in facts.items():
-        console.print(f"{name:>9}  {value}")
+        # A bundle is anybody's: its words must not colour, clear or steer the terminal.
+        console.print(f"{name:>9}  {printable(value)}", markup=False)
 
     def words(tensors: tuple[Tensor, ...]) -> str:
         return ", ".join(f"{t.name} {list(t.shape)}".replace("'", "") for t in tensors)

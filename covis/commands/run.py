@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from covis.engines.errors import user_error
 from covis.engines.options import SparsityChanges
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ class RunCommand:
     sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
         default_factory=SparsityChanges
     )
+
+    def __post_init__(self) -> None:
+        # The writers would refuse it too, but only after the work.
+        if not 0.0 <= self.conf_percentile <= 100.0:
+            raise user_error(
+                f"{self.conf_percentile} is not in [0, 100]",
+                where="--conf-percentile",
+                hint="give a share in percent",
+            )
 
 
 def run(command: RunCommand) -> None:

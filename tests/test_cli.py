@@ -1,0 +1,221 @@
+"""The command line: overview, help, arguments that are wrong, `inspect` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covis.cli import COMMANDS, run_command
+from covis.engines.errors import CovisError, environment_error, numerics_error, user_error
+from tests.engines.mini_bundle import flip
+from tests.golden_data import ROOT
+
+Captured = pytest.CaptureFixture[str]
+
+
+def fails(capsys: Captured, arguments: list[str], code: int, *words: str) -> None:
+    """The command ends with `code` and one line on standard error that holds `words`."""
+    assert run_command(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("covis: ") and err.endswith("\n") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def command(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "covis", *map(str, arguments)],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, **options,
+    )  # type: ignore[call-overload, no-any-return]  # fmt: skip
+
+
+def test_overview(capsys: Captured) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        assert run_command(arguments) == 0
+        out, err = capsys.readouterr()
+        assert not err
+        for name, entry in COMMANDS.items():
+            assert any(line.split() == [name, *entry.summary.split()] for line in out.splitlines())
+
+
+def test_version(capsys: Captured) -> None:
+    import covis
+
+    assert run_command(["--version"]) == 0
+    assert capsys.readouterr().out == f"covis {covis.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(capsys: Captured, name: str) -> None:
+    assert run_command([name, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert not err and f"usage: covis {name}" in out
+    # The overview repeats the first line of the options' docstring, to load nothing for it.
+    assert COMMANDS[name].summary in " ".join(out.split())
+
+
+def test_every_option_is_explained(capsys: Captured) -> None:
+    """The words are taken from the docstrings; an attribute they forget shows no words."""
+    from dataclasses import fields
+
+    from covis.cli import _find
+
+    for name, entry in COMMANDS.items():
+        options = _find(entry.options)
+        for field in fields(options):
+            assert f"{field.name}:" in (options.__doc__ or ""), f"covis {name}: {field.name}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bogus"], ["bogus: no such command; use one of export, run"]),
+        (["--bogus"], ["--bogus: no such command"]),
+        (["ru\nn"], [r"ru\nn: no such command"]),
+        (["run"], ["Missing from covis run", "--out", "; see `covis run --help`"]),
+        (["run", "b", "p"], ["--out", "; see `covis run --help`"]),
+        (["run", "b", "p", "--out", "o", "--chunk", "x"], ["--chunk", "'x'"]),
+        (["run", "b", "p", "--out", "o", "--chunk", "0"], ["--chunk: 0 is below 1; use 1"]),
+        (["run", "b", "p", "--out", "o", "--threads", "-1"], ["--threads: -1 is negative"]),
+        (["run", "b", "p", "--out", "o", "--formats", "obj"], ["obj"]),
+        (["run", "b", "p", "--out", "o", "--bogus"], ["--bogus"]),
+        (["run", "nowhere", "p", "--out", "o"], ["nowhere: no such bundle folder"]),
+        (["export", "dust3r", "--out", "o"], ["dust3r", "'vggt', 'pi3', 'mapanything'"]),
+        (["export", "vggt", "--out", "o", "--height", "57"],
+         ["--height: 57 is no positive multiple of 14; use 56 or 70"]),
+        (["export", "vggt", "--out", "o", "--width", "0"], ["--width: 0 is no positive multiple"]),
+        (["export", "vggt", "--out", "o", "--width", "-14"], ["--width: -14 is no positive"]),
+        (["export", "vggt", "--out", "o", "--height", "28000"], ["--height: 28000 is above"]),
+        (["export", "vggt", "--out", "o", "--tau", "1.5"], ["--tau: 1.5 is not in [0, 1]; give"]),
+        (["export", "vggt", "--out", "o", "--tau", "nan"], ["--tau: nan is not in [0, 1]; give"]),
+        (["export", "vggt", "--out", "o", "--layers", "9x"], ["--layers: '9x' is no layer"]),
+        (["export", "vggt", "--out", "o", "--dtype", "int4"], ["int4"]),
+        (["inspect"], ["Missing from covis inspect"]),
+        (["inspect", "nowhere"], ["nowhere: no such bundle folder; make one"]),
+        (["doctor", "--bogus"], ["--bogus"]),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    arguments: list[str], words: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, arguments, 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (user_error("is bad", where="a\nb", hint="mend it"), 2, r"covis: a\nb: is bad; mend it"),
+        (environment_error("no space"), 3, "covis: no space"),
+        (numerics_error("NaN", where="w"), 4, "covis: w: NaN"),
+        (KeyboardInterrupt(), 130, "covis: interrupted; nothing was left half-written"),
+        (MemoryError(), 3, "covis: out of memory; use fewer views or a smaller --chunk"),
+        (OSError(5, "Input/output error", "/x\n"), 3, r"covis: /x\n: Input/output error; check"),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_exit_codes(
+    capfd: Captured, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def failing(options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("covis.commands.doctor.doctor", failing)
+    monkeypatch.setattr("covis.cli._discard_output", lambda: None)  # it would silence the tests
+    assert run_command(["doctor"]) == code
+    err = capfd.readouterr().err
+    assert err.startswith(line) and err.count("\n") == (1 if line else 0)
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("covis.commands.doctor.doctor", failing)
+    with pytest.raises(ZeroDivisionError):
+        run_command(["doctor"])
+
+
+def test_inspect(capsys: Captured, mini_bundle: Path) -> None:
+    assert run_command(["inspect", str(mini_bundle)]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    for words in ("vggt, 4 global layers, 5 special tokens", "28 x 14 pixels", "tau=0.9",
+                  "similarity [M, M]", "not verified", "all 3 files"):  # fmt: skip
+        assert words in out
+
+
+def test_inspect_json(capsys: Captured, mini_bundle: Path) -> None:
+    from covis.engines.manifest import Manifest
+
+    assert run_command(["inspect", str(mini_bundle), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["pixel_rule"]["width"] == 28
+    assert Manifest.model_validate_json(out)
+
+
+def test_inspect_of_a_damaged_bundle(capsys: Captured, mini_bundle: Path) -> None:
+    flip(mini_bundle / "encoder.onnx", 20)
+    fails(capsys, ["inspect", str(mini_bundle)], 2, "encoder.onnx: is not what was exported")
+
+
+def test_doctor(capsys: Captured) -> None:
+    import onnxruntime
+
+    assert run_command(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert not err and f"ONNX Runtime {onnxruntime.__version__}" in out
+    assert all(line.startswith(("yes  ", " -   ")) for line in out.splitlines() if line[:1] != " ")
+
+
+def test_doctor_without_onnxruntime(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run_command(["doctor"]) == 3
+    out, err = capsys.readouterr()
+    assert "NO   ONNX Runtime cannot be imported" in out and "pip install onnxruntime" in out
+    assert err == "covis: this machine cannot run bundles; mend what is marked NO\n"
+
+
+def test_doctor_with_a_broken_library(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lib.so").write_bytes(b"\x7fELF, but no more")
+    monkeypatch.setattr("covis.runtime.native.find_library", lambda: tmp_path / "lib.so")
+    assert run_command(["doctor"]) == 3
+    assert "NO   the CPU kernel cannot be loaded" in capsys.readouterr().out
+
+
+def test_reader_that_leaves_is_no_error(mini_bundle: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for arguments in (["inspect", mini_bundle], ["inspect", mini_bundle, "--json"], ["--help"]):
+        process = command(*arguments, stdout=writing)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+    os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written(mini_bundle: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = command("inspect", mini_bundle, "--json", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert err == "covis: No space left on device; check free space and rights\n"
+
+
+def test_the_error_type_is_public() -> None:
+    import covis
+
+    with pytest.raises(covis.CovisError, match="no such bundle folder"):
+        covis.load("nowhere")
+    assert covis.CovisError is CovisError
