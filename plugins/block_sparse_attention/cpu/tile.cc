@@ -287,39 +287,68 @@ void attend(QueryTile& tile, const KeyTile& keys) {
   }
 }
 
-float to_float(DataType type, const void* base, int64_t index) {
-  if (type == DataType::kFloat32) return static_cast<const float*>(base)[index];
-  const uint16_t bits = static_cast<const uint16_t*>(base)[index];
-  return type == DataType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+void widen(DataType type, const void* from, float* to, int64_t count) {
+  const uint16_t* bits = static_cast<const uint16_t*>(from);
+  int64_t i = 0;
+  if (type == DataType::kBFloat16) {
+    for (; i < count; ++i) to[i] = bfloat16_to_float(bits[i]);
+    return;
+  }
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(packed));
+  }
+#endif
+  for (; i < count; ++i) to[i] = float16_to_float(bits[i]);
+}
+
+void narrow(DataType type, const float* from, uint16_t* to, int64_t count) {
+  int64_t i = 0;
+  if (type == DataType::kBFloat16) {
+    for (; i < count; ++i) to[i] = float_to_bfloat16(from[i]);
+    return;
+  }
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), packed);
+  }
+#endif
+  for (; i < count; ++i) to[i] = float_to_float16(from[i]);
 }
 
 void begin(QueryTile& tile, DataType type, const void* base, const int64_t* row_offset,
            float scale) {
   const int64_t size = tile.head_size;
+  const float* rows[kTileQueries];
+  for (int i = 0; i < tile.count; ++i) {
+    if (type == DataType::kFloat32) {
+      rows[i] = static_cast<const float*>(base) + row_offset[i];
+    } else {  // the outputs' memory is not in use yet
+      float* row = tile.outputs + i * size;
+      widen(type, static_cast<const uint16_t*>(base) + row_offset[i], row, size);
+      rows[i] = row;
+    }
+  }
   const int panels = (tile.count + kPanel - 1) / kPanel;
+  for (int i = tile.count; i < panels * kPanel; ++i) rows[i] = tile.zeros;
   for (int p = 0; p < panels; ++p) {
     tile.started[p] = false;
-    float* queries = tile.queries + p * size * kPanel;
     for (int group = 0; group < kPanel; group += kLanes) {
-      const int first = p * kPanel + group;
+      const float* const* from = rows + p * kPanel + group;
+      float* to = tile.queries + p * size * kPanel + group;
       int64_t d = 0;
-      if (type == DataType::kFloat32 && first + kLanes <= tile.count) {
-        const float* from = static_cast<const float*>(base);
-        for (; d + kLanes <= size; d += kLanes) {
-          Vec rows[kLanes];
+      for (; d + kLanes <= size; d += kLanes) {
+        Vec block[kLanes];
 #pragma GCC unroll 16
-          for (int i = 0; i < kLanes; ++i) rows[i] = load(from + row_offset[first + i] + d) * scale;
-          transpose(rows);
+        for (int i = 0; i < kLanes; ++i) block[i] = load(from[i] + d) * scale;
+        transpose(block);
 #pragma GCC unroll 16
-          for (int i = 0; i < kLanes; ++i) store(queries + (d + i) * kPanel + group, rows[i]);
-        }
+        for (int i = 0; i < kLanes; ++i) store(to + (d + i) * kPanel, block[i]);
       }
       for (; d < size; ++d) {
-        for (int i = 0; i < kLanes; ++i) {
-          queries[d * kPanel + group + i] =
-              first + i < tile.count ? to_float(type, base, row_offset[first + i] + d) * scale
-                                     : 0.0f;
-        }
+        for (int i = 0; i < kLanes; ++i) to[d * kPanel + i] = from[i][d] * scale;
       }
     }
   }
@@ -335,52 +364,40 @@ void finish(const QueryTile& tile, DataType type, void* base, const int64_t* row
     const int panel = first / kPanel;
     const float* outputs = tile.outputs + panel * size * kPanel + first % kPanel;
     const int used = tile.count - first < kLanes ? tile.count - first : kLanes;
+    float* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      // The queries are done with: their memory takes rows of other types, and those of padding.
+      rows[i] = type == DataType::kFloat32 && i < used
+                    ? static_cast<float*>(base) + row_offset[first + i]
+                    : tile.queries + i * size;
+    }
     float inverse[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       const float sum = tile.row_sum[first + i];
       inverse[i] = sum == 0.0f ? 0.0f : 1.0f / sum;
     }
+    const bool started = tile.started[panel];
     int64_t d = 0;
-    if (type == DataType::kFloat32 && used == kLanes && tile.started[panel]) {
-      float* to = static_cast<float*>(base);
-      for (; d + kLanes <= size; d += kLanes) {
-        Vec rows[kLanes];
+    for (; d + kLanes <= size; d += kLanes) {
+      Vec block[kLanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) rows[i] = load(outputs + (d + i) * kPanel) * load(inverse);
-        transpose(rows);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) store(to + row_offset[first + i] + d, rows[i]);
+      for (int i = 0; i < kLanes; ++i) {
+        block[i] = started ? load(outputs + (d + i) * kPanel) * load(inverse) : Vec{};
       }
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(rows[i] + d, block[i]);
     }
     for (; d < size; ++d) {
-      for (int i = 0; i < used; ++i) {
-        const float x = tile.started[panel] ? outputs[d * kPanel + i] * inverse[i] : 0.0f;
-        const int64_t at = row_offset[first + i] + d;
-        if (type == DataType::kFloat32) {
-          static_cast<float*>(base)[at] = x;
-        } else {
-          static_cast<uint16_t*>(base)[at] =
-              type == DataType::kFloat16 ? float_to_float16(x) : float_to_bfloat16(x);
-        }
+      for (int i = 0; i < kLanes; ++i) {
+        rows[i][d] = started ? outputs[d * kPanel + i] * inverse[i] : 0.0f;
       }
     }
+    if (type == DataType::kFloat32) continue;
+    for (int i = 0; i < used; ++i) {
+      narrow(type, rows[i], static_cast<uint16_t*>(base) + row_offset[first + i], size);
+    }
   }
-}
-
-void widen(DataType type, const void* from, float* to, int64_t count) {
-  const uint16_t* bits = static_cast<const uint16_t*>(from);
-  int64_t i = 0;
-  if (type == DataType::kBFloat16) {
-    for (; i < count; ++i) to[i] = bfloat16_to_float(bits[i]);
-    return;
-  }
-#if defined(__F16C__)
-  for (; i + 8 <= count; i += 8) {
-    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits + i));
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(packed));
-  }
-#endif
-  for (; i < count; ++i) to[i] = float16_to_float(bits[i]);
 }
 
 }  // namespace
