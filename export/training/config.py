@@ -60,11 +60,12 @@ class Phase:
 
 
 CURRICULUM = (
-    Phase(0.35, {"studio/orbit": 1.0}, (2, 4)),
+    Phase(0.05, {"studio/orbit": 1.0}, (2, 3), in_room=True),
+    Phase(0.4, {"studio/orbit": 1.0}, (2, 6)),
     Phase(
         0.7,
         {"studio/orbit": 0.6, "studio/walk": 0.15, "studio/turn": 0.1, "studio/scatter": 0.15},
-        (2, 6),
+        (2, 9),
     ),
     Phase(
         1.0,

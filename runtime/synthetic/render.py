@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import array_api_compat
@@ -33,8 +34,6 @@ class RenderedScene:
         normals: (M, H, W, 3) float64 world, unit, facing the camera.
         intrinsics: (M, 3, 3) float64 pixels; the centre of the top-left pixel is (0.5, 0.5).
         extrinsics: (M, 3, 4) float64 world to camera, OpenCV axes.
-        covisibility: (M, M) float64; entry (i, j) is the share of view i's pixels whose points
-            view j sees, 1 on the diagonal.
     """
 
     images: Array
@@ -43,7 +42,11 @@ class RenderedScene:
     normals: Array
     intrinsics: Array
     extrinsics: Array
-    covisibility: Array
+
+    @cached_property
+    def covisibility(self) -> Array:
+        """(M, M) float64: what share of view i's pixels view j sees; 1 on the diagonal."""
+        return covisibility(self.depth, self.points, self.normals, self.intrinsics, self.extrinsics)
 
 
 def render(
@@ -84,8 +87,7 @@ def render(
     ]
     images, depth, points, normals = (tracer.xp.stack(list(a)) for a in zip(*views, strict=True))
     k, e = tracer.array(intrinsics), tracer.array(cameras.extrinsics)
-    seen = covisibility(depth, points, normals, k, e)
-    return RenderedScene(images, depth, points, normals, k, e, seen)
+    return RenderedScene(images, depth, points, normals, k, e)
 
 
 class _Tracer:
