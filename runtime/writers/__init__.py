@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from covis.engines.errors import environment_error, user_error
 
@@ -60,9 +60,8 @@ def write(
             written += _writer(name)(kept, scratch, conf_percentile)
         names = [path.relative_to(scratch).as_posix() for path in dict.fromkeys(written)]
         summary = _summary(kept, left_out, names, conf_percentile)
-        (scratch / SUMMARY).write_text(
-            json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(summary, indent=1, default=_as_json)
+        (scratch / SUMMARY).write_text(text + "\n", encoding="utf-8")
     return [target / name for name in [*names, SUMMARY]]
 
 
@@ -134,6 +133,11 @@ def _writer(name: str) -> Writer:
     else:
         from covis.runtime.writers.saliency import write_saliency as writer
     return writer
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays as nested lists, and paths and the like in words."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _summary(

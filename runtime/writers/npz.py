@@ -39,7 +39,7 @@ def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
     arrays["metric"] = np.array(scene.metric)
     arrays["provenance"] = np.array(json.dumps(dict(scene.provenance), default=str))
     if scene.sparsity is not None:
-        arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity)))
+        arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity), default=np.ndarray.tolist))
     path = folder / "scene.npz"
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
