@@ -1,0 +1,93 @@
+"""A model's stages as ONNX graphs in a folder, run one after the other in ONNX Runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from covis.engines.manifest import Stage
+from covis.export.exporter import write_graphs
+from covis.export.models import MultiViewModel
+from covis.export.models.stages import stages
+from covis.runtime.native import find_library
+from covis.runtime.onnxruntime import Session, SessionOptions
+
+Values = dict[str, NDArray[Any]]
+kernel_or_function = pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(False, id="function"),
+        pytest.param(
+            True,
+            id="kernel",
+            marks=pytest.mark.skipif(find_library() is None, reason="the CPU kernel was not built"),
+        ),
+    ],
+)
+
+
+class Chain:
+    """The exported stages of one model and image size.
+
+    Args:
+        folder: empty; receives graphs and weights.
+        model: with its weights.
+        weights: the file they came from.
+        height, width: of the images.
+        without: stages that are left out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: MultiViewModel,
+        weights: Path,
+        height: int,
+        width: int,
+        without: tuple[str, ...] = (),
+    ) -> None:
+        shutil.copyfile(weights, folder / "model.safetensors")
+        chosen = [s for s in stages(model, height, width) if s.name not in without]
+        self.folder = folder
+        self.stages: tuple[Stage, ...] = write_graphs(
+            chosen, folder / "model.safetensors", folder, model
+        )
+
+    def run(self, images: NDArray[np.float32], controls: Mapping[str, Any], kernel: bool) -> Values:
+        """Images (M, 3, H, W) in [0, 1] -> every output of every stage."""
+        values: Values = {"images": images, **controls}
+        for stage in self.stages:
+            session = Session(self.folder / stage.graph, stage, SessionOptions(kernel=kernel))
+            outputs = {
+                t.name: np.empty(
+                    [len(images) if isinstance(n, str) else n for n in t.shape], np.dtype(t.dtype)
+                )
+                for t in stage.outputs
+            }
+            session.run(values, outputs)
+            values.update(outputs)
+        return values
+
+    def nodes(self, stage: str) -> list[ir.Node]:
+        """The nodes of a stage's graph, function bodies not included."""
+        return list(ir.load(self.folder / f"{stage}.onnx").graph.all_nodes())
+
+
+def controls(model: MultiViewModel, views: int, patches: int, **changes: Any) -> Values:
+    """Control inputs of a dense run, with changes."""
+    values: dict[str, Any] = {
+        "pair_level": np.full((1, 1, views, views), 2, np.int8),
+        "sparse_layers": np.zeros(model.global_layers, np.bool_),
+        "keep_ratio": np.float32(1),
+        "cdf": np.float32(0),
+        "patch_order": np.arange(patches),
+        "probe": np.zeros(1, np.int64),
+    }
+    return {name: np.asarray(value) for name, value in {**values, **changes}.items()}
