@@ -1,4 +1,4 @@
-"""The tiny VGGT of the recorded cases: its weights where they are at hand, else random ones."""
+"""A tiny VGGT with random weights: for everything but the numbers it computes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.golden_data import ROOT
-
-# The configuration of golden/vggt_a1.json: every part of the model, as narrow as it goes.
+# That of golden/vggt_a1.json: every part of the model, as narrow as it goes.
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
     "depth": 4,
@@ -30,15 +28,18 @@ HEIGHT, WIDTH = 56, 84
 
 
 def weights_and_config(folder: Path) -> tuple[Path, Path]:
-    """A safetensors file and a JSON file for `covis export`; made in `folder` where need be."""
+    """A safetensors file and a JSON file for `covis export`, made in `folder`."""
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
-    recorded = ROOT.parent / "shared" / "golden" / "vggt_a1.weights.safetensors"
-    return (recorded if recorded.is_file() else random_weights(folder)), config
+    return random_weights(folder), config
 
 
 def random_weights(folder: Path) -> Path:
-    """Seeded weights of the tiny VGGT: those of its initialisation, noise on what begins at 0."""
+    """Seeded weights of the tiny VGGT, the same on every machine.
+
+    Its own initialisation, noise on what begins at 0, and a camera head that answers with upright
+    cameras of about 57 degrees: those of random weights have no positive focal length.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -50,6 +51,9 @@ def random_weights(folder: Path) -> Path:
     for name, value in model.state_dict().items():
         noise = 0.02 * torch.randn_like(value)
         state[name] = (value + noise if value.count_nonzero() == 0 else value).contiguous()
+    state["camera_head.pose_branch.fc2.weight"] *= 0.01
+    # Translation, quaternion (x, y, z, w), fields of view; the head adds up four of these.
+    state["camera_head.pose_branch.fc2.bias"] = torch.tensor([0.0] * 6 + [0.25] * 3)
     path = folder / "random.safetensors"
     save_file(state, path)
     return path
