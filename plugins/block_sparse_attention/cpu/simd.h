@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -77,20 +78,23 @@ COVIS_INLINE Vec exp2_nonpositive(Vec x) {
   return p * power;
 }
 
-// In place: row i of a kLanes x kLanes matrix becomes its column i.
+// Lanes a and b of the two vectors in turn, from lane kFirst of each on.
+template <int kFirst, int... kPlace>
+COVIS_INLINE Vec interleave(Vec a, Vec b, std::integer_sequence<int, kPlace...>) {
+  return __builtin_shufflevector(a, b, (kFirst + kPlace / 2 + (kPlace % 2) * kLanes)...);
+}
+
+// In place: row i of a kLanes x kLanes matrix becomes its column i, by log2(kLanes) rounds of
+// interleaving row i with row i + kLanes / 2.
 COVIS_INLINE void transpose(Vec (&rows)[kLanes]) {
-  // log2(kLanes) rounds of interleaving row i with row i + kLanes / 2.
-  IntVec low, high;
-  for (int i = 0; i < kLanes; ++i) {
-    low[i] = (i >> 1) + (i & 1) * kLanes;
-    high[i] = low[i] + kLanes / 2;
-  }
+  using Places = std::make_integer_sequence<int, kLanes>;
+#pragma GCC unroll 4
   for (int round = 1; round < kLanes; round *= 2) {
     Vec next[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], high);
+      next[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2], Places{});
+      next[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], Places{});
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];

@@ -185,7 +185,7 @@ __attribute__((noinline)) Weights soften(int count, float* scores, Pair top, flo
     const Vec now = max(top.v[v], old);
     store(row_max + v * kLanes, now);
     // A query that has attended to nothing yet has no maximum; -inf - -inf would be NaN.
-    shift.v[v] = select(now == kMinusInfinity, Vec{}, now);
+    shift.v[v] = select(now == splat(kMinusInfinity), Vec{}, now);
     result.rescale.v[v] = exp2_nonpositive(old - shift.v[v]);
     result.sum.v[v] = Vec{};
   }
