@@ -90,7 +90,7 @@ def test_file_link_and_working_folder_are_refused(
     with pytest.raises(CovisError, match="which covis did not write"):
         write(made_scene(), ".", ["ply"], force=True)
     for name in ("file/out", "x" * 300, "a\0b"):
-        with pytest.raises(CovisError, match=r"cannot be (written|looked at)|NUL") as caught:
+        with pytest.raises(CovisError, match=r"not a folder|looked at|NUL") as caught:
             write(made_scene(), name, ["ply"])
         assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
