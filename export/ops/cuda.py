@@ -160,11 +160,11 @@ def block_sparse_attention(
     params.level_batch, params.level_heads, params.level_rows, params.level_cols = level.shape
     with torch.cuda.device(q.device):
         size = ctypes.c_uint64()
-        _call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
+        call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
         workspace = torch.empty(max(size.value, 1), dtype=torch.uint8, device=q.device)
         params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        _call(library, "covis_attention_launch", ctypes.byref(params), stream)
+        call(library, "covis_attention_launch", ctypes.byref(params), stream)
     # Freed memory goes back to this stream's pool, so later work on it cannot overtake the launch.
     return out
 
@@ -194,14 +194,19 @@ def _addressable(x: Tensor) -> Tensor:
     return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 
-def _call(library: ctypes.CDLL, function: str, *arguments: object) -> None:
+def call(library: ctypes.CDLL, function: str, *arguments: object) -> None:
+    """Call a function of the C ABI that ends in (message, message_bytes).
+
+    Raises:
+        CovisError: it returned another status than 0; the text is the library's.
+    """
     message = ctypes.create_string_buffer(512)
     status = getattr(library, function)(*arguments, message, ctypes.c_size_t(len(message)))
     if status != 0:
-        raise _error(status, message.value.decode(errors="replace"))
+        raise _error(status, function, message.value.decode(errors="replace"))
 
 
-def _error(status: int, message: str) -> CovisError:
+def _error(status: int, function: str, message: str) -> CovisError:
     if status in _USER_STATUS:
-        return user_error(message, where="BlockSparseAttention (CUDA)")
-    return environment_error(message, where="BlockSparseAttention (CUDA)")
+        return user_error(message, where=function)
+    return environment_error(message, where=function)

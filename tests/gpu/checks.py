@@ -12,10 +12,13 @@ import numpy as np
 import torch
 
 from covis.engines.errors import CovisError
-from covis.export.ops import cuda
+from covis.export.ops import cuda, cuda_select
 from covis.export.ops.layout import TokenLayout
+from covis.export.saliency import descriptor_similarity, pair_levels
 from tests.gpu.cases import cases, exact, layout_of, plain, refresh, rounded
-from tests.vectors.case import AttentionCase
+from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.standard import standard_select_cases
+from tests.vectors.suite import check_select
 
 Record = dict[str, Any]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -168,6 +171,62 @@ def check_graph(subject: Subject) -> Record:
     return {"case": "graph", "kernel": subject.kernel, "ok": bool(torch.equal(out, again))}
 
 
+class GpuSelect:
+    """BlockSelect's kernels as an implementation for the suite of tests/vectors."""
+
+    name = "CUDA BlockSelect"
+    low_precision = "exact"
+    dtypes = ("float32",)
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+        return None if isinstance(case, SelectCase) else "attention is checked apart"
+
+    def attention(self, case: AttentionCase) -> Array:
+        raise NotImplementedError
+
+    def select(self, case: SelectCase) -> Array:
+        level = cuda_select.block_select(
+            torch.from_numpy(case.q).cuda(),
+            torch.from_numpy(case.k).cuda(),
+            torch.from_numpy(case.pair).cuda(),
+            torch.tensor(case.keep_ratio).cuda(),
+            torch.tensor(case.cdf).cuda(),
+            layout=TokenLayout(**vars(case.layout)),
+            q_block=case.q_block,
+            k_block=case.k_block,
+            pool=case.pool,
+            library=self.library,
+        )
+        return level.cpu().numpy()
+
+
+def check_selectors(library: ctypes.CDLL) -> list[Record]:
+    """BlockSelect by the suite; saliency against its torch definition."""
+    records: list[Record] = []
+    adapter = GpuSelect(library)
+    for case in standard_select_cases():
+        try:
+            check_select(adapter, case)
+            records.append({"case": f"select {case.name}", "ok": True})
+        except AssertionError as failure:
+            records.append({"case": f"select {case.name}", "message": str(failure), "ok": False})
+    for views, patches, channels in ((1, 7, 32), (23, 200, 384), (100, 1369, 1024)):
+        tokens = torch.randn(views, patches, channels, device="cuda")
+        tokens += torch.randn(views // 3 + 1, 1, channels, device="cuda").repeat(3, 1, 1)[:views]
+        scalars = [torch.tensor(x).cuda() for x in (0.4, 0.2, 3, 0)]
+        similarity, level = cuda_select.saliency(tokens, *scalars, library=library)
+        expected = descriptor_similarity(tokens.double()).float()
+        error = float((similarity - expected).abs().max())
+        same = torch.equal(level, pair_levels(similarity, *scalars))
+        records.append(
+            {"case": f"saliency {views}", "error": error, "ok": bool(error < 1e-5 and same)}
+        )
+    return records
+
+
 def run_all(library: ctypes.CDLL, kernels: tuple[cuda.Kernel, ...]) -> list[Record]:
     """All checks; fresh random tokens each time."""
     seed = int(time.time())
@@ -177,5 +236,6 @@ def run_all(library: ctypes.CDLL, kernels: tuple[cuda.Kernel, ...]) -> list[Reco
     for subject in subjects:
         records += check_vectors(subject, seed)
         records += [check_strides(subject), check_graph(subject)]
+    records += check_selectors(library)
     records.append(check_far_offsets(subjects[0]))
     return records

@@ -16,7 +16,10 @@ import pytest
 from covis.export.ops.cuda import Params
 from tests.vectors.case import Array, AttentionCase, SelectCase
 
-SOURCES = Path(__file__).resolve().parents[2] / "plugins" / "block_sparse_attention" / "cuda"
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+ATTENTION = PLUGINS / "block_sparse_attention" / "cuda"
+SELECT = PLUGINS / "block_select" / "cuda"
+SALIENCY = PLUGINS / "saliency" / "cuda"
 
 
 def params_of(case: AttentionCase, out: Array | None = None) -> Params:
@@ -48,10 +51,12 @@ def library() -> ctypes.CDLL:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "libcovis_cuda_host.so"
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [str(SOURCES / "host" / "emulate.cc"), str(SOURCES / "plan.cc")]
-    subprocess.run(
-        [compiler, *flags, f"-I{SOURCES}", *files, "-o", str(target)], check=True, timeout=120
-    )
+    files = [ATTENTION / "host" / "emulate.cc", ATTENTION / "plan.cc"]
+    files += [SELECT / "host" / "emulate.cc", SELECT / "select_plan.cc"]
+    files += [SALIENCY / "host" / "emulate.cc", SALIENCY / "saliency_plan.cc"]
+    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
+    command = [compiler, *flags, *includes, *map(str, files)]
+    subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
     loaded = ctypes.CDLL(str(target))
     loaded.covis_host_divide.restype = ctypes.c_uint32
     loaded.covis_host_divide.argtypes = (ctypes.c_uint32, ctypes.c_uint32)
@@ -108,7 +113,7 @@ class HostAdapter:
         self.name = f"host walk, {width} pieces a tile"
 
     def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, AttentionCase) else "BlockSelect has its own kernels"
+        return None if isinstance(case, AttentionCase) else "BlockSelect is HostSelect's"
 
     def attention(self, case: AttentionCase) -> Array:
         out: Array = np.full_like(case.q, np.nan)
@@ -122,3 +127,67 @@ class HostAdapter:
 
     def select(self, case: SelectCase) -> Array:
         raise NotImplementedError
+
+
+class HostSelect:
+    """BlockSelect's choice as the kernel makes it, on scores pooled by numpy in float32."""
+
+    name = "host choice"
+    low_precision = "exact"
+    dtypes = ("float32",)
+
+    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+        return None if isinstance(case, SelectCase) else "attention is HostAdapter's"
+
+    def attention(self, case: AttentionCase) -> Array:
+        raise NotImplementedError
+
+    def select(self, case: SelectCase) -> Array:
+        layout = case.layout
+        numbers = np.arange(case.q.shape[2] - layout.trailing_tokens)
+        place = numbers % layout.frame_tokens
+        patch = (place >= layout.special_first) & (
+            place < layout.frame_tokens - layout.special_last
+        )
+        tokens = numbers[patch]
+        q, k = (
+            pooled(x[:, :, tokens], block, case.pool)
+            for x, block in ((case.q, case.q_block), (case.k, case.k_block))
+        )
+        scores = (q @ np.swapaxes(k, 2, 3) / np.float32(np.sqrt(q.shape[3]))).astype(np.float32)
+        levels = block_levels(case, len(tokens), scores.shape[2:])
+        scores[:, :, levels == 0] = -np.inf
+        kept: Array = np.zeros(scores.shape, np.int8)
+        for at in np.ndindex(*scores.shape[:3]):
+            row = np.ascontiguousarray(scores[at])
+            library().covis_host_choose(
+                ctypes.c_void_p(row.ctypes.data),
+                len(row),
+                ctypes.c_float(case.keep_ratio),
+                ctypes.c_float(case.cdf),
+                ctypes.c_void_p(kept[at].ctypes.data),
+            )
+        return kept * levels
+
+
+def pooled(x: Array, block: int, pool: str) -> Array:
+    """(B, H, N, D) -> float32 (B, H, blocks, D)."""
+    blocks = [x[:, :, i : i + block].astype(np.float32) for i in range(0, x.shape[2], block)]
+    reduce = np.mean if pool == "mean" else np.max
+    return np.stack([reduce(part, axis=2) for part in blocks], 2)
+
+
+def block_levels(case: SelectCase, patches: int, shape: tuple[int, ...]) -> Array:
+    """int8 (Rq, Rk): the highest pair level of each block pair, by the kernels' function."""
+    per_frame = case.layout.frame_tokens - case.layout.special_first - case.layout.special_last
+    pair = np.ascontiguousarray(case.pair[0, 0])
+    levels: Array = np.zeros(shape, np.int8)
+    for i, j in np.ndindex(*shape):
+        ends = []
+        for index, block in ((i, case.q_block), (j, case.k_block)):
+            last = min((index + 1) * block, patches) - 1
+            ends += [index * block // per_frame, last // per_frame]
+        levels[i, j] = library().covis_host_block_level(
+            ctypes.c_void_p(pair.ctypes.data), pair.shape[0], *ends
+        )
+    return levels

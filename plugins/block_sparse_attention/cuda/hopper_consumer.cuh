@@ -23,7 +23,7 @@ struct Consumer {
   Shared& shared;
   int warpgroup;  // 0 .. kConsumers - 1
   int thread;     // 0 .. 127
-  RingPosition<Traits::kStages> k_ring, v_ring;
+  RingPosition<Traits::kStages> k_ring;
   RingPosition<2> work_ring;  // of tiles: the queries have one slot, so their parity is its lowest bit
 
   __device__ __forceinline__ const TileWork& work() const {
@@ -61,54 +61,72 @@ struct Consumer {
     }
   }
 
-  // Flags of both chunks, as in a note.
-  __device__ __forceinline__ int2 wait_keys() {
+  // Flags of both chunks, the second's in the upper half.
+  __device__ __forceinline__ int wait_keys() {
     ptx::barrier_wait(&shared.control.k_full[k_ring.slot()], k_ring.phase());
     const int4& note = shared.control.note[k_ring.slot()];
-    return make_int2(note.y, note.w);
+    return note.y | note.w << 16;
   }
   __device__ __forceinline__ void release_keys() {
     release(&shared.control.k_empty[k_ring.slot()]);
     k_ring.next();
   }
-  __device__ __forceinline__ void wait_values() {
-    ptx::barrier_wait(&shared.control.v_full[v_ring.slot()], v_ring.phase());
+  // The value ring needs no counter: each finished tile has put one end note more into the key ring.
+  // `lag` is how many key tiles of this tile are released beyond the value tile.
+  __device__ __forceinline__ RingPosition<Traits::kStages> v_ring(int lag) const {
+    return {k_ring.count - work_ring.count - lag};
   }
-  __device__ __forceinline__ void release_values() {
-    release(&shared.control.v_empty[v_ring.slot()]);
-    v_ring.next();
+  __device__ __forceinline__ void wait_values(int lag) {
+    const auto ring = v_ring(lag);
+    ptx::barrier_wait(&shared.control.v_full[ring.slot()], ring.phase());
+  }
+  __device__ __forceinline__ void release_values(int lag) {
+    release(&shared.control.v_empty[v_ring(lag).slot()]);
   }
 
   // A warpgroup without a piece in this tile only keeps the rings and the turns going.
   __device__ __forceinline__ void idle_tile() {
     for (bool first = true;; first = false) {
-      const int2 flags = wait_keys();
+      const int flags = wait_keys();
       release_keys();
-      if ((flags.x & kNoteEnd) != 0) break;
+      if ((flags & kNoteEnd) != 0) break;
       if (!first) {
         take_turn();
         pass_turn();
       }
-      wait_values();
-      release_values();
+      wait_values(1);
+      release_values(1);
     }
     ptx::barrier_wait(&shared.control.q_full, work_ring.count & 1);
     release(&shared.control.q_empty);
   }
 
+  // Finds the pairs of a key tile that the element rule leaves out. Done before its products are
+  // issued, while the registers of the scores are free, and kept in shared memory until then.
+  __device__ __forceinline__ void apply_rule(int flags) {
+    if ((flags & (kNotePartial | kNotePartial << 16)) == 0) return;
+    const int4 note = shared.control.note[k_ring.slot()];
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const int chunk_flags = half == 0 ? note.y : note.w;
+      uint32_t skipped = 0;
+      if ((chunk_flags & kNotePartial) != 0) {
+        skipped = skipped_by_rule(args.kernel.geometry, work().level, work().pieces[warpgroup],
+                                  half == 0 ? note.x : note.z, chunk_flags & kNoteCount, thread);
+      }
+      shared.skipped[warpgroup][half][thread] = skipped;
+    }
+  }
+
   // Keys behind a chunk's count, and pairs that the element rule leaves out, weigh nothing.
   template <class Scores>
-  __device__ __forceinline__ void mask(Scores& scores) {
-    const int4 note = shared.control.note[k_ring.slot()];
+  __device__ __forceinline__ void mask(Scores& scores, int flags) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int flags = half == 0 ? note.y : note.w;
-      const int count = flags & kNoteCount;
-      uint32_t skipped = 0;
-      if ((flags & kNotePartial) != 0) {
-        skipped = skipped_by_rule(args.kernel.geometry, work().level, work().pieces[warpgroup],
-                                  half == 0 ? note.x : note.z, count, thread);
-      }
+      const int chunk_flags = half == 0 ? flags : flags >> 16;
+      const int count = chunk_flags & kNoteCount;
+      const uint32_t skipped =
+          (chunk_flags & kNotePartial) != 0 ? shared.skipped[warpgroup][half][thread] : 0;
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         const bool behind = score_column(thread, i) >= count;
@@ -117,9 +135,8 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ static bool needs_mask(int2 flags) {
-    // Whole, unmasked chunks have exactly this value in both halves.
-    return ((flags.x ^ kPiece) | (flags.y ^ kPiece)) & ~kNoteSpecial;
+  __device__ __forceinline__ static bool needs_mask(int flags) {
+    return flags != (kPiece | kPiece << 16);  // two whole chunks without a rule to apply
   }
 
   template <class Outputs>
@@ -228,50 +245,52 @@ struct Consumer {
     float decay[2];
 
     ptx::barrier_wait(&shared.control.q_full, work_ring.count & 1);
-    int2 flags = wait_keys();
-    const bool empty = (flags.x & kNoteEnd) != 0;
+    int flags = wait_keys();
+    const bool empty = (flags & kNoteEnd) != 0;
     if (!empty) {
       {
+        apply_rule(flags);
         auto scores = partition_fragment_C(mma_qk, ScoreShape{});
         issue<true>(mma_qk, q_operand, k_operand(_, _, _, k_ring.slot()), scores);
         warpgroup_wait<0>();
         warpgroup_fence_operand(scores);
-        if (needs_mask(flags)) mask(scores);
+        if (needs_mask(flags)) mask(scores, flags);
         release_keys();
         softmax.template step<kScores>(scores, scale_log2, decay);
         round(scores, weights);
       }
       for (;;) {
         flags = wait_keys();
-        if ((flags.x & kNoteEnd) != 0) break;
+        if ((flags & kNoteEnd) != 0) break;
+        apply_rule(flags);
         auto scores = partition_fragment_C(mma_qk, ScoreShape{});
         take_turn();
         issue<true>(mma_qk, q_operand, k_operand(_, _, _, k_ring.slot()), scores);
-        wait_values();
-        issue<false>(mma_pv, weights, v_operand(_, _, _, v_ring.slot()), outputs);
+        wait_values(1);
+        issue<false>(mma_pv, weights, v_operand(_, _, _, v_ring(1).slot()), outputs);
         pass_turn();
         warpgroup_wait<1>();
         warpgroup_fence_operand(scores);
-        if (needs_mask(flags)) mask(scores);
+        if (needs_mask(flags)) mask(scores, flags);
         release_keys();
         softmax.template step<kScores>(scores, scale_log2, decay);
         warpgroup_wait<0>();
         warpgroup_fence_operand(outputs);
-        release_values();
+        release_values(2);
         CUTE_UNROLL
         for (int i = 0; i < kOutputs; ++i) outputs(i) *= decay[i / 2 % 2];
         round(scores, weights);
       }
     }
     release(&shared.control.q_empty);
-    release_keys();
     if (!empty) {
-      wait_values();
-      issue<false>(mma_pv, weights, v_operand(_, _, _, v_ring.slot()), outputs);
+      wait_values(1);
+      issue<false>(mma_pv, weights, v_operand(_, _, _, v_ring(1).slot()), outputs);
       warpgroup_wait<0>();
       warpgroup_fence_operand(outputs);
-      release_values();
+      release_values(1);
     }
+    release_keys();  // the end note
     float inverse[2];
     softmax.finish(inverse);
     write(outputs, inverse);

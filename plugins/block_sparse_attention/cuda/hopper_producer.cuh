@@ -123,7 +123,8 @@ struct Loader {
     uint64_t* full = kKeys ? &control.k_full[slot] : &control.v_full[slot];
     ptx::barrier_wait(kKeys ? &control.k_empty[slot] : &control.v_empty[slot], ring.phase() ^ 1);
     if constexpr (kKeys) {
-      control.note[slot] = make_int4(entry[0].z, entry[0].w, entry[1].z, entry[1].w);
+      control.note[slot] = make_int4(entry[0].z, entry[0].w & ~kNoteSpecial, entry[1].z,
+                                     entry[1].w & ~kNoteSpecial);
       if ((entry[0].w & kNoteEnd) != 0) {
         ptx::barrier_arrive(full);
         ring.next();

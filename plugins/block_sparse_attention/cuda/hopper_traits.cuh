@@ -43,6 +43,7 @@ struct HopperTraits {
     Element o[kConsumers][kPiece * kHeadDim];
     Element k[kStages][kKeysPerStage * kHeadDim];
     Element v[kStages][kKeysPerStage * kHeadDim];
+    uint32_t skipped[kConsumers][2][128];  // of each thread: its scores that the rule leaves out
     Control control;
   };
   static_assert(sizeof(Control) <= kHopperControlBytes);

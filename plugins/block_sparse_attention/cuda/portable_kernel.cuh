@@ -106,7 +106,7 @@ struct Portable {
     Scores scores;
 #pragma unroll
     for (int i = 0; i < kScores; ++i) scores(i) = 0.0f;
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < kHeadDim / 16; ++k) {
       // Read again for each chunk: kept in registers, Q would push D = 128 into local memory.
       uint32_t a[4];

@@ -35,9 +35,11 @@ constexpr TileRow hopper_row(int head_dim, bool polynomial) {
 // Two-byte elements: Q and O staging, and `stages` key and value tiles; barriers, rings and notes
 // (kHopperControlBytes) behind them.
 inline constexpr int kHopperControlBytes = 1024;
+inline constexpr int kHopperSkippedBytes = 1024;  // a consumer warpgroup
 constexpr int hopper_shared_bytes(const TileRow& row) {
   const int tile = kPiece * row.head_dim * 2;
-  return 2 * row.consumers * tile + row.stages * 2 * 2 * tile + kHopperControlBytes;
+  return 2 * row.consumers * tile + row.stages * 2 * 2 * tile + kHopperControlBytes +
+         row.consumers * kHopperSkippedBytes;
 }
 
 inline constexpr int kSharedLimit = 227 * 1024;

@@ -1,0 +1,50 @@
+#include "saliency_plan.h"
+
+namespace covis {
+
+int make_saliency_plan(const CovisSaliencyParams& p, bool pointers, const Message& m,
+                       SaliencyPlan* plan) {
+  if (p.struct_size != sizeof(CovisSaliencyParams)) {
+    return m.fail(kCovisBadArgument, "struct_size is %u, this library has %zu; rebuild the caller",
+                  p.struct_size, sizeof(CovisSaliencyParams));
+  }
+  if (p.data_type < 0 || p.data_type > 2) {
+    return m.fail(kCovisUnsupported, "data_type is %d, not 0 to 2", p.data_type);
+  }
+  struct { const char* name; int64_t value, limit; } const sizes[] = {
+      {"views", p.views, 65535}, {"patches", p.patches, 1 << 24}, {"channels", p.channels, 6144}};
+  for (const auto& size : sizes) {
+    if (size.value < 1 || size.value > size.limit) {
+      return m.fail(kCovisBadArgument, "%s is %lld, not in 1 .. %lld", size.name,
+                    static_cast<long long>(size.value), static_cast<long long>(size.limit));
+    }
+  }
+  plan->views = static_cast<int32_t>(p.views);
+  plan->patches = static_cast<int32_t>(p.patches);
+  plan->channels = static_cast<int32_t>(p.channels);
+  const uint64_t vectors = uint64_t(p.views) * p.channels * sizeof(float);
+  plan->partial = 0;
+  plan->descriptors = (vectors * kSaliencyRuns + 255) / 256 * 256;
+  plan->bytes = plan->descriptors + (vectors + 255) / 256 * 256;
+  if (!pointers) return kCovisOk;
+  struct { const char* name; const void* value; } const given[] = {
+      {"tokens", p.tokens}, {"tau", p.tau}, {"tau_low", p.tau_low},
+      {"min_neighbours", p.min_neighbours}, {"reference", p.reference},
+      {"similarity", p.similarity}, {"level", p.level}};
+  for (const auto& pointer : given) {
+    if (pointer.value == nullptr) {
+      return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);
+    }
+  }
+  if (p.workspace_bytes < plan->bytes) {
+    return m.fail(kCovisWorkspace, "workspace has %llu bytes, %llu are needed",
+                  static_cast<unsigned long long>(p.workspace_bytes),
+                  static_cast<unsigned long long>(plan->bytes));
+  }
+  if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 256 != 0) {
+    return m.fail(kCovisWorkspace, "workspace %p is null or not 256-byte aligned", p.workspace);
+  }
+  return kCovisOk;
+}
+
+}  // namespace covis
