@@ -38,12 +38,20 @@ def control_inputs(
         "min_neighbours": np.asarray(sparsity.min_neighbours, np.int64),
         "reference": np.asarray(reference, np.int64),
         "sparse_layers": layers,
-        "keep_ratio": np.asarray(sparsity.keep_ratio, np.float32),
+        "keep_ratio": _not_below(sparsity.keep_ratio),
         "cdf": np.asarray(sparsity.cdf, np.float32),
         # ONNX Runtime dies of a division by zero on empty tensors: one query is the least.
         "probe": np.linspace(0, tokens - 1, min(max(probes, 1), tokens)).astype(np.int64),
         "patch_order": patch_order(sparsity.order, rows, columns),
     }
+
+
+def _not_below(ratio: float) -> NDArray[np.float32]:
+    """The float32 at or above a decimal: 0.9 of 10 blocks are 9, but 0.9f x 10 rounds down to 8."""
+    rounded = np.float32(ratio)
+    if float(rounded) < ratio:
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+    return np.asarray(rounded)
 
 
 def stage_names(manifest: Manifest, sparsity: Sparsity) -> tuple[str, ...]:
