@@ -1,1 +1,1 @@
-"""The waist of the hourglass: bundles, engines and their builders; knows neither torch nor images."""
+"""The waist of the hourglass: bundles and engines; knows neither torch nor images."""

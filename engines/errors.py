@@ -25,7 +25,9 @@ class CovisError(Exception):
         hint: the cure, as an instruction.
     """
 
-    def __init__(self, code: ExitCode, what: str, *, where: str | Path = "", hint: str = "") -> None:
+    def __init__(
+        self, code: ExitCode, what: str, *, where: str | Path = "", hint: str = ""
+    ) -> None:
         self.code = code
         self.what = what
         self.where = printable(where)

@@ -169,7 +169,8 @@ def fit_focal_lengths(
 def _to_world(pose: Array, local: Array) -> NDArray[np.float32]:
     """Points (M, H, W, 3) of each camera's frame into the world, by camera-to-world poses."""
     turned = np.einsum("mij,mhwj->mhwi", pose[:, :, :3], local)
-    return (turned + pose[:, None, None, :, 3]).astype(np.float32)
+    world: NDArray[np.float32] = (turned + pose[:, None, None, :, 3]).astype(np.float32)
+    return world
 
 
 def _pinhole(focal_x: Array, focal_y: Array, size: tuple[int, int]) -> NDArray[np.float64]:

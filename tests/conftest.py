@@ -32,7 +32,7 @@ def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four photos of a made scene, 112 x 84 pixels (W x H)."""
-    from covis.runtime.synthetic.photos import demo_scene, write_photos
+    from covis.synthetic.photos import demo_scene, write_photos
 
     folder = tmp_path_factory.mktemp("scene") / "photos"
     write_photos(folder, demo_scene(views=4, height=84, width=112))

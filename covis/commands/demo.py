@@ -39,8 +39,8 @@ def demo(command: DemoCommand) -> None:
     from covis.engines.atomic import atomic_folder
     from covis.engines.errors import user_error
     from covis.runtime.pipeline import load
-    from covis.runtime.synthetic.photos import demo_scene, write_photos
     from covis.runtime.writers import write
+    from covis.synthetic.photos import demo_scene, write_photos
 
     if command.views < 1:
         raise user_error(f"{command.views} is below 1", where="--views", hint="use 1 or more")
@@ -60,7 +60,7 @@ def demo(command: DemoCommand) -> None:
     sees = truth.covisibility > 0.05
     console.print(WEIGHTS_NOTE, highlight=False)
     console.print(
-        f"{len(scene)} views, {command.views**2} ordered pairs: {int(kept.sum())} kept by saliency, "
+        f"{len(scene)} views, {kept.size} ordered pairs: {int(kept.sum())} kept by saliency, "
         f"{int(sees.sum())} truly share over 5 % of the surface, {int((kept & sees).sum())} both",
         highlight=False,
     )

@@ -19,13 +19,13 @@ def table(make: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ..
     While a model is exported, every torch call is recorded and yields tensors without data. A
     position table would so become dozens of float64 nodes; made outside, it is one constant.
     """
-    cached: Callable[P, tuple[Tensor, ...]] = lru_cache(maxsize=128)(make)
+    cached = lru_cache(maxsize=128)(make)
 
     def outside(*args: P.args, **kwargs: P.kwargs) -> tuple[Tensor, ...]:
         # Whoever asks first must not decide for all: neither by a default device nor by an
         # inference mode, whose tensors no later training could use.
         with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
-            return cached(*args, **kwargs)
+            return cached(*args, **kwargs)  # type: ignore[arg-type]
 
     return outside
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from covis.engines.errors import user_error
-from covis.runtime.synthetic import FAMILIES, PATHS
+from covis.synthetic import FAMILIES, PATHS
 
 # covis-mini: 3.6 M parameters; heads of 64 features, as all the big models have.
 MINI: Mapping[str, Any] = {

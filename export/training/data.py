@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from covis.export.training.config import TrainingConfig
-from covis.runtime.synthetic import (
+from covis.synthetic import (
     TRAINING_SEEDS_START,
     SceneSpec,
     build,

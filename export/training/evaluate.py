@@ -18,7 +18,7 @@ from covis.export.models.cameras import pose_to_cameras
 from covis.export.training import checkpoint
 from covis.export.training.config import TrainingConfig
 from covis.export.training.data import Batch, Pool, normalised, rendered
-from covis.runtime.synthetic import HELD_OUT_SEEDS
+from covis.synthetic import HELD_OUT_SEEDS
 
 THRESHOLDS = (30, 15, 5)
 # Images (B, M, 3, H, W) -> poses (B, M, 9), depth (B, M, H, W) or None.

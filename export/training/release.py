@@ -14,7 +14,7 @@ import torch
 from covis.export.training import checkpoint
 from covis.export.training.evaluate import evaluate
 from covis.export.training.train import LOG
-from covis.runtime.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
+from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
 
 NAME = "covis-mini"
 LICENCE = "Apache-2.0"

@@ -20,7 +20,7 @@ from covis.export.training.evaluate import (
     score,
 )
 from covis.export.training.losses import ALPHA, camera_loss, map_loss
-from covis.runtime.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
+from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
 
 CONFIG = TrainingConfig(
     size=28,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from covis.engines.errors import user_error
-from covis.runtime.synthetic.scenes import World
+from covis.synthetic.scenes import World
 
 Path = Literal["orbit", "walk", "turn", "scatter", "loop"]
 PATHS: tuple[Path, ...] = ("orbit", "walk", "turn", "scatter", "loop")

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from covis.engines.errors import environment_error
-from covis.runtime.synthetic.cameras import camera_path
-from covis.runtime.synthetic.render import RenderedScene, render
-from covis.runtime.synthetic.scenes import HELD_OUT_SEEDS, Family, SceneSpec, build
+from covis.synthetic.cameras import camera_path
+from covis.synthetic.render import RenderedScene, render
+from covis.synthetic.scenes import HELD_OUT_SEEDS, Family, SceneSpec, build
 
 
 def demo_scene(

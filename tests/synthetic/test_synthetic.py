@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from covis.engines.errors import CovisError
-from covis.runtime.synthetic import (
+from covis.synthetic import (
     FAMILIES,
     HELD_OUT_SEEDS,
     PATHS,
@@ -25,7 +25,7 @@ from covis.runtime.synthetic import (
     render,
     write_photos,
 )
-from covis.runtime.synthetic.geometry import Primitives, Shape, intersect
+from covis.synthetic.geometry import Primitives, Shape, intersect
 
 
 def _scene(family: str, path: str, views: int = 4, seed: int = 7) -> RenderedScene:

@@ -1,9 +1,9 @@
 """Made scenes with known cameras: textured rooms and corridors, rendered with numpy or torch."""
 
-from covis.runtime.synthetic.cameras import PATHS, Cameras, camera_path, look_at
-from covis.runtime.synthetic.photos import demo_scene, write_photos
-from covis.runtime.synthetic.render import RenderedScene, covisibility, render
-from covis.runtime.synthetic.scenes import (
+from covis.synthetic.cameras import PATHS, Cameras, camera_path, look_at
+from covis.synthetic.photos import demo_scene, write_photos
+from covis.synthetic.render import RenderedScene, covisibility, render
+from covis.synthetic.scenes import (
     FAMILIES,
     HELD_OUT_SEEDS,
     TRAINING_SEEDS_START,

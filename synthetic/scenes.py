@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from covis.engines.errors import user_error
-from covis.runtime.synthetic.geometry import Primitives, Shape
-from covis.runtime.synthetic.textures import Materials
+from covis.synthetic.geometry import Primitives, Shape
+from covis.synthetic.textures import Materials
 
 Family = Literal["studio", "room", "loop"]
 FAMILIES: tuple[Family, ...] = ("studio", "room", "loop")

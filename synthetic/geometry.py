@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from covis.runtime.synthetic.textures import Array
+from covis.synthetic.textures import Array
 
 _EPSILON = 1e-9
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from covis.engines.errors import user_error
-from covis.runtime.synthetic.cameras import Cameras
-from covis.runtime.synthetic.geometry import Hits, intersect, nearest
-from covis.runtime.synthetic.scenes import Lights, SceneSpec, World, build
-from covis.runtime.synthetic.textures import Array, albedo
+from covis.synthetic.cameras import Cameras
+from covis.synthetic.geometry import Hits, intersect, nearest
+from covis.synthetic.scenes import Lights, SceneSpec, World, build
+from covis.synthetic.textures import Array, albedo
 
 # Rays a pass: small enough for the caches of a CPU; a GPU takes all at once.
 _CPU_CHUNK = 1 << 15
