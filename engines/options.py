@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from covis.engines.errors import user_error
 
@@ -51,6 +51,13 @@ class Sparsity:
     order: PatchOrder = "raster"
 
     def __post_init__(self) -> None:
+        for name, kinds in (("selector", Selector), ("order", PatchOrder)):
+            if getattr(self, name) not in get_args(kinds):
+                raise user_error(
+                    f"{getattr(self, name)!r} is unknown",
+                    where=f"--{name}",
+                    hint=f"use one of {', '.join(get_args(kinds))}",
+                )
         for name in ("tau", "keep_ratio", "cdf"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
@@ -84,8 +91,8 @@ class Sparsity:
 def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
     """Layer indices from "0-9", "0,2,4-7", "all" or "none", ascending and without repeats.
 
-    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model, but a
-    list that leaves no layer at all is refused.
+    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model; a single
+    layer that the model does not have is refused, and so is a list that leaves no layer at all.
     """
     words = text.replace(" ", "")
     if words in ("", "none"):
@@ -93,6 +100,7 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
     if words == "all":
         return tuple(range(depth)) if depth is not None else ()
     chosen: set[int] = set()
+    named: set[int] = set()
     for word in words.split(","):
         first, dash, last = word.partition("-")
         if not _RANGE.fullmatch(word) or (dash and int(last) < int(first)):
@@ -101,11 +109,19 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
                 where="--layers",
                 hint='write e.g. "0-9,12" or "all"',
             )
+        if not dash:
+            named.add(int(first))
         chosen.update(range(int(first), int(last or first) + 1))
     kept = sorted(i for i in chosen if depth is None or i < depth)
     if not kept:
         raise user_error(
             f"{text!r} names none of the model's {depth} global layers",
+            where="--layers",
+            hint=f"use 0 to {(depth or 1) - 1}",
+        )
+    if absent := sorted(named - set(kept)):
+        raise user_error(
+            f"the model has no global layer {absent[0]}",
             where="--layers",
             hint=f"use 0 to {(depth or 1) - 1}",
         )

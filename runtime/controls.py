@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from covis.engines.errors import user_error
 from covis.engines.manifest import Manifest
 from covis.engines.options import Sparsity, parse_layers
 from covis.engines.patch_order import patch_order
@@ -55,7 +56,18 @@ def _not_below(ratio: float) -> NDArray[np.float32]:
 
 
 def stage_names(manifest: Manifest, sparsity: Sparsity) -> tuple[str, ...]:
-    """The stages that a run goes through, in order: one of the two aggregators."""
+    """The stages that a run goes through, in order: one of the two aggregators.
+
+    Raises:
+        CovisError: the bundle lacks the aggregator that the selector needs.
+    """
     pooled = sparsity.selector in ("pooled", "both")
     unused = "aggregator" if pooled else "aggregator_pooled"
-    return tuple(stage.name for stage in manifest.stages if stage.name != unused)
+    names = tuple(stage.name for stage in manifest.stages if stage.name != unused)
+    if not {"aggregator", "aggregator_pooled"} & set(names):
+        raise user_error(
+            f"{sparsity.selector!r} needs an aggregator that this bundle does not hold",
+            where="--selector",
+            hint="choose another selector or export the bundle again",
+        )
+    return names

@@ -147,7 +147,9 @@ class Pipeline:
             session.run(inputs, chunk)
             tell(stage.name, last, total)
         for name, array in outputs.items():
-            if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float64)):
+            with np.errstate(invalid="ignore"):  # both infinities in one sum
+                sound = array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64))
+            if not sound:
                 _refuse_non_finite(stage, name, array, images)
 
 
@@ -199,6 +201,12 @@ def _slice(
 ) -> Array:
     if tensor.name == "images":
         return images.batch(first, last)
+    if tensor.name not in values:
+        raise user_error(
+            "is wanted by a graph of this bundle and unknown to this version of covis",
+            where=f"input {tensor.name}",
+            hint="update covis or export the bundle again",
+        )
     value = values[tensor.name]
     return value[first:last] if tensor.shape and tensor.shape[0] == "N" else value
 

@@ -296,3 +296,31 @@ def run(self, inputs, outputs):
 Session.run = run
 sys.exit(run_command(["run", *sys.argv[1:], "--no-kernel"]))
 """
+
+
+def test_a_bundle_of_unsuitable_size_warns_once(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "tall").mkdir()
+    Image.new("RGB", (60, 240), "grey").save(tmp_path / "tall" / "a.png")
+    arguments = ["run", str(tiny_bundle), str(tmp_path / "tall"), "--out", str(tmp_path / "scene")]
+    run_command([*arguments, "--formats", "npz"])
+    assert "suit these photos badly" in capsys.readouterr().err
+
+
+def test_demo_replaces_only_what_a_demo_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert run_command(["demo", "--out", str(out), "--views", "2"]) == 0
+    told = capsys.readouterr()
+    assert "random" in told.err
+    assert (out / "scene" / "points.ply").is_file() and (out / "scene" / "saliency.png").is_file()
+    assert (out / "scene" / "colmap" / "sparse" / "0" / "cameras.bin").is_file()
+    assert run_command(["demo", "--out", str(out), "--views", "1", "--force"]) == 0
+    (out / "mine.txt").write_text("precious")
+    assert run_command(["demo", "--out", str(out), "--views", "1", "--force"]) == 2
+    assert (out / "mine.txt").read_text() == "precious"
+    assert "mine.txt" in capsys.readouterr().err

@@ -31,6 +31,26 @@ def demo_bundle() -> Path:
     return Path(__file__).resolve().parent.parent / "assets" / "demo"
 
 
+def check_replaceable(out: Path) -> None:
+    """Raise unless everything in `out` was written by an earlier demo."""
+    from covis.engines.errors import user_error
+    from covis.runtime.writers import FORMATS, check_output
+
+    if not out.is_dir():
+        return
+    photos = out / "photos"
+    strange = [p for p in out.iterdir() if p.name not in ("photos", "scene") or not p.is_dir()]
+    if photos.is_dir():
+        strange += [p for p in photos.iterdir() if not p.match("view_*.jpg")]
+    if strange:
+        raise user_error(
+            "was not written by the demo, so its folder is not replaced",
+            where=sorted(strange)[0],
+            hint="choose another --out",
+        )
+    check_output(out / "scene", FORMATS, force=True)
+
+
 def demo(command: DemoCommand) -> None:
     """Render, reconstruct, write, and compare the kept pairs with what truly sees what."""
     from rich.console import Console
@@ -45,6 +65,8 @@ def demo(command: DemoCommand) -> None:
     if command.views < 1:
         raise user_error(f"{command.views} is below 1", where="--views", hint="use 1 or more")
     console = Console(stderr=True)
+    if command.force:
+        check_replaceable(command.out)
     pipeline = load(demo_bundle())
     with atomic_folder(command.out, force=command.force) as scratch, progress_bar(console) as tell:
         tell("rendering", 0, 1)

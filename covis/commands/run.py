@@ -65,6 +65,9 @@ def run(command: RunCommand) -> None:
     """Run the pipeline, write the scene, and say what came out."""
     from rich.console import Console
 
+    from covis.engines.errors import printable
+    from covis.engines.pixel_rule import size_warning
+    from covis.runtime.images import find_images, photo_sizes
     from covis.runtime.pipeline import RunOptions, load
     from covis.runtime.writers import check_output, write
 
@@ -74,9 +77,11 @@ def run(command: RunCommand) -> None:
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, options)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
-    photos = command.photos[0] if len(command.photos) == 1 else command.photos
+    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
+    if warning := size_warning(pipeline.bundle.manifest.pixel_rule, photo_sizes(paths)):
+        console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        scene = pipeline(photos, sparsity=sparsity, progress=progress)
+        scene = pipeline(paths, sparsity=sparsity, progress=progress)
         progress("writing", 0, 1)
         written = write(
             scene,

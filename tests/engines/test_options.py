@@ -98,3 +98,15 @@ def test_changes() -> None:
         SparsityChanges(tau=0.5, tau_low=0.6).apply(own)
     with pytest.raises(CovisError, match="--tau"):
         SparsityChanges(tau=math.nan).apply(own)
+
+
+def test_a_single_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(CovisError, match="no global layer 30; use 0 to 23"):
+        parse_layers("0-9,30", 24)
+    assert parse_layers("20-30", 24) == (20, 21, 22, 23)
+
+
+@pytest.mark.parametrize(("field", "value"), [("selector", "best"), ("order", "spiral")])
+def test_unknown_words_are_named_with_those_that_are_known(field: str, value: str) -> None:
+    with pytest.raises(CovisError, match=f"--{field}: {value!r} is unknown; use one of "):
+        Sparsity(**{field: value})  # type: ignore[arg-type]
