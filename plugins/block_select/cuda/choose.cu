@@ -1,5 +1,4 @@
 #include "choose.h"
-
 #include "select_kernels.h"
 
 namespace covis {
@@ -100,8 +99,8 @@ struct Row {
         }
       }
       Descent descent = shared.descent;
-      const bool inside = kByMass ? descent.mass + mass_to_here > limit
-                                  : descent.taken + counts_to_here >= limit;
+      const bool inside =
+          kByMass ? descent.mass + mass_to_here > limit : descent.taken + counts_to_here >= limit;
       const uint32_t hits = __ballot_sync(0xffffffffu, inside);
       const int owner = hits == 0 ? 31 : __ffs(static_cast<int>(hits)) - 1;
       if (thread == owner) {
@@ -209,8 +208,8 @@ __global__ void __launch_bounds__(kThreads) choose_blocks(const __grid_constant_
   const int head_row = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.x) * args.rows_per_cta;
   const int rows = min(args.rows_per_cta, g.rows - first_row);
-  const float* q = args.pooled_q +
-                   (static_cast<int64_t>(head_row) * g.rows + first_row) * g.head_dim;
+  const float* q =
+      args.pooled_q + (static_cast<int64_t>(head_row) * g.rows + first_row) * g.head_dim;
   const float* k = args.pooled_k + static_cast<int64_t>(head_row) * g.head_dim * g.cols;
   for (int i = thread; i < rows * g.head_dim; i += kThreads) queries[i] = q[i];
   __syncthreads();

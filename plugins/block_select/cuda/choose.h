@@ -30,10 +30,10 @@ COVIS_HD uint64_t fixed_mass(float probability) {
 // Where a descent stands: keys that begin with `prefix` are undecided, larger ones are taken.
 struct Descent {
   uint32_t prefix = 0;
-  int shift = 24;       // of the digit that is looked at next
-  uint64_t taken = 0;   // keys taken whole
-  uint64_t mass = 0;    // their mass
-  bool done = false;    // all keys are taken: nothing is undecided
+  int shift = 24;      // of the digit that is looked at next
+  uint64_t taken = 0;  // keys taken whole
+  uint64_t mass = 0;   // their mass
+  bool done = false;   // all keys are taken: nothing is undecided
 };
 
 COVIS_HD bool undecided(const Descent& d, uint32_t key) {
@@ -77,7 +77,9 @@ COVIS_HD void descend_by_count(Descent& d, const uint32_t* counts, uint64_t keep
 
 COVIS_HD uint64_t mass_limit(float cdf) {
   const double limit = static_cast<double>(cdf) + 1e-5;
-  return static_cast<uint64_t>((limit < 0.0 ? 0.0 : limit > 2.0 ? 2.0 : limit) *
+  return static_cast<uint64_t>((limit < 0.0   ? 0.0
+                                : limit > 2.0 ? 2.0
+                                              : limit) *
                                static_cast<double>(uint64_t{1} << kMassBits));
 }
 

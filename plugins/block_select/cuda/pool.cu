@@ -22,15 +22,15 @@ __global__ void pool_tokens(SelectGeometry g, const Element* source, Strides str
   const int head_row = static_cast<int>(blockIdx.y);
   const int first = index * block;
   const int last = min(first + block, g.total_patches);
-  const Element* base = source + head_row / g.heads * stride.batch +
-                        head_row % g.heads * stride.head;
+  const Element* base =
+      source + head_row / g.heads * stride.batch + head_row % g.heads * stride.head;
   for (int channel = static_cast<int>(threadIdx.x); channel < g.head_dim; channel += blockDim.x) {
     float pooled = use_max ? -INFINITY : 0.0f;
 #pragma unroll 8
     for (int patch = first; patch < last; ++patch) {
       const int frame = patch / g.patches;
-      const int64_t token =
-          static_cast<int64_t>(frame) * g.frame_tokens + g.special_first + (patch - frame * g.patches);
+      const int64_t token = static_cast<int64_t>(frame) * g.frame_tokens + g.special_first +
+                            (patch - frame * g.patches);
       const float value = widen(base[token * stride.token + channel]);
       pooled = use_max ? fmaxf(pooled, value) : pooled + value;
     }

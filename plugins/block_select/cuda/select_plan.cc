@@ -22,9 +22,16 @@ int check_fields(const CovisSelectParams& p, const Message& m) {
     return m.fail(kCovisBadArgument, "pool is %d, not 0 (mean) or 1 (max)", p.pool);
   }
   if (p.reserved != 0) return m.fail(kCovisBadArgument, "reserved is %u, not 0", p.reserved);
-  struct { const char* name; int64_t value; } const sizes[] = {
-      {"batch", p.batch}, {"heads", p.heads}, {"tokens", p.tokens}, {"head_dim", p.head_dim},
-      {"frame_tokens", p.frame_tokens}, {"q_block", p.q_block}, {"k_block", p.k_block}};
+  struct {
+    const char* name;
+    int64_t value;
+  } const sizes[] = {{"batch", p.batch},
+                     {"heads", p.heads},
+                     {"tokens", p.tokens},
+                     {"head_dim", p.head_dim},
+                     {"frame_tokens", p.frame_tokens},
+                     {"q_block", p.q_block},
+                     {"k_block", p.k_block}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > kIntMax) {
       return m.fail(kCovisBadArgument, "%s is %lld, not in 1 .. 2^31 - 1", size.name,
@@ -58,9 +65,12 @@ int check_fields(const CovisSelectParams& p, const Message& m) {
 }
 
 int check_pointers(const CovisSelectParams& p, const Message& m) {
-  struct { const char* name; const void* value; } const pointers[] = {
-      {"q", p.q}, {"k", p.k}, {"pair", p.pair}, {"keep_ratio", p.keep_ratio}, {"cdf", p.cdf},
-      {"level", p.level}};
+  struct {
+    const char* name;
+    const void* value;
+  } const pointers[] = {{"q", p.q},       {"k", p.k},
+                        {"pair", p.pair}, {"keep_ratio", p.keep_ratio},
+                        {"cdf", p.cdf},   {"level", p.level}};
   for (const auto& pointer : pointers) {
     if (pointer.value == nullptr) {
       return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);

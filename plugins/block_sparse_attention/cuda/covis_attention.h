@@ -1,7 +1,8 @@
 // C ABI of the CUDA kernels of BlockSparseAttention: raw pointers, one POD struct, a stream.
 //
 // Every function returns a CovisStatus, never throws, never synchronises. When the status is not 0,
-// `message` (if given) holds one line that names the field at fault, its value, and what is allowed.
+// `message` (if given) holds one line that names the field at fault, its value, and what is
+// allowed.
 #ifndef COVIS_ATTENTION_H_
 #define COVIS_ATTENTION_H_
 
@@ -14,11 +15,11 @@ extern "C" {
 
 enum CovisStatus {
   kCovisOk = 0,
-  kCovisBadArgument = 1,   // a field is outside its range, or fields contradict each other
-  kCovisUnsupported = 2,   // valid by the contract, but no kernel of this library does it
-  kCovisWorkspace = 3,     // the workspace is absent, misaligned or too small
-  kCovisNoDevice = 4,      // no GPU, or one that the library has no code for
-  kCovisCudaError = 5,     // the CUDA runtime or driver refused a call
+  kCovisBadArgument = 1,  // a field is outside its range, or fields contradict each other
+  kCovisUnsupported = 2,  // valid by the contract, but no kernel of this library does it
+  kCovisWorkspace = 3,    // the workspace is absent, misaligned or too small
+  kCovisNoDevice = 4,     // no GPU, or one that the library has no code for
+  kCovisCudaError = 5,    // the CUDA runtime or driver refused a call
 };
 
 enum CovisDataType { kCovisFloat16 = 0, kCovisBfloat16 = 1 };
@@ -29,9 +30,9 @@ enum CovisPrecision { kCovisPrecisionFull = 0, kCovisPrecisionFp8 = 1 };
 // Which row of the tile table (tiles.h) is launched; 0 lets the library choose.
 enum CovisKernel {
   kCovisKernelAuto = 0,
-  kCovisKernelHopper = 1,          // wgmma, TMA
-  kCovisKernelPortable = 2,        // mma.sync, cp.async
-  kCovisKernelHopperPolynomial = 3 // as 1, a share of the exponentials on the FMA pipe
+  kCovisKernelHopper = 1,           // wgmma, TMA
+  kCovisKernelPortable = 2,         // mma.sync, cp.async
+  kCovisKernelHopperPolynomial = 3  // as 1, a share of the exponentials on the FMA pipe
 };
 
 // Strides count elements; the innermost dimension (head_dim) is contiguous. Pointers are device

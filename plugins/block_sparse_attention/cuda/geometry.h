@@ -1,9 +1,10 @@
-// Index arithmetic of the kernels: tokens, patches, pieces, query tiles. Compiled for the device and
-// for the host, where tests hold it against the element rule.
+// Index arithmetic of the kernels: tokens, patches, pieces, query tiles. Compiled for the device
+// and for the host, where tests hold it against the element rule.
 //
 // Words: a *patch* is a token that is neither special nor trailing, numbered frame-major. A *piece*
-// is a run of at most kPiece patches inside one frame: what one TMA box loads and what one warpgroup
-// owns as queries. *Specials* are all special and trailing tokens, numbered in token order.
+// is a run of at most kPiece patches inside one frame: what one TMA box loads and what one
+// warpgroup owns as queries. *Specials* are all special and trailing tokens, numbered in token
+// order.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,17 @@
 #define COVIS_HD inline
 #endif
 
+// A rare loop that must not cost the registers of an unrolled one.
+#if defined(__CUDA_ARCH__)
+#define COVIS_ROLLED _Pragma("unroll 1")
+#else
+#define COVIS_ROLLED
+#endif
+
 namespace covis {
 
-inline constexpr int kPiece = 64;  // rows of a wgmma, and the finest cut that pads 1369 by 2.8 % only
+inline constexpr int kPiece =
+    64;  // rows of a wgmma, and the finest cut that pads 1369 by 2.8 % only
 
 // Unsigned division by a number known at launch: one multiply instead of some twenty instructions.
 // Exact for every 32-bit numerator below 2^31 and divisor in [1, 2^31).
@@ -56,30 +65,30 @@ struct QueryTile {
   int32_t batch = 0;
   int32_t head = 0;
   int32_t group = 0;
-  int32_t slot = 0;        // tile inside the group
+  int32_t slot = 0;  // tile inside the group
   bool special = false;
 };
 
 // Everything about sizes that the kernels need; passed by value.
 struct Geometry {
   int32_t batch, heads;
-  int32_t frames, patches;       // frames of the sequence; patches of one frame
-  int32_t total_patches;         // frames * patches
+  int32_t frames, patches;  // frames of the sequence; patches of one frame
+  int32_t total_patches;    // frames * patches
   int32_t frame_tokens, special_first, special_per_frame, trailing;
-  int32_t specials;              // frames * special_per_frame + trailing
+  int32_t specials;  // frames * special_per_frame + trailing
 
-  int32_t q_block, k_block;      // patches a region, clipped to total_patches
+  int32_t q_block, k_block;  // patches a region, clipped to total_patches
   FastDiv patches_div, q_block_div, k_block_div, special_div, heads_div, groups_div, slots_div;
   int64_t level_batch_stride, level_head_stride, level_row_stride;
-  int32_t level_col_stride;      // 0 where the map has one column
-  int32_t units_are_regions;     // key units: regions, else pieces (regions that straddle pieces)
-  int32_t units;                 // key units of a level row
+  int32_t level_col_stride;   // 0 where the map has one column
+  int32_t units_are_regions;  // key units: regions, else pieces (regions that straddle pieces)
+  int32_t units;              // key units of a level row
   Cut q_cut, k_cut;
 
-  int32_t width;                 // pieces a query tile
+  int32_t width;                   // pieces a query tile
   int32_t groups, special_groups;  // groups of patch tiles; groups of special tiles
-  int32_t slots;                 // tiles a group
-  int32_t slot_pieces;           // kFrame: pieces of a tile; the first long_slots have one more
+  int32_t slots;                   // tiles a group
+  int32_t slot_pieces;             // kFrame: pieces of a tile; the first long_slots have one more
   int32_t long_slots;
 };
 
@@ -126,8 +135,10 @@ COVIS_HD Piece piece_of_ordinal(const Geometry& g, Cut cut, int32_t ordinal) {
   int32_t high = g.frames - 1;
   while (low < high) {
     const int32_t middle = (low + high + 1) / 2;
-    if (middle * g.patches / kPiece + middle <= ordinal) low = middle;
-    else high = middle - 1;
+    if (middle * g.patches / kPiece + middle <= ordinal)
+      low = middle;
+    else
+      high = middle - 1;
   }
   const int32_t cell = ordinal - low;
   const int32_t start = max_int(cell * kPiece, low * g.patches);

@@ -13,10 +13,10 @@ template <class Traits>
 struct Consumer {
   using Element = typename Traits::Element;
   using Shared = typename Traits::Shared;
-  static constexpr int kScores = kPiece * kKeysPerStage / 128;        // a thread's scores
+  static constexpr int kScores = kPiece * kKeysPerStage / 128;  // a thread's scores
   static_assert(kScores == 2 * 32);
-  static constexpr int kOutputs = kPiece * Traits::kHeadDim / 128;    // a thread's outputs
-  static constexpr int kOrderBarrier = 1;                             // ids of named barriers
+  static constexpr int kOutputs = kPiece * Traits::kHeadDim / 128;  // a thread's outputs
+  static constexpr int kOrderBarrier = 1;                           // ids of named barriers
   static constexpr int kEpilogueBarrier = kOrderBarrier + Traits::kConsumers;
 
   const HopperArgs& args;
@@ -24,7 +24,8 @@ struct Consumer {
   int warpgroup;  // 0 .. kConsumers - 1
   int thread;     // 0 .. 127
   RingPosition<Traits::kStages> k_ring;
-  RingPosition<2> work_ring;  // of tiles: the queries have one slot, so their parity is its lowest bit
+  RingPosition<2>
+      work_ring;  // of tiles: the queries have one slot, so their parity is its lowest bit
 
   __device__ __forceinline__ const TileWork& work() const {
     return shared.control.work[work_ring.slot()];
@@ -71,8 +72,8 @@ struct Consumer {
     release(&shared.control.k_empty[k_ring.slot()]);
     k_ring.next();
   }
-  // The value ring needs no counter: each finished tile has put one end note more into the key ring.
-  // `lag` is how many key tiles of this tile are released beyond the value tile.
+  // The value ring needs no counter: each finished tile has put one end note more into the key
+  // ring. `lag` is how many key tiles of this tile are released beyond the value tile.
   __device__ __forceinline__ RingPosition<Traits::kStages> v_ring(int lag) const {
     return {k_ring.count - work_ring.count - lag};
   }
@@ -124,12 +125,13 @@ struct Consumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int chunk_flags = half == 0 ? flags : flags >> 16;
-      const int count = chunk_flags & kNoteCount;
+      // Against columns of thread 0: 64 constants instead of 64 sums.
+      const int limit = (chunk_flags & kNoteCount) - 2 * (thread % 4);
       const uint32_t skipped =
           (chunk_flags & kNotePartial) != 0 ? shared.skipped[warpgroup][half][thread] : 0;
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
-        const bool behind = score_column(thread, i) >= count;
+        const bool behind = score_column(0, i) >= limit;
         if (behind || (skipped >> i & 1) != 0) scores(32 * half + i) = -INFINITY;
       }
     }
@@ -181,8 +183,8 @@ struct Consumer {
     }
     // Specials lie apart, and a piece that ends inside a frame must not write past its end.
     constexpr int kVectors = Traits::kHeadDim / 8;  // 16 bytes each
-    Element* base = static_cast<Element*>(kernel.o) + batch * kernel.o_stride[0] +
-                    head * kernel.o_stride[1];
+    Element* base =
+        static_cast<Element*>(kernel.o) + batch * kernel.o_stride[0] + head * kernel.o_stride[1];
     for (int index = thread; index < piece.count * kVectors; index += 128) {
       const int row = index / kVectors;
       const int column = index % kVectors * 8;
@@ -233,8 +235,8 @@ struct Consumer {
     using OutputShape = Shape<typename Traits::Rows, typename Traits::Dim>;
     auto outputs = partition_fragment_C(mma_pv, OutputShape{});
     // A 16-deep slice of P as wgmma wants it in registers: the scores in their own order.
-    auto weights = make_tensor<Element>(
-        Layout<Shape<Shape<_2, _2, _2>, _1, Int<kKeysPerStage / 16>>>{});
+    auto weights =
+        make_tensor<Element>(Layout<Shape<Shape<_2, _2, _2>, _1, Int<kKeysPerStage / 16>>>{});
     static_assert(decltype(size(outputs))::value == kOutputs);
     static_assert(decltype(size(weights))::value == kScores);
 
@@ -302,8 +304,10 @@ struct Consumer {
       auto& control = shared.control;
       ptx::barrier_wait(&control.work_full[work_ring.slot()], work_ring.phase());
       if (work().active < 0) break;
-      if (work().pieces[warpgroup].count == 0) idle_tile();
-      else compute_tile();
+      if (work().pieces[warpgroup].count == 0)
+        idle_tile();
+      else
+        compute_tile();
       release(&control.work_empty[work_ring.slot()]);
       work_ring.next();
     }

@@ -35,8 +35,8 @@ struct TileWork {
   Piece pieces[kMaxConsumers];
 };
 
-// Everything in shared memory that is not a tile. Every ring has a full and an empty barrier a slot;
-// what the loader knows of a key tile beyond its data travels as a note beside the key slot.
+// Everything in shared memory that is not a tile. Every ring has a full and an empty barrier a
+// slot; what the loader knows of a key tile beyond its data travels as a note beside the key slot.
 template <int kStages>
 struct HopperControl {
   uint64_t q_full, q_empty;

@@ -1,6 +1,6 @@
-// BlockSparseAttention on sm_90a: one producer warpgroup walks the key list of a query tile and feeds
-// key and value tiles through TMA; each consumer warpgroup owns one query piece (64 rows) and runs
-// S = Q K^T and O += P V on wgmma, the next S issued before the current softmax. CTAs are
+// BlockSparseAttention on sm_90a: one producer warpgroup walks the key list of a query tile and
+// feeds key and value tiles through TMA; each consumer warpgroup owns one query piece (64 rows) and
+// runs S = Q K^T and O += P V on wgmma, the next S issued before the current softmax. CTAs are
 // persistent and take tiles, longest rows first, from a counter.
 #pragma once
 

@@ -22,11 +22,12 @@ struct Lister {
     const Geometry& g = args.geometry;
     QueryTile tile;
     Piece mine;
-    int active = -1;
+    int active;
     for (;;) {
       int next = 0;
       if (lane() == 0) next = atomicAdd(args.counter, 1);
       next = __shfl_sync(0xffffffffu, next, 0);
+      active = -1;
       if (next >= args.tiles) break;
       const int position = static_cast<int>(g.slots_div(next));
       const int slot = next - position * g.slots;
@@ -123,8 +124,8 @@ struct Loader {
     uint64_t* full = kKeys ? &control.k_full[slot] : &control.v_full[slot];
     ptx::barrier_wait(kKeys ? &control.k_empty[slot] : &control.v_empty[slot], ring.phase() ^ 1);
     if constexpr (kKeys) {
-      control.note[slot] = make_int4(entry[0].z, entry[0].w & ~kNoteSpecial, entry[1].z,
-                                     entry[1].w & ~kNoteSpecial);
+      control.note[slot] =
+          make_int4(entry[0].z, entry[0].w & ~kNoteSpecial, entry[1].z, entry[1].w & ~kNoteSpecial);
       if ((entry[0].w & kNoteEnd) != 0) {
         ptx::barrier_arrive(full);
         ring.next();
@@ -137,8 +138,8 @@ struct Loader {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool special = (entry[half].w & kNoteSpecial) != 0;
-      const CUtensorMap* map = kKeys ? (special ? &maps.special_k : &maps.k)
-                                     : (special ? &maps.special_v : &maps.v);
+      const CUtensorMap* map =
+          kKeys ? (special ? &maps.special_k : &maps.k) : (special ? &maps.special_v : &maps.v);
 #pragma unroll
       for (int box = 0; box < Traits::kBoxes; ++box) {
         ptx::load_box(map, full, tile + (2 * box + half) * Traits::kBoxElements,

@@ -33,8 +33,9 @@ struct HopperTraits {
       decltype(cute::tile_to_shape(Atom{}, cute::Shape<Keys, Dim, cute::Int<kStages>>{}));
   // The same values seen as (D, keys): wgmma reads V with D contiguous.
   using LayoutVt = decltype(cute::composition(
-      LayoutK{}, cute::make_layout(cute::Shape<Dim, Keys, cute::Int<kStages>>{},
-                                   cute::Stride<Keys, cute::_1, cute::Int<kKeysPerStage * kHeadDim>>{})));
+      LayoutK{},
+      cute::make_layout(cute::Shape<Dim, Keys, cute::Int<kStages>>{},
+                        cute::Stride<Keys, cute::_1, cute::Int<kKeysPerStage * kHeadDim>>{})));
 
   using Control = HopperControl<kStages>;
 

@@ -15,7 +15,7 @@ struct KernelArgs {
   const uint32_t* order;  // rows, longest first; null = as numbered
   int32_t* counter;       // next tile, starts at 0
   int32_t tiles;
-  float scale_log2;       // scale * log2(e): the softmax runs on powers of two
+  float scale_log2;  // scale * log2(e): the softmax runs on powers of two
 };
 
 // Token of row `row` of a query piece.

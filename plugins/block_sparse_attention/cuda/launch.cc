@@ -43,9 +43,8 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
   args.level = p.level;
   args.o = p.o;
   for (int i = 0; i < 3; ++i) args.o_stride[i] = p.o_stride[i];
-  args.order = plan.ordered
-                   ? reinterpret_cast<const uint32_t*>(part(p, plan.workspace.order))
-                   : nullptr;
+  args.order =
+      plan.ordered ? reinterpret_cast<const uint32_t*>(part(p, plan.workspace.order)) : nullptr;
   args.counter = reinterpret_cast<int32_t*>(part(p, plan.workspace.counter));
   args.tiles = static_cast<int32_t>(plan.tiles);
   args.scale_log2 = plan.scale * 1.44269504088896340736f;
@@ -55,8 +54,9 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
 // The patches of a tensor, frames apart: rows outside a frame are zero-filled and never written.
 BoxedTensor patches_of(const Geometry& g, const void* data, const int64_t (&stride)[3], int dim) {
   const auto* first = static_cast<const uint8_t*>(data) + int64_t{2} * g.special_first * stride[2];
-  return BoxedTensor{first, dim, g.patches, g.frames, g.heads, g.batch,
-                     stride[2], stride[2] * g.frame_tokens, stride[1], stride[0]};
+  return BoxedTensor{first,     dim,      g.patches, g.frames,
+                     g.heads,   g.batch,  stride[2], stride[2] * g.frame_tokens,
+                     stride[1], stride[0]};
 }
 
 BoxedTensor specials_of(const Geometry& g, const void* data, int dim) {
@@ -68,14 +68,17 @@ int make_maps(const CovisAttentionParams& p, const Plan& plan, const Message& m,
   const Geometry& g = plan.geometry;
   const Workspace& w = plan.workspace;
   const int dim = static_cast<int>(p.head_dim);
-  struct { BoxedTensor tensor; CUtensorMap* map; bool used; } const all[] = {
-      {patches_of(g, p.q, p.q_stride, dim), &maps->q, g.total_patches > 0},
-      {patches_of(g, p.k, p.k_stride, dim), &maps->k, g.total_patches > 0},
-      {patches_of(g, p.v, p.v_stride, dim), &maps->v, g.total_patches > 0},
-      {patches_of(g, p.o, p.o_stride, dim), &maps->o, g.total_patches > 0},
-      {specials_of(g, part(p, w.special_q), dim), &maps->special_q, g.specials > 0},
-      {specials_of(g, part(p, w.special_k), dim), &maps->special_k, g.specials > 0},
-      {specials_of(g, part(p, w.special_v), dim), &maps->special_v, g.specials > 0}};
+  struct {
+    BoxedTensor tensor;
+    CUtensorMap* map;
+    bool used;
+  } const all[] = {{patches_of(g, p.q, p.q_stride, dim), &maps->q, g.total_patches > 0},
+                   {patches_of(g, p.k, p.k_stride, dim), &maps->k, g.total_patches > 0},
+                   {patches_of(g, p.v, p.v_stride, dim), &maps->v, g.total_patches > 0},
+                   {patches_of(g, p.o, p.o_stride, dim), &maps->o, g.total_patches > 0},
+                   {specials_of(g, part(p, w.special_q), dim), &maps->special_q, g.specials > 0},
+                   {specials_of(g, part(p, w.special_k), dim), &maps->special_k, g.specials > 0},
+                   {specials_of(g, part(p, w.special_v), dim), &maps->special_v, g.specials > 0}};
   for (const auto& entry : all) {
     if (!entry.used) continue;
     const int error = encode_tensor_map(entry.tensor, p.data_type == kCovisBfloat16, entry.map);
@@ -165,8 +168,10 @@ int launch(const CovisAttentionParams& p, cudaStream_t stream, const Message& m)
                          reinterpret_cast<uint32_t*>(part(p, plan.workspace.order)), stream);
   }
   if (error == cudaSuccess) {
-    if (plan.hopper) status = run_hopper(p, plan, device, stream, m, &error);
-    else error = run_portable(p, plan, stream);
+    if (plan.hopper)
+      status = run_hopper(p, plan, device, stream, m, &error);
+    else
+      error = run_portable(p, plan, stream);
   }
   if (status != kCovisOk) return status;
   if (error != cudaSuccess) {

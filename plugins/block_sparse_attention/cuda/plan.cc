@@ -41,9 +41,12 @@ int check_sizes(const CovisAttentionParams& p, const Message& m) {
     return m.fail(kCovisBadArgument, "kernel is %d, not 0 to 3", p.kernel);
   }
   if (p.reserved != 0) return m.fail(kCovisBadArgument, "reserved is %u, not 0", p.reserved);
-  struct { const char* name; int64_t value; } const sizes[] = {
-      {"batch", p.batch}, {"heads", p.heads}, {"tokens", p.tokens}, {"frame_tokens", p.frame_tokens},
-      {"q_block", p.q_block}, {"k_block", p.k_block}};
+  struct {
+    const char* name;
+    int64_t value;
+  } const sizes[] = {{"batch", p.batch},     {"heads", p.heads},
+                     {"tokens", p.tokens},   {"frame_tokens", p.frame_tokens},
+                     {"q_block", p.q_block}, {"k_block", p.k_block}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > kIntMax) {
       return m.fail(kCovisBadArgument, "%s is %lld, not in 1 .. 2^31 - 1", size.name,
@@ -100,7 +103,8 @@ int check_level(const CovisAttentionParams& p, const Message& m) {
   return kCovisOk;
 }
 
-// TMA and 16-byte accesses: aligned bases, strides in whole 16 bytes, all addresses below 2^40 bytes.
+// TMA and 16-byte accesses: aligned bases, strides in whole 16 bytes, all addresses below 2^40
+// bytes.
 int check_tensor(const char* name, const void* data, const int64_t (&stride)[3], bool pointers,
                  const CovisAttentionParams& p, const Message& m) {
   const int64_t sizes[3] = {p.batch, p.heads, p.tokens};
@@ -122,9 +126,14 @@ int check_tensor(const char* name, const void* data, const int64_t (&stride)[3],
 }
 
 int check_tensors(const CovisAttentionParams& p, bool pointers, const Message& m) {
-  struct { const char* name; const void* data; const int64_t (&stride)[3]; } const tensors[] = {
-      {"q", p.q, p.q_stride}, {"k", p.k, p.k_stride}, {"v", p.v, p.v_stride},
-      {"o", p.o, p.o_stride}};
+  struct {
+    const char* name;
+    const void* data;
+    const int64_t (&stride)[3];
+  } const tensors[] = {{"q", p.q, p.q_stride},
+                       {"k", p.k, p.k_stride},
+                       {"v", p.v, p.v_stride},
+                       {"o", p.o, p.o_stride}};
   for (const auto& tensor : tensors) {
     const int status = check_tensor(tensor.name, tensor.data, tensor.stride, pointers, p, m);
     if (status != kCovisOk) return status;
@@ -233,8 +242,8 @@ Geometry make_geometry(const CovisAttentionParams& p, int width) {
   g.q_cut = !whole_frames(g.q_block) && whole_pieces(g.q_block) ? Cut::kGrid : Cut::kFrame;
   g.k_cut = !whole_frames(g.k_block) && whole_pieces(g.k_block) ? Cut::kGrid : Cut::kFrame;
   g.units_are_regions = whole_frames(g.k_block) || whole_pieces(g.k_block);
-  g.units = g.units_are_regions ? ceil_div(g.total_patches, g.k_block)
-                                : piece_ordinals(g, Cut::kFrame);
+  g.units =
+      g.units_are_regions ? ceil_div(g.total_patches, g.k_block) : piece_ordinals(g, Cut::kFrame);
 
   g.width = width;
   int32_t pieces = 1;
@@ -280,9 +289,9 @@ int make_plan(const CovisAttentionParams& p, const Device& device, bool pointers
                   static_cast<long long>(p.tokens), static_cast<long long>(plan->tiles));
   }
   // Rows of equal length need no order: one level for all, and no special rows beside it.
-  plan->ordered = rows_per_head(g) > 1 &&
-                  (p.level_rows * p.level_cols * p.level_heads * p.level_batch > 1 ||
-                   g.special_groups > 0);
+  plan->ordered =
+      rows_per_head(g) > 1 &&
+      (p.level_rows * p.level_cols * p.level_heads * p.level_batch > 1 || g.special_groups > 0);
   plan->length_heads = static_cast<int32_t>(p.level_batch * p.level_heads);
   lay_out_workspace(p, plan);
   if (!pointers) return kCovisOk;

@@ -1,5 +1,5 @@
-// From the caller's params to what is launched: checks, geometry, workspace. Host code without CUDA,
-// so that every rule in it is tested on machines without a GPU.
+// From the caller's params to what is launched: checks, geometry, workspace. Host code without
+// CUDA, so that every rule in it is tested on machines without a GPU.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +19,9 @@ struct Message {
 
 // Offsets in the workspace, in bytes; every part is 256-byte aligned.
 struct Workspace {
-  uint64_t counter = 0;  // int32: next tile
-  uint64_t order = 0;    // uint32 per row: rows, longest first
-  uint64_t lengths = 0;  // uint32 per row of the level map's heads
+  uint64_t counter = 0;                                  // int32: next tile
+  uint64_t order = 0;                                    // uint32 per row: rows, longest first
+  uint64_t lengths = 0;                                  // uint32 per row of the level map's heads
   uint64_t special_q = 0, special_k = 0, special_v = 0;  // (B, H, specials, D)
   uint64_t bytes = 0;
 };
@@ -33,8 +33,8 @@ struct Plan {
   bool hopper = false;
   bool polynomial = false;
   bool fp8 = false;
-  bool ordered = false;         // rows differ in length: sort them
-  int32_t length_heads = 0;     // level_batch * level_heads: distinct sets of row lengths
+  bool ordered = false;      // rows differ in length: sort them
+  int32_t length_heads = 0;  // level_batch * level_heads: distinct sets of row lengths
   int64_t tiles = 0;
 };
 

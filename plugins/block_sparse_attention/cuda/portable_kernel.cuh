@@ -1,6 +1,6 @@
 // BlockSparseAttention on sm_80 and newer: one CTA of four warps a query piece, 16 rows a warp,
-// mma.sync; the chunks of the key list come through cp.async, one ahead. Tokens are addressed one by
-// one, so specials need no gathering.
+// mma.sync; the chunks of the key list come through cp.async, one ahead. Tokens are addressed one
+// by one, so specials need no gathering.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,10 +17,10 @@ namespace covis {
 
 template <class Element, int kHeadDim>
 struct Portable {
-  static constexpr int kVectors = kHeadDim / 8;        // 16-byte vectors a row
-  static constexpr int kTile = kPiece * kHeadDim;      // elements of a key or value tile
-  static constexpr int kScores = kPiece / 2;           // a thread's scores: 2 rows x 16
-  static constexpr int kOutputs = kHeadDim / 2;        // a thread's outputs
+  static constexpr int kVectors = kHeadDim / 8;    // 16-byte vectors a row
+  static constexpr int kTile = kPiece * kHeadDim;  // elements of a key or value tile
+  static constexpr int kScores = kPiece / 2;       // a thread's scores: 2 rows x 16
+  static constexpr int kOutputs = kHeadDim / 2;    // a thread's outputs
 
   struct Shared {
     Element q[kTile];
@@ -64,8 +64,7 @@ struct Portable {
       const int row = index / kVectors;
       const int vector = index % kVectors;
       const bool valid = row < piece.count;
-      const int64_t token =
-          query_token(args.kernel.geometry, tile.special, piece, valid ? row : 0);
+      const int64_t token = query_token(args.kernel.geometry, tile.special, piece, valid ? row : 0);
       ptx::copy_async(at(shared.q, row, vector), row_of(args.q, args.q_stride, token) + vector * 8,
                       valid);
     }
@@ -194,7 +193,8 @@ struct Portable {
 };
 
 template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(128) portable_attention(const __grid_constant__ PortableArgs args) {
+__global__ void __launch_bounds__(128, 2)
+    portable_attention(const __grid_constant__ PortableArgs args) {
   extern __shared__ __align__(128) uint8_t raw[];
   const KernelArgs& kernel = args.kernel;
   const Geometry& g = kernel.geometry;

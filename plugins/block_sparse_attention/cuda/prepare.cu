@@ -44,8 +44,7 @@ __device__ uint32_t length_of_row(const Geometry& g, const uint32_t* lengths, in
   const int head_row = row / per_head;
   const int batch = head_row / g.heads;
   const int head = head_row - batch * g.heads;
-  const int map_head =
-      (level_batch > 1 ? batch : 0) * level_heads + (level_heads > 1 ? head : 0);
+  const int map_head = (level_batch > 1 ? batch : 0) * level_heads + (level_heads > 1 ? head : 0);
   return lengths[static_cast<int64_t>(map_head) * per_head + row - head_row * per_head];
 }
 

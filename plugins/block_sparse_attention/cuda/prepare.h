@@ -12,7 +12,8 @@ namespace covis {
 cudaError_t launch_order(const Geometry& g, const int8_t* level, int level_batch, int level_heads,
                          uint32_t* lengths, uint32_t* order, cudaStream_t stream);
 
-// Copies the special tokens of one tensor (strides in elements of two bytes) to (B, H, specials, D).
+// Copies the special tokens of one tensor (strides in elements of two bytes) to (B, H, specials,
+// D).
 cudaError_t launch_gather(const Geometry& g, const void* source, const int64_t (&stride)[3],
                           int head_dim, void* target, cudaStream_t stream);
 

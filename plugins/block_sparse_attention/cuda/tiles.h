@@ -8,12 +8,12 @@ namespace covis {
 
 struct TileRow {
   int head_dim;
-  int consumers;        // consumer warpgroups = query pieces (64 rows each) of a CTA
-  int stages;           // key and value tiles in flight
+  int consumers;  // consumer warpgroups = query pieces (64 rows each) of a CTA
+  int stages;     // key and value tiles in flight
   int producer_registers;
   int consumer_registers;
-  int polynomial_of_16; // exponentials computed on the FMA pipe, of each 16 (0 = all on the MUFU)
-  bool ordered;         // consumers take turns: products of one overlap the softmax of the others
+  int polynomial_of_16;  // exponentials computed on the FMA pipe, of each 16 (0 = all on the MUFU)
+  bool ordered;          // consumers take turns: products of one overlap the softmax of the others
 };
 
 inline constexpr int kKeysPerStage = 2 * kPiece;  // two chunks: N = 128 keeps S in 64 registers
@@ -24,7 +24,7 @@ inline constexpr TileRow kHopperD64{64, 3, 4, 32, 160, 0, true};
 inline constexpr TileRow kHopperD64Polynomial{64, 3, 4, 32, 160, 4, true};
 // D = 128: O takes 64 registers more, so two warpgroups; products dominate and hide the softmax.
 inline constexpr TileRow kHopperD128{128, 2, 2, 40, 232, 0, true};
-// sm_80: one piece a CTA of four warps; small enough for three CTAs on an SM.
+// sm_80: one piece a CTA of four warps; two CTAs on an SM.
 inline constexpr int kPortableConsumers = 1;
 
 constexpr TileRow hopper_row(int head_dim, bool polynomial) {

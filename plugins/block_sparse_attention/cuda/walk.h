@@ -15,12 +15,12 @@ enum class Unit : int32_t { kSkip = 0, kLow = 1, kFull = 2, kPartial = 3 };
 
 struct Chunk {
   int32_t frame;
-  int32_t row;      // first patch counted in the frame, or first special
-  int32_t count;    // valid keys, 1..kPiece
-  int32_t patch;    // first patch, running number
-  bool special;     // keys come from the gathered specials
-  bool partial;     // needs the element rule
-  bool low;         // may be computed in low precision
+  int32_t row;    // first patch counted in the frame, or first special
+  int32_t count;  // valid keys, 1..kPiece
+  int32_t patch;  // first patch, running number
+  bool special;   // keys come from the gathered specials
+  bool partial;   // needs the element rule
+  bool low;       // may be computed in low precision
 };
 
 // The rows of the level map that a query tile touches.
@@ -70,8 +70,10 @@ COVIS_HD Unit classify(const Geometry& g, const LevelRows& rows, int32_t unit) {
   bool any = false;
   bool all = true;
   bool low = true;
+  COVIS_ROLLED
   for (int32_t r = rows.first; r <= rows.last; ++r) {
     const int8_t* row = rows.level + r * g.level_row_stride;
+    COVIS_ROLLED
     for (int32_t c = first; c <= last; ++c) {
       const int8_t value = row[c * g.level_col_stride];
       any |= value > 0;
@@ -84,7 +86,8 @@ COVIS_HD Unit classify(const Geometry& g, const LevelRows& rows, int32_t unit) {
   return low ? Unit::kLow : Unit::kFull;
 }
 
-inline constexpr int kUnitBatch = 4;  // x 32 units classified before any is expanded: loads in flight
+inline constexpr int kUnitBatch =
+    4;  // x 32 units classified before any is expanded: loads in flight
 
 // One bit a unit: computed / partial / low.
 struct UnitMasks {

@@ -14,14 +14,14 @@ typedef struct CovisSaliencyParams {
   uint32_t struct_size;  // sizeof(CovisSaliencyParams) of the caller
   int32_t data_type;     // of the tokens: 0 float16, 1 bfloat16, 2 float32
   int64_t views, patches, channels;
-  const void* tokens;             // (views, patches, channels), contiguous
-  const float* tau;               // device scalars
+  const void* tokens;  // (views, patches, channels), contiguous
+  const float* tau;    // device scalars
   const float* tau_low;
   const int64_t* min_neighbours;
-  const int64_t* reference;       // index of the reference view, or -1
-  float* similarity;              // (views, views)
-  int8_t* level;                  // (views, views)
-  void* workspace;                // 256-byte aligned
+  const int64_t* reference;  // index of the reference view, or -1
+  float* similarity;         // (views, views)
+  int8_t* level;             // (views, views)
+  void* workspace;           // 256-byte aligned
   uint64_t workspace_bytes;
 } CovisSaliencyParams;
 

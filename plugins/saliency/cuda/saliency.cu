@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // similarity = descriptors descriptors^T, tiles of 32 x 32 in float32.
-__global__ void __launch_bounds__(kTile * kWarps)
+__global__ void __launch_bounds__(kTile* kWarps)
     compare_views(const float* descriptors, int views, int channels, float* similarity) {
   __shared__ float rows[kTile][kTile + 1];
   __shared__ float cols[kTile][kTile + 1];
@@ -90,9 +90,11 @@ __global__ void __launch_bounds__(kTile * kWarps)
     for (int i = y; i < kTile; i += kWarps) {
       const bool inside = c + x < channels;
       rows[i][x] = inside && row + i < views
-                       ? descriptors[static_cast<int64_t>(row + i) * channels + c + x] : 0.0f;
+                       ? descriptors[static_cast<int64_t>(row + i) * channels + c + x]
+                       : 0.0f;
       cols[i][x] = inside && col + i < views
-                       ? descriptors[static_cast<int64_t>(col + i) * channels + c + x] : 0.0f;
+                       ? descriptors[static_cast<int64_t>(col + i) * channels + c + x]
+                       : 0.0f;
     }
     __syncthreads();
     for (int k = 0; k < kTile; ++k) {
@@ -144,8 +146,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t nearest = descent.prefix;
   for (int j = thread; j < views; j += kThreads) {
     const bool near = rank > 0 && score_key(other(j)) >= nearest;
-    level[static_cast<int64_t>(view) * views + j] =
-        pair_level(rule, view, j, row[j], near, row[j]);
+    level[static_cast<int64_t>(view) * views + j] = pair_level(rule, view, j, row[j], near, row[j]);
   }
 }
 
@@ -157,8 +158,8 @@ cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyPlan& plan, floa
       &sum_tokens<Element>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status != cudaSuccess) return status;
   const dim3 grid(kSaliencyRuns, static_cast<unsigned>(plan.views));
-  sum_tokens<<<grid, kThreads, bytes, stream>>>(static_cast<const Element*>(p.tokens),
-                                                plan.patches, plan.channels, partial);
+  sum_tokens<<<grid, kThreads, bytes, stream>>>(static_cast<const Element*>(p.tokens), plan.patches,
+                                                plan.channels, partial);
   return cudaPeekAtLastError();
 }
 

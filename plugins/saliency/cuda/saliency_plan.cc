@@ -11,7 +11,10 @@ int make_saliency_plan(const CovisSaliencyParams& p, bool pointers, const Messag
   if (p.data_type < 0 || p.data_type > 2) {
     return m.fail(kCovisUnsupported, "data_type is %d, not 0 to 2", p.data_type);
   }
-  struct { const char* name; int64_t value, limit; } const sizes[] = {
+  struct {
+    const char* name;
+    int64_t value, limit;
+  } const sizes[] = {
       {"views", p.views, 65535}, {"patches", p.patches, 1 << 24}, {"channels", p.channels, 6144}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > size.limit) {
@@ -27,10 +30,13 @@ int make_saliency_plan(const CovisSaliencyParams& p, bool pointers, const Messag
   plan->descriptors = (vectors * kSaliencyRuns + 255) / 256 * 256;
   plan->bytes = plan->descriptors + (vectors + 255) / 256 * 256;
   if (!pointers) return kCovisOk;
-  struct { const char* name; const void* value; } const given[] = {
-      {"tokens", p.tokens}, {"tau", p.tau}, {"tau_low", p.tau_low},
-      {"min_neighbours", p.min_neighbours}, {"reference", p.reference},
-      {"similarity", p.similarity}, {"level", p.level}};
+  struct {
+    const char* name;
+    const void* value;
+  } const given[] = {{"tokens", p.tokens},       {"tau", p.tau},
+                     {"tau_low", p.tau_low},     {"min_neighbours", p.min_neighbours},
+                     {"reference", p.reference}, {"similarity", p.similarity},
+                     {"level", p.level}};
   for (const auto& pointer : given) {
     if (pointer.value == nullptr) {
       return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);

@@ -27,8 +27,10 @@ struct Row {
         ++counts[key >> d.shift & 255];
         masses[key >> d.shift & 255] += covis::fixed_mass(std::exp(scores[col] - high) * scale);
       }
-      if (kByMass) covis::descend_by_mass(d, counts, masses, limit, 255, 0);
-      else covis::descend_by_count(d, counts, limit, 255, 0);
+      if (kByMass)
+        covis::descend_by_mass(d, counts, masses, limit, 255, 0);
+      else
+        covis::descend_by_count(d, counts, limit, 255, 0);
     }
     return d;
   }

@@ -33,15 +33,15 @@ int32_t key_token(const Geometry& g, const Chunk& chunk, int32_t index) {
 
 // One query row over the chunks of its tile: the online softmax of softmax.cuh, a chunk a step.
 void attend(const Geometry& g, const CovisAttentionParams& p, const QueryTile& tile,
-            const Piece& piece, int row, float scale, const std::vector<Chunk>& chunks, float* out) {
+            const Piece& piece, int row, float scale, const std::vector<Chunk>& chunks,
+            float* out) {
   const int dim = static_cast<int>(p.head_dim);
   const Rows q{static_cast<const float*>(p.q), p.q_stride};
   const Rows k{static_cast<const float*>(p.k), p.k_stride};
   const Rows v{static_cast<const float*>(p.v), p.v_stride};
-  const int64_t token =
-      tile.special ? covis::special_token(g, piece.patch + row)
-                   : static_cast<int64_t>(piece.frame) * g.frame_tokens + g.special_first +
-                         piece.row + row;
+  const int64_t token = tile.special ? covis::special_token(g, piece.patch + row)
+                                     : static_cast<int64_t>(piece.frame) * g.frame_tokens +
+                                           g.special_first + piece.row + row;
   const float* query = q.at(tile.batch, tile.head, token);
   const int8_t* level = covis::level_of(g, p.level, tile.batch, tile.head);
   const float infinity = std::numeric_limits<float>::infinity();
@@ -75,8 +75,8 @@ void attend(const Geometry& g, const CovisAttentionParams& p, const QueryTile& t
       for (int d = 0; d < dim; ++d) acc[d] += weight * value[d];
     }
   }
-  float* target = out + tile.batch * p.o_stride[0] + tile.head * p.o_stride[1] +
-                  token * p.o_stride[2];
+  float* target =
+      out + tile.batch * p.o_stride[0] + tile.head * p.o_stride[1] + token * p.o_stride[2];
   const bool dead = top == -infinity && sum == 0.0f;
   for (int d = 0; d < dim; ++d) target[d] = dead ? 0.0f : acc[d] / sum;
 }
@@ -102,9 +102,8 @@ int covis_host_plan(const CovisAttentionParams* params, int capability, int poin
 // (B, H, S) counts how often each output row was written: it must be once.
 int covis_host_attention(const CovisAttentionParams* params, int width, int fp8, int32_t* written) {
   const Geometry g = covis::make_geometry(*params, width);
-  const float scale = params->scale == 0.0f
-                          ? 1.0f / std::sqrt(static_cast<float>(params->head_dim))
-                          : params->scale;
+  const float scale = params->scale == 0.0f ? 1.0f / std::sqrt(static_cast<float>(params->head_dim))
+                                            : params->scale;
   const int32_t rows = g.batch * g.heads * covis::rows_per_head(g);
   for (int32_t row = 0; row < rows; ++row) {
     for (int32_t slot = 0; slot < g.slots; ++slot) {
@@ -113,16 +112,14 @@ int covis_host_attention(const CovisAttentionParams* params, int width, int fp8,
       std::vector<Chunk> chunks;
       covis::WalkScratch scratch;
       covis::start_walk(g, params->level, tile, &scratch);
-      covis::walk_keys(g, scratch, fp8 != 0,
-                       [&](const Chunk& chunk) { chunks.push_back(chunk); });
+      covis::walk_keys(g, scratch, fp8 != 0, [&](const Chunk& chunk) { chunks.push_back(chunk); });
       for (int index = 0; index < width; ++index) {
         const Piece piece = covis::tile_piece(g, tile, index);
         for (int r = 0; r < piece.count; ++r) {
           attend(g, *params, tile, piece, r, scale, chunks, static_cast<float*>(params->o));
-          const int64_t token = tile.special
-                                    ? covis::special_token(g, piece.patch + r)
-                                    : static_cast<int64_t>(piece.frame) * g.frame_tokens +
-                                          g.special_first + piece.row + r;
+          const int64_t token = tile.special ? covis::special_token(g, piece.patch + r)
+                                             : static_cast<int64_t>(piece.frame) * g.frame_tokens +
+                                                   g.special_first + piece.row + r;
           ++written[(static_cast<int64_t>(tile.batch) * g.heads + tile.head) * params->tokens +
                     token];
         }
@@ -154,8 +151,8 @@ void covis_host_cost(const CovisAttentionParams* params, int width, int64_t* cou
       covis::WalkScratch scratch;
       covis::start_walk(g, params->level, tile, &scratch);
       covis::walk_keys(g, scratch, false, [&](const Chunk& c) {
-        counts[0] += pieces;               // 64 x 64 blocks computed
-        counts[1] += queries * c.count;    // pairs in them, masks of the rule apart
+        counts[0] += pieces;             // 64 x 64 blocks computed
+        counts[1] += queries * c.count;  // pairs in them, masks of the rule apart
         counts[2] += pieces * (c.partial || c.count < covis::kPiece);
         // Whole chunks never follow masked ones, specials apart.
         const bool is_masked = c.partial || c.count < covis::kPiece;
@@ -168,9 +165,7 @@ void covis_host_cost(const CovisAttentionParams* params, int width, int64_t* cou
   }
 }
 
-uint32_t covis_host_divide(uint32_t n, uint32_t divisor) {
-  return covis::FastDiv::of(divisor)(n);
-}
+uint32_t covis_host_divide(uint32_t n, uint32_t divisor) { return covis::FastDiv::of(divisor)(n); }
 
 int covis_host_shared_bytes(int head_dim) {
   return covis::hopper_shared_bytes(covis::hopper_row(head_dim, false));

@@ -19,8 +19,8 @@ void covis_host_pair_levels(const float* similarity, int views, float tau, float
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
     for (int j = 0; j < views; ++j) {
       const bool near = rank > 0 && others[j] >= sorted[rank - 1];
-      level[i * views + j] = covis::pair_level(rule, i, j, similarity[i * views + j], near,
-                                               similarity[i * views + j]);
+      level[i * views + j] =
+          covis::pair_level(rule, i, j, similarity[i * views + j], near, similarity[i * views + j]);
     }
   }
 }
