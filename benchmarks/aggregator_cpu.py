@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def main() -> None:
     options.register_custom_ops_library(str(library))
     session = ort.InferenceSession(str(bundle.graph(stage)), options)
     options.enable_profiling = True
-    options.profile_file_prefix = "covis_aggregator"
+    scratch = tempfile.TemporaryDirectory()
+    options.profile_file_prefix = str(Path(scratch.name) / "profile")
     profiled = ort.InferenceSession(str(bundle.graph(stage)), options)
 
     channels = next(t.shape[-1] for t in stage.inputs if t.name == "patch_tokens")
@@ -102,7 +104,6 @@ def main() -> None:
             if runner is profiled:
                 path = Path(profiled.end_profiling())
                 attention = profiled_attention(path, model.global_layers)
-                path.unlink()
 
     special = model.special_first + model.special_last
     share = patches / (patches + special)
