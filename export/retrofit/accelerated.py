@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import Selector, Sparsity, SparsityChanges, parse_layers
+from covis.engines.options import Sparsity, SparsityChanges, parse_layers
 from covis.export.retrofit.attention import GlobalAttention
 from covis.export.retrofit.frames import Frames, read_frames
 from covis.export.retrofit.report import LayerReport, Report
@@ -167,9 +167,6 @@ class Accelerated:
         return self._scenes.attend(layer, q, k, v, scale)
 
     def _set(self, sparsity: Sparsity) -> None:
-        if sparsity.selector not in get_args(Selector):
-            known = ", ".join(get_args(Selector))
-            raise user_error(f"is {sparsity.selector!r}", where="selector", hint=f"give {known}")
         layers = parse_layers(sparsity.layers, len(self.structure.attentions))
         self._layers = frozenset(() if sparsity.selector == "dense" else layers)
         self.sparsity = sparsity
