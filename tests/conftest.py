@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.engines.mini_bundle import write_bundle
 from tests.tiny_vggt import export_tiny_bundle
+
+# Shells start background jobs with Ctrl-C ignored, and children inherit that; the tests that press
+# it would then wait for ever, or fail.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
