@@ -6,7 +6,8 @@ import csv
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -239,33 +240,40 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     _trim_log(out / LOG, trainer.step)
     last = min(config.steps, trainer.step + stop_after) if stop_after else config.steps
-    stopped = _on_signal()
     saved = time.monotonic()
     rows: list[dict[str, float]] = []
-    while trainer.step < last and not stopped:
-        rows.append(trainer.advance())
-        if len(rows) == log_every:
-            _log(out / LOG, rows)
-            rows = []
-        if time.monotonic() - saved > 60 * save_minutes:
-            checkpoint.save(out, trainer.checkpoint())
-            saved = time.monotonic()
+    with _signals_caught() as stopped:
+        while trainer.step < last and not stopped:
+            rows.append(trainer.advance())
+            if len(rows) == log_every:
+                _log(out / LOG, rows)
+                rows = []
+            if time.monotonic() - saved > 60 * save_minutes:
+                checkpoint.save(out, trainer.checkpoint())
+                saved = time.monotonic()
     if rows:
         _log(out / LOG, rows)
     return checkpoint.save(out, trainer.checkpoint())
 
 
-def _on_signal() -> list[int]:
-    """A list that gets the number of the first SIGINT or SIGTERM; the second one kills."""
+@contextmanager
+def _signals_caught() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGINT or SIGTERM; the second one kills.
+
+    The handlers found are put back at the end, for the process may go on.
+    """
     caught: list[int] = []
 
     def note(number: int, _frame: Any) -> None:
         caught.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
-    return caught
+    found = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in found.items():
+            signal.signal(number, handler)
 
 
 def _log(path: Path, rows: Sequence[dict[str, float]]) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,12 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path) -> None:
     train(parts, resume=True, device="cpu", cache=cache, log_every=10)
     _same(checkpoint.load(whole), checkpoint.load(parts))
     assert [r["step"] for r in _rows(parts)] == [10, 15, 25, 35, 40]
+
+
+def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    train(tmp_path, TINY, device="cpu", stop_after=1)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_run_that_died_between_checkpoints_repeats_its_rows(tmp_path: Path) -> None:
