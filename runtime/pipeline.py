@@ -69,6 +69,7 @@ class Pipeline:
         photos: Images | Path | str | Sequence[Any],
         *,
         sparsity: Sparsity | None = None,
+        pair_level: Array | None = None,
         progress: Progress | None = None,
     ) -> Scene:
         """Reconstruct one scene.
@@ -76,19 +77,37 @@ class Pipeline:
         Args:
             photos: a folder, a list of files, uint8 (H, W, 3) arrays or PIL images, or `Images`.
             sparsity: selector options for this run; the bundle's own where None.
+            pair_level: a frame-pair map to use instead of the one that saliency finds, (M, M): 0
+                skipped, 1 low precision allowed, 2 full precision, row i saying what view i looks
+                at. Self-pairs must be 2. It is taken as it stands: `tau`, `min_neighbours` and
+                `reference` have no say. For pairs known otherwise (GPS, video order, a matcher)
+                and for comparing selectors.
             progress: told of each stage and chunk.
 
         Raises:
-            CovisError: a photo, an option or the machine at fault; or non-finite results.
+            CovisError: a photo, an option, the map or the machine at fault; or non-finite results.
         """
         tell = progress or (lambda stage, done, total: None)
-        images = self._images(photos, tell)
         chosen = sparsity or self.bundle.manifest.sparsity
-        values = self.run_stages(images, chosen, tell)
-        return decode(self.bundle, images, chosen, values)
+        images = self._images(photos, tell)
+        given = None if pair_level is None else checked_pairs(pair_level, len(images), chosen)
+        values = self.run_stages(images, chosen, tell, given)
+        scene = decode(self.bundle, images, chosen, values)
+        if given is None:
+            return scene
+        return replace(scene, provenance={**scene.provenance, "pair_level": "given by the caller"})
 
-    def run_stages(self, images: Images, sparsity: Sparsity, tell: Progress) -> dict[str, Array]:
-        """Every stage's outputs that the scene is made of, by name."""
+    def run_stages(
+        self,
+        images: Images,
+        sparsity: Sparsity,
+        tell: Progress,
+        pair_level: NDArray[np.int8] | None = None,
+    ) -> dict[str, Array]:
+        """Every stage's outputs that the scene is made of, by name.
+
+        A `pair_level` int8 (1, 1, M, M) takes the place of what saliency finds.
+        """
         manifest = self.bundle.manifest
         stages = [manifest.stage(name) for name in stage_names(manifest, sparsity)]
         values: dict[str, Array] = dict(
@@ -101,6 +120,8 @@ class Pipeline:
             values.update(outputs)
             if stage.name == "saliency" and sparsity.selector in ("dense", "pooled"):
                 values["pair_level"] = np.full_like(values["pair_level"], 2)
+            if stage.name == "saliency" and pair_level is not None:
+                values["pair_level"] = pair_level
             read = {tensor.name for tensor in stage.inputs}
             for name in read - later - _KEPT:
                 values.pop(name, None)  # patch tokens and taps are by far the largest arrays
@@ -170,6 +191,7 @@ def reconstruct(
     bundle: Path | str,
     *,
     sparsity: Sparsity | None = None,
+    pair_level: Array | None = None,
     options: RunOptions | None = None,
     progress: Progress | None = None,
     **changes: Any,
@@ -180,13 +202,49 @@ def reconstruct(
         photos: a folder, or a list of files, arrays or PIL images.
         bundle: a folder made by `covis export`.
         sparsity: selector options; the bundle's own where None.
+        pair_level: a frame-pair map (M, M) of 0, 1 and 2 instead of saliency's; see `Pipeline`.
         options: chunk size and threads.
         progress: told of each stage and chunk.
         changes: single fields of `Sparsity` to change, e.g. `tau=0.8`.
     """
     pipeline = load(bundle, options)
     chosen = replace(sparsity or pipeline.bundle.manifest.sparsity, **changes)
-    return pipeline(photos, sparsity=chosen, progress=progress)
+    return pipeline(photos, sparsity=chosen, pair_level=pair_level, progress=progress)
+
+
+def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:
+    """A caller's frame-pair map as the aggregator takes it: int8 (1, 1, M, M).
+
+    Raises:
+        CovisError: another shape, other values than 0, 1 and 2, a self-pair that is not 2, or a
+            selector that takes no map.
+    """
+    where = "pair_level"
+    if sparsity.selector not in ("saliency", "both"):
+        raise user_error(
+            f"is given, and the selector {sparsity.selector!r} takes no pairs",
+            where=where,
+            hint='use selector="saliency" or "both"',
+        )
+    level = np.asarray(pair_level)
+    if level.shape != (views, views):
+        raise user_error(
+            f"has shape {level.shape}", where=where, hint=f"give ({views}, {views}) for these views"
+        )
+    if level.dtype.kind not in "iu" or not np.isin(level, (0, 1, 2)).all():
+        raise user_error(
+            "holds something else than the integers 0, 1 and 2",
+            where=where,
+            hint="0 skips a pair, 2 computes it in full; a mask of bools is `2 * mask`",
+        )
+    if (np.diagonal(level) != 2).any():
+        raise user_error(
+            "skips a self-pair or lowers its precision",
+            where=where,
+            hint="set its diagonal to 2: a view always sees itself",
+        )
+    checked: NDArray[np.int8] = level.astype(np.int8)[None, None]
+    return checked
 
 
 def _allocate(stage: Stage, views: int) -> dict[str, Array]:
