@@ -1,0 +1,89 @@
+"""What a plan depends on besides TensorRT: the GPU and its driver."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from covis.engines.errors import environment_error, printable, user_error
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU and the driver that runs it.
+
+    Attributes:
+        name: as the driver says it, e.g. "NVIDIA H200".
+        compute_capability: e.g. (9, 0).
+        memory: bytes in all.
+        driver: the driver's version, e.g. "580.95.05".
+        cuda: the newest CUDA version this driver serves, e.g. "13.0".
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory: int
+    driver: str
+    cuda: str
+
+    @property
+    def driver_branch(self) -> str:
+        """The release branch: what NVIDIA keeps stable within, e.g. "580"."""
+        return self.driver.split(".")[0]
+
+
+def find_gpu(index: int = 0) -> Gpu:
+    """The GPU of that index, as CUDA counts them.
+
+    Raises:
+        CovisError: no cuda-python, no driver, no GPU, or none of that index (exit code 3 or 2).
+    """
+    try:
+        core = importlib.import_module("cuda.core")
+    except ImportError as error:
+        raise environment_error(
+            f"cuda-python is missing ({printable(str(error))})", hint="pip install 'covis[trt]'"
+        ) from None
+    try:
+        devices = core.Device.get_all_devices()
+    except Exception as error:  # the library cannot be found, or the driver answers with an error
+        raise environment_error(
+            f"no NVIDIA driver answers ({_first_line(error)})",
+            hint="install the driver; bundles still run on the CPU (`covis run`)",
+        ) from error
+    if not devices:
+        raise environment_error(
+            "this machine has no GPU that CUDA can see",
+            hint="check CUDA_VISIBLE_DEVICES; bundles still run on the CPU (`covis run`)",
+        )
+    if not 0 <= index < len(devices):
+        raise user_error(f"no GPU {index}", where="--device", hint=f"use 0 to {len(devices) - 1}")
+    try:
+        return _describe(core, devices[index])
+    except Exception as error:
+        raise environment_error(
+            f"the driver does not say what GPU {index} is ({_first_line(error)})",
+            hint="see `covis doctor`; a newer driver may be needed",
+        ) from error
+
+
+def _describe(core: Any, device: Any) -> Gpu:
+    driver = importlib.import_module("cuda.bindings.driver")
+    status, memory = driver.cuDeviceTotalMem(device.device_id)
+    if int(status) != 0:
+        raise RuntimeError(f"cuDeviceTotalMem: {status}")
+    major, minor = device.compute_capability
+    version = core.system.get_kernel_mode_driver_version()
+    cuda = core.system.get_user_mode_driver_version()
+    return Gpu(
+        name=str(device.name),
+        compute_capability=(int(major), int(minor)),
+        memory=int(memory),
+        driver=".".join(str(part) for part in version),
+        cuda=f"{cuda[0]}.{cuda[1]}",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:200])
