@@ -16,7 +16,7 @@ from covis.engines.options import SparsityChanges
 if TYPE_CHECKING:
     from covis.runtime.pipeline import Progress
 
-Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency"]
+Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class RunCommand:
     bundle: tyro.conf.Positional[Path]
     photos: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
-    formats: tuple[Format, ...] = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency")
+    formats: tuple[Format, ...] = (
+        *("npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"),
+    )
     conf_percentile: float = 20.0
     chunk: int = 2
     threads: int = 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Writer = Callable[[Scene, Path, float], list[Path]]
 
-FORMATS = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency")
+FORMATS = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html")
 SUMMARY = "scene.json"
 CONF_PERCENTILE = 20.0
 
@@ -130,6 +130,8 @@ def _writer(name: str) -> Writer:
         from covis.runtime.writers.colmap import write_colmap as writer
     elif name == "nerfstudio":
         from covis.runtime.writers.nerfstudio import write_nerfstudio as writer
+    elif name == "html":
+        from covis.runtime.writers.html import write_html as writer
     else:
         from covis.runtime.writers.saliency import write_saliency as writer
     return writer

@@ -32,7 +32,7 @@ def test_all_formats_at_once(tmp_path: Path) -> None:
     ]
     assert names == [
         *("scene.npz", "points.ply", "scene.glb", *model),
-        *("transforms.json", "saliency.png", "scene.json"),
+        *("transforms.json", "saliency.png", "scene.html", "scene.json"),
     ]
     found = {p for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert found == set(files)
