@@ -58,19 +58,21 @@ class EngineOptions(_Strict):
 
     builder_optimization_level: int = 3
     workspace: int | None = None  # bytes; None leaves TensorRT's own limit
+    tactic_shared_memory: int | None = None  # bytes
     hardware_compatibility: Literal["none", "ampere+", "sameComputeCapability"] = "none"
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] = "detailed"
     refit: bool = False
     strip_weights: bool = False
+    tf32: bool = False
 
 
-class PlanRecord(_Strict):
-    """Everything a plan was made from, and the file itself.
+class PlanInputs(_Strict):
+    """Everything that goes into a plan; two plans with equal inputs are the same plan.
 
     Attributes:
         stage: of the bundle.
         precision: the export's, e.g. float32, float16, fp8.
-        graph: sha256 of the ONNX file it was built from.
+        graph: sha256 of the ONNX file it is built from.
         weights: sha256 of the weights file.
         plugin: sha256 of the plugin library; None where the graph has no node of ours.
         tensorrt: full version, e.g. "10.15.1.29".
@@ -80,11 +82,6 @@ class PlanRecord(_Strict):
         compute_capability: e.g. (9, 0).
         profile: range of each symbol (M, N, K).
         options: see `EngineOptions`.
-        file: name of the plan beside the record.
-        size: bytes of that file.
-        sha256: of that file.
-        activation_memory: bytes of device memory a context needs at the profile's maximum.
-        build_seconds: how long TensorRT took.
     """
 
     format: Literal[1] = RECORD_FORMAT
@@ -100,17 +97,31 @@ class PlanRecord(_Strict):
     compute_capability: tuple[Count, Count]
     profile: dict[Literal["M", "N", "K"], Range]
     options: EngineOptions
+
+    def key(self) -> str:
+        """sha256 of all that goes into the plan, in canonical JSON: its name in the cache."""
+        inputs = self.model_dump(mode="json", include=set(PlanInputs.model_fields))
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+class PlanRecord(PlanInputs):
+    """A built plan: what it was made from, and the file itself.
+
+    Attributes:
+        file: name of the plan beside the record.
+        size: bytes of that file.
+        sha256: of that file.
+        layers: name and sha256 of the engine inspector's layer information beside it, if any.
+        activation_memory: bytes of device memory a context needs at the profile's maximum.
+        build_seconds: how long TensorRT took.
+    """
+
     file: FileName
     size: Annotated[int, Field(ge=1)]
     sha256: Digest
+    layers: tuple[FileName, Digest] | None = None
     activation_memory: Annotated[int, Field(ge=0)] = 0
     build_seconds: Annotated[float, Field(ge=0)] = 0.0
-
-    def key(self) -> str:
-        """sha256 of all that went into the plan, in canonical JSON: its name in the cache."""
-        made = {"file", "size", "sha256", "activation_memory", "build_seconds"}
-        text = json.dumps(self.model_dump(mode="json", exclude=made), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def views(self) -> Range:
