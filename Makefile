@@ -32,7 +32,7 @@ $(VENV)/.runtime: $(SOURCES)
 
 $(VENV)/.dev: $(SOURCES)
 	@test -x $(BIN)/python || $(make_venv)
-	$(install) -e '.[export,view,dev]'
+	$(install) -e '.[export,view,eval,dev]'
 	@touch $@ $(VENV)/.runtime
 
 install: $(VENV)/.dev
@@ -42,7 +42,7 @@ TREE := build/tree
 lint: $(VENV)/.dev
 	@rm -rf $(TREE) && mkdir -p $(TREE)/covis
 	@for f in covis/*; do ln -s "$(CURDIR)/$$f" $(TREE)/covis/; done
-	@for d in export engines runtime synthetic; do ln -s "$(CURDIR)/$$d" $(TREE)/covis/$$d; done
+	@for d in export engines runtime synthetic evaluation; do ln -s "$(CURDIR)/$$d" $(TREE)/covis/$$d; done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(TREE) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p covis

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
+from covis.evaluation.pose import THRESHOLDS, auc, pair_errors
 from covis.export.models import load_model
 from covis.export.models.cameras import pose_to_cameras
 from covis.export.training import checkpoint
@@ -20,10 +20,8 @@ from covis.export.training.config import TrainingConfig
 from covis.export.training.data import Batch, Pool, normalised, rendered
 from covis.synthetic import HELD_OUT_SEEDS
 
-THRESHOLDS = (30, 15, 5)
 # Images (B, M, 3, H, W) -> poses (B, M, 9), depth (B, M, H, W) or None.
 Estimator = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-_Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,44 +54,6 @@ class Score:
             "depth_delta_1.25": None if np.isnan(self.delta) else round(self.delta, 4),
             "pairs": self.pairs,
         }
-
-
-def pair_errors(predicted: _Vector, true: _Vector) -> tuple[_Vector, _Vector]:
-    """Relative rotation and translation-direction errors of all pairs i < j, in degrees.
-
-    Both are independent of a common rigid motion and scale. A pair without any predicted
-    translation has no direction: 90 degrees are charged.
-
-    Args:
-        predicted: (M, 3, 4) world to camera.
-        true: (M, 3, 4) world to camera.
-    """
-    i, j = np.triu_indices(len(true), 1)
-    rotations, directions = [], []
-    for cameras in (predicted, true):
-        r, t = cameras[:, :, :3], cameras[:, :, 3]
-        relative = r[j] @ r[i].transpose(0, 2, 1)
-        rotations.append(relative)
-        directions.append(t[j] - (relative @ t[i][:, :, None])[:, :, 0])
-    # sin(angle / 2) from the Frobenius norm, and atan2: exact near 0, where arccos is not.
-    chord = np.linalg.norm(rotations[0] - rotations[1], axis=(1, 2)) / np.sqrt(8)
-    rotation = 2 * np.arcsin(np.clip(chord, 0, 1))
-    cross = np.linalg.norm(np.cross(directions[0], directions[1]), axis=1)
-    dot = np.sum(directions[0] * directions[1], axis=1)
-    lengths = np.linalg.norm(directions[0], axis=1) * np.linalg.norm(directions[1], axis=1)
-    translation = np.where(lengths > 1e-9, np.arctan2(cross, dot), np.pi / 2)
-    return np.degrees(rotation), np.degrees(translation)
-
-
-def auc(errors: _Vector, threshold: int) -> float:
-    """Area under the share of pairs below an error, in steps of a degree (VGGT's protocol).
-
-    Args:
-        errors: (N,) larger of both angles of each pair, degrees.
-        threshold: in degrees.
-    """
-    histogram, _ = np.histogram(errors, bins=np.arange(threshold + 1))
-    return float(np.cumsum(histogram / len(errors)).mean())
 
 
 def held_out_batch(

@@ -1,0 +1,45 @@
+"""Accuracy against ground truth: metrics, dataset readers, and evaluations that can be resumed.
+
+Everything is imported when first asked for: the metrics need numpy alone, and whoever wants only
+them must not load a runtime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from covis.evaluation.datasets import open_dataset
+    from covis.evaluation.scoring import METRICS, evaluate_scene, score
+    from covis.evaluation.summary import aggregate
+    from covis.evaluation.truth import Dataset, GroundTruth, SceneRef
+
+__all__ = [
+    "METRICS",
+    "Dataset",
+    "GroundTruth",
+    "SceneRef",
+    "aggregate",
+    "evaluate_scene",
+    "open_dataset",
+    "score",
+]
+
+_HOME = {
+    "METRICS": "scoring",
+    "Dataset": "truth",
+    "GroundTruth": "truth",
+    "SceneRef": "truth",
+    "aggregate": "summary",
+    "evaluate_scene": "scoring",
+    "open_dataset": "datasets",
+    "score": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'covis.evaluation' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"covis.evaluation.{_HOME[name]}"), name)

@@ -1,0 +1,181 @@
+"""Point clouds against each other: accuracy, completeness, normal consistency, chamfer distance.
+
+Nearest neighbours come from scipy's KD-tree: the extra `eval`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.errors import environment_error
+from covis.evaluation.pose import Float64
+from covis.evaluation.trajectory import Similarity, umeyama
+
+Mask = Callable[[Float64], NDArray[np.bool_]]
+"""Which of some points (N, 3), in the world of the truth, take part."""
+
+# Open3D's default for `estimate_normals`, which the published evaluations call.
+_NORMAL_NEIGHBOURS = 30
+_BATCH = 1 << 15
+_ICP_POINTS = 20_000
+
+
+@dataclass(frozen=True)
+class CloudErrors:
+    """Distances are in units of the truth; medians stand beside means, as in CUT3R's tables.
+
+    Attributes:
+        accuracy: mean distance from a predicted point to the nearest true one.
+        accuracy_median: the same, median.
+        completeness: mean distance from a true point to the nearest predicted one.
+        completeness_median: the same, median.
+        chamfer: mean of accuracy and completeness ("overall" of DTU's tables).
+        normals: mean |cos| between the normals of nearest points, averaged over both directions.
+    """
+
+    accuracy: float
+    accuracy_median: float
+    completeness: float
+    completeness_median: float
+    chamfer: float
+    normals: float
+
+
+def kd_tree(points: Float64) -> Any:
+    """A KD-tree of points (N, 3).
+
+    Raises:
+        CovisError: scipy is not installed.
+    """
+    try:
+        from scipy.spatial import KDTree
+    except ImportError as error:
+        raise environment_error(
+            f"point clouds need scipy ({error})",
+            hint="pip install 'covis[eval]', or leave `points` out of --metrics",
+        ) from error
+    return KDTree(points)
+
+
+def compare(
+    predicted: Float64,
+    true: Float64,
+    *,
+    max_distance: float = np.inf,
+    judged: Mask | None = None,
+    demanded: Mask | None = None,
+) -> CloudErrors:
+    """Distances between two aligned clouds, in both directions.
+
+    With the defaults this is the protocol of 7-Scenes and NRGBD in Spann3R (Wang & Agapito 2024)
+    and CUT3R (Wang et al. 2025): all points, means and medians. `max_distance`, `judged` and
+    `demanded` are DTU's (Jensen et al., CVPR 2014; Aanaes et al., IJCV 2016): distances from
+    20 mm on do not count, nor predictions outside of what the scanner observed, nor true points
+    of the table.
+
+    Args:
+        predicted: (N, 3) finite, in the world of the truth.
+        true: (K, 3) finite.
+        max_distance: distances not below it are left out.
+        judged: which predicted points count for accuracy.
+        demanded: which true points count for completeness.
+
+    Returns:
+        NaN where no point is left.
+    """
+    if not len(predicted) or not len(true):
+        nan = float("nan")
+        return CloudErrors(nan, nan, nan, nan, nan, nan)
+    forth, near_true = kd_tree(true).query(predicted)
+    back, near_predicted = kd_tree(predicted).query(true)
+    p_normals, t_normals = normals(predicted), normals(true)
+    p_keep = forth < max_distance
+    t_keep = back < max_distance
+    if judged is not None:
+        p_keep &= judged(predicted)
+    if demanded is not None:
+        t_keep &= demanded(true)
+    p_cosine = np.abs(np.sum(p_normals * t_normals[near_true], axis=1))
+    t_cosine = np.abs(np.sum(t_normals * p_normals[near_predicted], axis=1))
+    accuracy, completeness = _mean(forth[p_keep]), _mean(back[t_keep])
+    return CloudErrors(
+        accuracy=accuracy,
+        accuracy_median=_median(forth[p_keep]),
+        completeness=completeness,
+        completeness_median=_median(back[t_keep]),
+        chamfer=(accuracy + completeness) / 2,
+        normals=(_mean(p_cosine[p_keep]) + _mean(t_cosine[t_keep])) / 2,
+    )
+
+
+def normals(points: Float64, neighbours: int = _NORMAL_NEIGHBOURS) -> Float64:
+    """Unit normals (N, 3) of unknown sign: the direction in which the neighbours vary least.
+
+    Principal components of the nearest points (Hoppe et al., SIGGRAPH 1992).
+
+    Args:
+        points: (N, 3).
+        neighbours: of each point, itself included; fewer where there are fewer.
+    """
+    tree = kd_tree(points)
+    k = min(neighbours, len(points))
+    out = np.empty_like(points)
+    for first in range(0, len(points), _BATCH):
+        part = points[first : first + _BATCH]
+        _, index = tree.query(part, k=[*range(1, k + 1)])
+        around = points[index]
+        around = around - around.mean(axis=1, keepdims=True)
+        out[first : first + _BATCH] = np.linalg.eigh(around.transpose(0, 2, 1) @ around)[1][..., 0]
+    return out
+
+
+def closest_points(
+    predicted: Float64, true: Float64, max_distance: float, rounds: int = 20
+) -> Similarity:
+    """The rigid motion that brings `predicted` onto `true`, by iterated closest points.
+
+    Besl and McKay, PAMI 1992, point to point; pairs farther apart than `max_distance` do not pull.
+    It ends when no pair changes. The scale stays: it came from the alignment before.
+
+    Args:
+        predicted: (N, 3), near its place already; thinned, six numbers do not need more.
+        true: (K, 3).
+        max_distance: in units of the truth.
+        rounds: at most.
+    """
+    motion = Similarity(1.0, np.eye(3), np.zeros(3))
+    if not len(predicted) or not len(true):
+        return motion
+    tree, before = kd_tree(true), None
+    predicted = thinned(predicted, _ICP_POINTS)
+    for _ in range(rounds):
+        moved = motion.points(predicted)
+        distance, index = tree.query(moved, distance_upper_bound=max_distance)
+        pairs = np.where(np.isfinite(distance), index, -1)
+        near = pairs >= 0
+        if near.sum() < 3 or (before is not None and np.array_equal(pairs, before)):
+            break
+        before = pairs
+        motion = umeyama(predicted[near], true[pairs[near]], with_scale=False)
+    return motion
+
+
+def thinned(points: Float64, limit: int, seed: int = 0) -> Float64:
+    """At most `limit` of the points, drawn without replacement; the order stays."""
+    if len(points) <= limit:
+        return points
+    chosen = np.random.default_rng(seed).choice(len(points), limit, replace=False)
+    return points[np.sort(chosen)]
+
+
+def _mean(values: Float64) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _median(values: Float64) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
