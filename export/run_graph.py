@@ -8,15 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from covis.engines.ort_settings import import_onnxruntime, session_settings
+
 
 def run_graph(graph: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Every output of a graph by name, from ONNX Runtime's CPU provider and standard ops alone."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    settings.add_session_config_entry("session.disable_prepacking", "1")
-    settings.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(
+        str(graph), session_settings(), providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))

@@ -210,14 +210,11 @@ def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityRepor
 
 
 def _provenance(bundle: Bundle, sparsity: Sparsity) -> dict[str, Any]:
-    import onnxruntime
-
     import covis
 
     manifest = bundle.manifest
     return {
         "covis": covis.__version__,
-        "onnxruntime": onnxruntime.__version__,
         "model": manifest.model.name,
         "weights": manifest.weights.model_dump(),
         "bundle": bundle.digest(),

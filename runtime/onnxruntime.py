@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, environment_error, user_error
-from covis.engines.manifest import Stage
+from covis.engines.manifest import Stage, Tensor
+from covis.engines.ort_settings import import_onnxruntime, session_settings
+from covis.runtime.cuda_memory import CudaMemory, DeviceArray, HostMemory, first_line, out_of_memory
 from covis.runtime.native import find_library
 
 Array = NDArray[Any]
+Provider = Literal["cpu", "cuda", "tensorrt"]
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 @dataclass(frozen=True)
@@ -24,70 +32,92 @@ class SessionOptions:
 
     Attributes:
         threads: of one session; 0 lets ONNX Runtime take every core.
-        kernel: use the project's CPU kernel for the ops where it was built; without it the
-            function bodies in the graphs compute the same, slower and in more memory.
+        kernel: use the project's CPU kernel for the ops where it was built; without it, and on a
+            GPU's `cuda` provider always, the function bodies in the graphs compute the same,
+            slower and in more memory.
+        provider: where it runs.
+        gpu: which one.
+        plugin: `tensorrt`: the plugin library; None looks in the package.
+        cache: `tensorrt`: name of a folder in the user's cache, for the engines that it builds.
     """
 
     threads: int = 0
     kernel: bool = True
+    provider: Provider = "cpu"
+    gpu: int = 0
+    plugin: Path | None = None
+    cache: str | None = None
 
 
 class Session:
     """A loaded stage. Calls may come from one thread at a time."""
 
-    def __init__(self, graph: Path, stage: Stage, options: SessionOptions) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        stage: Stage,
+        options: SessionOptions,
+        memory: HostMemory | CudaMemory | None = None,
+    ) -> None:
         """Load a graph of an opened (checked) bundle.
 
-        Raises:
-            CovisError: ONNX Runtime refuses the graph.
-        """
-        import onnxruntime as ort
+        Args:
+            graph: the ONNX file.
+            stage: what it reads and writes.
+            options: see `SessionOptions`.
+            memory: of the GPU, for the providers that run there.
 
+        Raises:
+            CovisError: ONNX Runtime refuses the graph, or cannot run it where it should.
+        """
+        ort = import_onnxruntime()
         self.stage = stage
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.log_severity_level = 3
-        # Pre-packed weights are a second copy of the memory-mapped file; at the row counts of
-        # these models packing inside each product costs nothing one can measure.
-        settings.add_session_config_entry("session.disable_prepacking", "1")
-        # The arena keeps the largest ever needed; stages take turns, so give memory back.
-        settings.enable_cpu_mem_arena = False
-        library = find_library() if options.kernel else None
-        if library is not None:
-            settings.register_custom_ops_library(str(library))
+        self._memory = memory if memory is not None else HostMemory()
+        self._on_gpu = options.provider != "cpu"
+        library = find_library() if options.kernel and not self._on_gpu else None
+        settings = session_settings(options.threads, library)
+        model: str | bytes = str(graph)
+        if options.provider == "tensorrt":
+            model = _with_plugins(graph)
+            folder = f"{graph.resolve().parent}/"
+            settings.add_session_config_entry(_WEIGHTS_FOLDER, folder)
         self._runner = ThreadPoolExecutor(1, "covis-session")
         try:
-            self._session = ort.InferenceSession(
-                str(graph), settings, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(model, settings, providers=_providers(options))
         except Exception as error:
             raise environment_error(
-                f"ONNX Runtime {ort.__version__} cannot load it ({_first_line(error)})",
+                f"ONNX Runtime {ort.__version__} cannot load it ({first_line(error)})",
                 where=graph,
                 hint="see `covis doctor`",
             ) from error
+        running = self._session.get_providers()[0]
+        if running != _PROVIDERS[options.provider]:
+            # It says so in its log alone, and runs on the CPU.
+            raise environment_error(
+                f"ONNX Runtime could not start its {options.provider} provider",
+                where=graph,
+                hint="check CUDA, cuDNN and TensorRT libraries with `covis doctor`",
+            )
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Read `inputs`, write into `outputs`; C-contiguous, typed and shaped as the stage says.
+
+        Arrays are NumPy's, or `DeviceArray` on the GPU of the session. Outputs are complete on
+        return.
 
         Raises:
             CovisError: out of memory (exit code 3), or a failure inside the graph.
         """
-        import onnxruntime as ort
-
         binding = self._session.io_binding()
-        for tensor in self.stage.inputs:
-            value = np.ascontiguousarray(inputs[tensor.name])
-            binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(value))
+        held = [self._bind_input(binding, t, inputs[t.name]) for t in self.stage.inputs]
         for tensor in self.stage.outputs:
-            buffer = outputs[tensor.name]
-            if not buffer.flags.c_contiguous:
-                raise user_error("its buffer is not contiguous", where=tensor.name)
-            binding.bind_output(
-                tensor.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
-            )
+            self._bind_output(binding, tensor, outputs[tensor.name])
+        self._memory.wait()  # ONNX Runtime's stream is another one
+        control = import_onnxruntime().RunOptions()
+        if self._on_gpu:
+            # An arena keeps the largest ever needed, and each session has one of its own.
+            control.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0")
         # In a thread of its own, so that Ctrl-C is heard: ONNX Runtime then stops at the next node.
-        control = ort.RunOptions()
         running = self._runner.submit(self._session.run_with_iobinding, binding, control)
         try:
             running.result()
@@ -97,15 +127,116 @@ class Session:
             control.terminate = True
             running.exception()
             raise
+        del held
+
+    def _bind_input(self, binding: Any, tensor: Tensor, value: Any) -> Any:
+        if isinstance(value, DeviceArray):
+            gpu = value.stream.device.device_id
+            kind, place, address = "cuda", int(gpu), value.ptr
+        else:
+            value = np.ascontiguousarray(value)
+            kind, place, address = "cpu", 0, value.ctypes.data
+        binding.bind_input(
+            tensor.name, kind, place, _element_type(value.dtype), tuple(value.shape), address
+        )
+        return value
+
+    def _bind_output(self, binding: Any, tensor: Tensor, value: Any) -> None:
+        if isinstance(value, DeviceArray):
+            gpu = value.stream.device.device_id
+            kind, place, address = "cuda", int(gpu), value.ptr
+        else:
+            if not value.flags.c_contiguous:
+                raise user_error("its buffer is not contiguous", where=tensor.name)
+            kind, place, address = "cpu", 0, value.ctypes.data
+        binding.bind_output(
+            tensor.name, kind, place, _element_type(value.dtype), tuple(value.shape), address
+        )
 
     def _failure(self, error: Exception) -> CovisError:
-        line = _first_line(error)
+        line = first_line(error)
         if "bad_alloc" in line or "Failed to allocate" in line or "BFCArena" in line:
+            if self._on_gpu:
+                return out_of_memory(f"the buffers of stage {self.stage.name}")
             return environment_error(
                 f"out of memory ({line})", where=f"stage {self.stage.name}", hint="use fewer views"
             )
         return environment_error(f"failed ({line})", where=f"stage {self.stage.name}")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+def check_provider(provider: Provider) -> None:
+    """Refuse a provider that the installed ONNX Runtime was built without.
+
+    Raises:
+        CovisError: exit code 3, with what to install.
+    """
+    ort = import_onnxruntime()
+    if _PROVIDERS[provider] not in ort.get_available_providers():
+        raise environment_error(
+            f"this ONNX Runtime ({ort.__version__}) has no {provider} provider",
+            hint="pip uninstall onnxruntime, then pip install 'covis[gpu]' (onnxruntime-gpu)",
+        )
+
+
+def _element_type(dtype: np.dtype[Any]) -> Any:
+    """What the bindings take: NumPy's own types, and ONNX's number for the others."""
+    return 16 if dtype.name == "bfloat16" else dtype  # TensorProto.BFLOAT16
+
+
+def _providers(options: SessionOptions) -> list[Any]:
+    """The provider and those that take what it leaves, in ONNX Runtime's form."""
+    if options.provider == "cpu":
+        return [_PROVIDERS["cpu"]]
+    # The arena grows by what is asked for, not by doubling.
+    cuda = {"device_id": options.gpu, "arena_extend_strategy": "kSameAsRequested"}
+    found: list[Any] = [(_PROVIDERS["cuda"], cuda), _PROVIDERS["cpu"]]
+    if options.provider == "tensorrt":
+        found.insert(0, (_PROVIDERS["tensorrt"], tensorrt_options(options)))
+    return found
+
+
+def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
+    """Options of ONNX Runtime's TensorRT provider.
+
+    Raises:
+        CovisError: there is no plugin library; the cache cannot be made (exit code 3).
+    """
+    import platformdirs
+
+    from covis.engines.trt import find_plugin, missing_plugin
+
+    library = find_plugin(options.plugin)
+    if library is None:
+        raise missing_plugin(options.plugin)
+    chosen: dict[str, Any] = {
+        "device_id": options.gpu,
+        "trt_extra_plugin_lib_paths": str(library),
+    }
+    if options.cache is not None:
+        # These engines are code, and the provider runs what it finds: no one else may write here.
+        folder = platformdirs.user_cache_path("covis") / "onnxruntime-tensorrt" / options.cache
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise environment_error(
+                f"cannot be made ({error.strerror or error})", where=folder, hint="check rights"
+            ) from error
+        chosen |= {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": str(folder),
+        }
+    return chosen
+
+
+def _with_plugins(graph: Path) -> bytes:
+    """The graph with its ops as TensorRT plugins, weights left in their file."""
+    from covis.engines.graph import load_graph
+    from covis.engines.parser_input import for_onnxruntime_tensorrt
+
+    model: bytes = for_onnxruntime_tensorrt(load_graph(graph)).SerializeToString()
+    return model

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from covis.engines.backend_options import BackendOptions
 from covis.engines.bundle import Bundle, open_bundle
-from covis.engines.errors import numerics_error, user_error
+from covis.engines.errors import CovisError, numerics_error, user_error
 from covis.engines.manifest import Stage, Tensor
 from covis.engines.options import Sparsity
-from covis.runtime.controls import control_inputs, stage_names
+from covis.runtime import flow
+from covis.runtime.backends import Backend, open_backend
+from covis.runtime.controls import control_inputs
+from covis.runtime.cuda_memory import HostMemory, Value, is_out_of_memory, numpy_dtype
 from covis.runtime.decode import decode
 from covis.runtime.images import Images, find_images, load_images
-from covis.runtime.onnxruntime import Session, SessionOptions
 from covis.runtime.scene import Scene
 
 Array = NDArray[Any]
@@ -35,12 +38,14 @@ class RunOptions:
         kernel: use the CPU kernel of the ops where it was built.
         probes: queries on which the share of attention mass that the selector keeps is measured,
             into `Scene.sparsity`; 0 measures nothing.
+        backend: where the stages run.
     """
 
     chunk: int = 2
     threads: int = 0
     kernel: bool = True
     probes: int = 0
+    backend: BackendOptions = field(default_factory=BackendOptions)
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -62,7 +67,7 @@ class Pipeline:
     def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
-        self._sessions: dict[str, Session] = {}
+        self._backend: Backend | None = None
 
     def __call__(
         self,
@@ -93,9 +98,24 @@ class Pipeline:
         given = None if pair_level is None else checked_pairs(pair_level, len(images), chosen)
         values = self.run_stages(images, chosen, tell, given)
         scene = decode(self.bundle, images, chosen, values)
-        if given is None:
-            return scene
-        return replace(scene, provenance={**scene.provenance, "pair_level": "given by the caller"})
+        facts: dict[str, Any] = dict(self.backend.about())
+        if given is not None:
+            facts["pair_level"] = "given by the caller"
+        return replace(scene, provenance={**scene.provenance, **facts})
+
+    @property
+    def backend(self) -> Backend:
+        """Where the stages run; opened when first needed.
+
+        Raises:
+            CovisError: this machine lacks something for it (exit code 3).
+        """
+        if self._backend is None:
+            options = self.options
+            self._backend = open_backend(
+                self.bundle, options.backend, options.threads, options.kernel
+            )
+        return self._backend
 
     def run_stages(
         self,
@@ -104,28 +124,82 @@ class Pipeline:
         tell: Progress,
         pair_level: NDArray[np.int8] | None = None,
     ) -> dict[str, Array]:
-        """Every stage's outputs that the scene is made of, by name.
+        """Every stage's outputs that the scene is made of, by name, on the host.
 
         A `pair_level` int8 (1, 1, M, M) takes the place of what saliency finds.
+
+        Raises:
+            CovisError: the views do not fit into memory; non-finite results; a failing stage.
         """
+        backend, views = self.backend, len(images)
+        run = flow.steps(self.bundle.manifest, sparsity)
+        backend.check(run, views, self.options.chunk, self.options.probes)
+        try:
+            values: dict[str, Value] = dict(self.controls(sparsity, views))
+            for step in run:
+                values.update(self.run_stage(step, images, values, tell))
+                if step.stage.name == "saliency":
+                    level = self.pairs_to_use(sparsity, views, pair_level)
+                    if level is not None:
+                        values["pair_level"] = backend.memory.put(level)
+                for name in step.done:
+                    values.pop(name, None)  # patch tokens and taps are by far the largest arrays
+            return {name: _plain(backend.memory.get(value)) for name, value in values.items()}
+        except CovisError as error:
+            if is_out_of_memory(error):
+                values = {}
+                backend.release()
+                backend.check(run, views, self.options.chunk, self.options.probes)
+            raise
+
+    def controls(self, sparsity: Sparsity, views: int) -> dict[str, Array]:
+        """The control inputs of a run, on the host, in the types that this bundle's graphs read."""
         manifest = self.bundle.manifest
-        stages = [manifest.stage(name) for name in stage_names(manifest, sparsity)]
-        values: dict[str, Array] = dict(
-            control_inputs(manifest, sparsity, len(images), self.options.probes)
-        )
-        for index, stage in enumerate(stages):
-            later = {tensor.name for s in stages[index + 1 :] for tensor in s.inputs}
-            outputs = _allocate(stage, len(images))
-            self._run(stage, images, values, outputs, tell)
-            values.update(outputs)
-            if stage.name == "saliency" and sparsity.selector in ("dense", "pooled"):
-                values["pair_level"] = np.full_like(values["pair_level"], 2)
-            if stage.name == "saliency" and pair_level is not None:
-                values["pair_level"] = pair_level
-            read = {tensor.name for tensor in stage.inputs}
-            for name in read - later - _KEPT:
-                values.pop(name, None)  # patch tokens and taps are by far the largest arrays
-        return values
+        made = control_inputs(manifest, sparsity, views, self.options.probes)
+        read = {tensor.name: tensor.dtype for stage in manifest.stages for tensor in stage.inputs}
+        return {n: a.astype(numpy_dtype(read.get(n, a.dtype.name)), copy=False)
+                for n, a in made.items()}  # fmt: skip
+
+    def pairs_to_use(
+        self, sparsity: Sparsity, views: int, given: NDArray[np.int8] | None = None
+    ) -> NDArray[np.int8] | None:
+        """The frame-pair map that takes the place of what saliency found; None leaves that."""
+        if given is not None:
+            return given
+        if sparsity.selector in ("dense", "pooled"):
+            return np.full((1, 1, views, views), 2, np.int8)
+        return None
+
+    def run_stage(
+        self, step: flow.Step, images: Images, values: Mapping[str, Value], tell: Progress
+    ) -> dict[str, Value]:
+        """One stage: its outputs by name, those that a later stage reads where the stages run.
+
+        Raises:
+            CovisError: a failure inside the stage, or non-finite results.
+        """
+        stage, total = step.stage, len(images)
+        tell(stage.name, 0, total)
+        backend = self.backend
+        sizes = {"M": total, "N": total, "K": len(values["probe"])}
+        outputs: dict[str, Value] = {}
+        for tensor in stage.outputs:
+            memory = backend.memory if tensor.name in step.read_later else _HOST
+            shape, dtype = flow.shape_of(tensor, sizes), numpy_dtype(tensor.dtype)
+            outputs[tensor.name] = memory.empty(shape, dtype)
+        length, least = total, 1
+        if stage.scope == "frames":
+            length, least = backend.chunk(stage, min(self.options.chunk, total))
+        for first, last in flow.chunks(total, length, least):
+            session = backend.session(stage, last - first)
+            inputs = {t.name: _slice(t, images, values, first, last) for t in stage.inputs}
+            chunk = {n: a[first:last] if length < total else a for n, a in outputs.items()}
+            session.run(inputs, chunk)
+            tell(stage.name, last, total)
+        for name, array in outputs.items():
+            if isinstance(array, np.ndarray) and not _is_sound(array):
+                _refuse_non_finite(stage, name, array, images)
+        return outputs
 
     def _images(self, photos: Images | Path | str | Sequence[Any], tell: Progress) -> Images:
         if isinstance(photos, Images):
@@ -143,38 +217,8 @@ class Pipeline:
             progress=lambda: tell("images", next(done), total),
         )
 
-    def _session(self, stage: Stage) -> Session:
-        if stage.name not in self._sessions:
-            options = SessionOptions(self.options.threads, self.options.kernel)
-            self._sessions[stage.name] = Session(self.bundle.graph(stage), stage, options)
-        return self._sessions[stage.name]
 
-    def _run(
-        self,
-        stage: Stage,
-        images: Images,
-        values: Mapping[str, Array],
-        outputs: dict[str, Array],
-        tell: Progress,
-    ) -> None:
-        total = len(images)
-        tell(stage.name, 0, total)
-        session = self._session(stage)
-        step = self.options.chunk if stage.scope == "frames" else total
-        for first in range(0, total, step):
-            last = min(first + step, total)
-            inputs = {t.name: _slice(t, images, values, first, last) for t in stage.inputs}
-            chunk = {name: a[first:last] if step < total else a for name, a in outputs.items()}
-            session.run(inputs, chunk)
-            tell(stage.name, last, total)
-        for name, array in outputs.items():
-            with np.errstate(invalid="ignore"):  # both infinities in one sum
-                sound = array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64))
-            if not sound:
-                _refuse_non_finite(stage, name, array, images)
-
-
-_KEPT = frozenset({"pair_level", "similarity", "probe"})  # the scene's report shows them
+_HOST = HostMemory()
 
 
 def load(bundle: Path | str, options: RunOptions | None = None) -> Pipeline:
@@ -247,18 +291,11 @@ def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[
     return checked
 
 
-def _allocate(stage: Stage, views: int) -> dict[str, Array]:
-    def shape(tensor: Tensor) -> tuple[int, ...]:
-        return tuple(views if isinstance(n, str) else n for n in tensor.shape)
-
-    return {t.name: np.empty(shape(t), np.dtype(t.dtype)) for t in stage.outputs}
-
-
 def _slice(
-    tensor: Tensor, images: Images, values: Mapping[str, Array], first: int, last: int
-) -> Array:
+    tensor: Tensor, images: Images, values: Mapping[str, Value], first: int, last: int
+) -> Value:
     if tensor.name == "images":
-        return images.batch(first, last)
+        return images.batch(first, last).astype(numpy_dtype(tensor.dtype), copy=False)
     if tensor.name not in values:
         raise user_error(
             "is wanted by a graph of this bundle and unknown to this version of covis",
@@ -269,9 +306,21 @@ def _slice(
     return value[first:last] if tensor.shape and tensor.shape[0] == "N" else value
 
 
+def _plain(array: Array) -> Array:
+    """Half precision widened: what comes after the stages computes in float32 and float64."""
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
+
+
+def _is_sound(array: Array) -> bool:
+    """Whether all numbers are finite, or their sum overflows, which is looked into again."""
+    array = _plain(array)
+    with np.errstate(invalid="ignore"):  # both infinities in one sum
+        return array.dtype.kind != "f" or bool(np.isfinite(array.sum(dtype=np.float64)))
+
+
 def _refuse_non_finite(stage: Stage, name: str, array: Array, images: Images) -> None:
     """A sum overflows before its numbers do, so look again before refusing."""
-    bad = ~np.isfinite(array)
+    bad = ~np.isfinite(_plain(array))
     if not bad.any():
         return
     where = f"stage {stage.name}, output {name}"

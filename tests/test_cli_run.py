@@ -251,7 +251,7 @@ def test_memory_that_is_short(
     def failing(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("covis.runtime.pipeline._allocate", failing)
+    monkeypatch.setattr("covis.runtime.cuda_memory.HostMemory.empty", failing)
     assert run(tiny_bundle, photos, place) == 3
     assert "out of memory; use fewer views or a smaller --chunk" in last_line(capsys)
     assert list(place.iterdir()) == []
@@ -308,19 +308,3 @@ def test_a_bundle_of_unsuitable_size_warns_once(
     arguments = ["run", str(tiny_bundle), str(tmp_path / "tall"), "--out", str(tmp_path / "scene")]
     run_command([*arguments, "--formats", "npz"])
     assert "suit these photos badly" in capsys.readouterr().err
-
-
-def test_demo_replaces_only_what_a_demo_wrote(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "demo"
-    assert run_command(["demo", "--out", str(out), "--views", "2"]) == 0
-    told = capsys.readouterr()
-    assert "random" in told.err
-    assert (out / "scene" / "points.ply").is_file() and (out / "scene" / "saliency.png").is_file()
-    assert (out / "scene" / "colmap" / "sparse" / "0" / "cameras.bin").is_file()
-    assert run_command(["demo", "--out", str(out), "--views", "1", "--force"]) == 0
-    (out / "mine.txt").write_text("precious")
-    assert run_command(["demo", "--out", str(out), "--views", "1", "--force"]) == 2
-    assert (out / "mine.txt").read_text() == "precious"
-    assert "mine.txt" in capsys.readouterr().err

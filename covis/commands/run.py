@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from covis.engines.backend_options import BackendOptions
 from covis.engines.errors import user_error
 from covis.engines.options import SparsityChanges
 
 if TYPE_CHECKING:
+    from covis.engines.options import Sparsity
     from covis.runtime.pipeline import Progress
+    from covis.runtime.scene import SparsityReport
 
 Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"]
 
@@ -34,6 +37,7 @@ class RunCommand:
         kernel: use the CPU kernel of the ops where it was built.
         probes: measure on this many queries which share of attention mass the selector keeps.
         force: replace an existing output folder.
+        where: the backend that the stages run in.
         sparsity: selector options for this run; those not given are the bundle's own.
     """
 
@@ -49,6 +53,7 @@ class RunCommand:
     kernel: bool = True
     probes: int = 0
     force: bool = False
+    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
     sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
         default_factory=SparsityChanges
     )
@@ -75,7 +80,9 @@ def run(command: RunCommand) -> None:
 
     console = Console(stderr=True)
     check_output(command.out, command.formats, force=command.force)
-    options = RunOptions(command.chunk, command.threads, command.kernel, command.probes)
+    options = RunOptions(
+        command.chunk, command.threads, command.kernel, command.probes, command.where
+    )
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, options)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
@@ -95,16 +102,22 @@ def run(command: RunCommand) -> None:
         progress("writing", 1, 1)
     report = scene.sparsity
     assert report is not None
-    console.print(
-        f"{len(scene)} views; {report.kept_pairs} of {len(scene) ** 2} pairs kept "
-        f"({report.relative_blocks:.1%}) in {len(report.layers)} sparse layers",
-        highlight=False,
-    )
+    console.print(f"{len(scene)} views; {kept_line(report, sparsity, len(scene))}", highlight=False)
     if report.attention_mass is not None and report.layers:
         mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
         console.print(f"attention mass on kept blocks, by sparse layer: {mass}", highlight=False)
     for path in written:
         print(path)
+
+
+def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:
+    """What the selector kept, in its own unit: frame pairs, blocks, or blocks inside pairs."""
+    layers = f"in {len(report.layers)} sparse layers"
+    pairs = f"{report.kept_pairs} of {views**2} pairs kept ({report.relative_blocks:.1%})"
+    if sparsity.selector not in ("pooled", "both") or not report.kept_blocks.size:
+        return f"{pairs} {layers}"
+    blocks = f"{float(report.kept_blocks.mean()):.1%} of all blocks kept {layers}"
+    return blocks if sparsity.selector == "pooled" else f"{pairs}, {blocks}"
 
 
 @contextmanager

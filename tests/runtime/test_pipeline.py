@@ -12,6 +12,7 @@ import covis
 from covis.engines.bundle import open_bundle
 from covis.engines.errors import CovisError
 from covis.engines.options import Sparsity
+from covis.runtime.backends import OnnxRuntimeBackend
 from covis.runtime.images import find_images
 from covis.runtime.native import find_library
 from covis.runtime.pipeline import Pipeline, RunOptions, load
@@ -149,11 +150,12 @@ def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: P
 
 def test_second_run_loads_nothing_again(pipeline: Pipeline, photos: Path) -> None:
     pipeline(photos)
-    before = dict(pipeline._sessions)
+    backend = pipeline.backend
+    assert isinstance(backend, OnnxRuntimeBackend)
+    before = dict(backend.sessions)
     pipeline(photos)
-    assert {k: id(v) for k, v in before.items()} == {
-        k: id(v) for k, v in pipeline._sessions.items()
-    }
+    assert pipeline.backend is backend
+    assert {k: id(v) for k, v in before.items()} == {k: id(v) for k, v in backend.sessions.items()}
 
 
 def test_bundle_digest_is_of_the_manifest(tiny_bundle: Path) -> None:

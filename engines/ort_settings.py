@@ -1,0 +1,58 @@
+"""The ONNX Runtime session settings of this project, in one place for export and runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from covis.engines.errors import environment_error, printable
+
+
+def import_onnxruntime() -> ModuleType:
+    """The `onnxruntime` module, whichever of its two distributions is installed.
+
+    Raises:
+        CovisError: neither is, or it cannot be loaded (exit code 3).
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise environment_error(
+            "ONNX Runtime is not installed",
+            hint="pip install 'covis[cpu]', or 'covis[gpu]' on a machine with an NVIDIA GPU",
+        ) from None
+    except ImportError as error:
+        raise environment_error(
+            f"ONNX Runtime cannot be loaded ({printable(str(error))})", hint="see `covis doctor`"
+        ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left of the folder when one of the two distributions was removed.
+        raise environment_error(
+            "ONNX Runtime is not whole: its two distributions have overwritten each other",
+            hint="pip uninstall onnxruntime onnxruntime-gpu, then install one of them",
+        )
+    module: ModuleType = onnxruntime
+    return module
+
+
+def session_settings(threads: int = 0, library: Path | None = None) -> Any:
+    """Session options for a graph whose weights are memory-mapped.
+
+    Args:
+        threads: of one session; 0 takes every core.
+        library: custom-op library to register; without one the graphs' function bodies run.
+    """
+    settings = import_onnxruntime().SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    # Pre-packed weights are a second copy of the memory-mapped file; at the row counts of
+    # these models packing inside each product costs nothing one can measure.
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    # The arena keeps the largest ever needed; stages take turns, so give memory back.
+    settings.enable_cpu_mem_arena = False
+    if library is not None:
+        settings.register_custom_ops_library(str(library))
+    return settings

@@ -1,0 +1,114 @@
+"""What a run keeps between stages, and the memory that is reckoned from it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from covis.engines.manifest import Stage
+from covis.engines.options import Sparsity
+from covis.runtime import flow
+from covis.runtime.cuda_memory import HostMemory, Value, numpy_dtype
+from covis.runtime.pipeline import load
+
+
+class CountingMemory(HostMemory):
+    """Counts the bytes alive of what the pipeline keeps between stages."""
+
+    def __init__(self) -> None:
+        self.alive = self.highest = 0
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Value:
+        array = super().empty(shape, dtype)
+        self.alive += array.nbytes
+        self.highest = max(self.highest, self.alive)
+        weakref.finalize(array, self._gone, array.nbytes)
+        return array
+
+    def put(self, array: NDArray[Any]) -> Value:
+        value = self.empty(array.shape, array.dtype)
+        assert isinstance(value, np.ndarray)
+        value[...] = array
+        return value
+
+    def _gone(self, size: int) -> None:
+        self.alive -= size
+
+
+@pytest.mark.parametrize("selector", ["saliency", "dense", "pooled"])
+def test_a_run_holds_what_was_reckoned(tiny_bundle: Path, photos: Path, selector: Any) -> None:
+    pipeline = load(tiny_bundle)
+    memory = pipeline.backend.memory = CountingMemory()  # type: ignore[misc]
+    sparsity = Sparsity(selector=selector, layers="all")
+    pipeline(photos, sparsity=sparsity)
+    run = flow.steps(pipeline.bundle.manifest, sparsity)
+    reckoned = max(held for _, held in flow.held_bytes(run, {"M": 4, "N": 4, "K": 1}))
+    assert memory.highest == reckoned > 0
+    assert memory.alive <= 4 * 4 * 5  # nothing but the pairs outlives the run
+
+
+def test_results_are_not_kept_on_the_device(tiny_bundle: Path) -> None:
+    manifest = load(tiny_bundle).bundle.manifest
+    run = {step.stage.name: step for step in flow.steps(manifest, Sparsity())}
+    assert run["encoder"].read_later == {"patch_tokens"}
+    assert run["depth"].read_later == run["points"].read_later == frozenset()
+    assert "patch_tokens" in run["aggregator"].done and "patch_tokens" not in run["saliency"].done
+    assert {"tap0", "tap1", "tap2", "tap3"} <= run["points"].done
+    assert not any(step.done & flow.REPORTED for step in run.values())
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6))
+def test_chunks_cover_every_frame(total: int, step: int, least: int) -> None:
+    made = list(flow.chunks(total, step, min(least, step)))
+    seen = [frame for first, last in made for frame in range(first, last)]
+    assert sorted(set(seen)) == list(range(total))
+    assert all(last - first <= step for first, last in made)
+    assert all(last - first >= min(least, step, total) for first, last in made)
+    if least == 1:
+        assert len(seen) == total
+
+
+def test_peak_counts_buffers_and_the_largest_scratch(tiny_bundle: Path) -> None:
+    manifest = load(tiny_bundle).bundle.manifest
+    run = flow.steps(manifest, Sparsity())
+
+    def scratch(stage: Stage, sizes: dict[str, int]) -> int:
+        return {"encoder": 7, "aggregator": 1000 * sizes["M"], "points": 5}.get(stage.name, 0)
+
+    without = flow.peak_bytes(run, 10, 4, 0, lambda stage, sizes: 0)
+    assert flow.peak_bytes(run, 10, 4, 0, scratch) == without + 10_000
+    # Chunks of 4, 4 and 2 frames: buffers for 4 and for 2, in encoder, depth and points.
+    per_frame = sum(
+        flow.nbytes(tensor, {"M": 1, "N": 1, "K": 1})
+        for stage in manifest.stages
+        if stage.scope == "frames"
+        for tensor in (*stage.inputs, *stage.outputs)
+    )
+    taps = flow.peak_bytes(run, 10, 1, 0, lambda stage, sizes: 0)
+    assert without - taps == (4 + 2 - 1) * per_frame
+
+
+def test_most_views_is_the_last_that_fits() -> None:
+    asked: list[int] = []
+
+    def needs(views: int) -> int:
+        asked.append(views)
+        return 3 * views * views
+
+    assert flow.most_views(499, needs, 3 * 123 * 123) == 123
+    assert flow.most_views(100, needs, 10**9) == 100
+    assert flow.most_views(100, needs, 2) == 0
+    assert len(asked) < 30
+
+
+def test_bfloat16_has_a_dtype() -> None:
+    assert numpy_dtype("bfloat16").itemsize == 2
+    assert numpy_dtype("float32") == np.float32
