@@ -1,14 +1,27 @@
-"""`covis demo`: the whole line on a made scene, offline, with the bundle that ships."""
+"""`covis demo`: a made scene reconstructed with the bundle that ships, and judged by the truth."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-WEIGHTS_NOTE = (
-    "The weights of this bundle are random: its cameras and points mean nothing. "
-    "The demo shows what runs and what is written."
-)
+from covis.engines.errors import user_error
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from covis.evaluation.truth import GroundTruth
+    from covis.runtime.pipeline import Pipeline, Progress
+    from covis.runtime.scene import Scene
+    from covis.synthetic import RenderedScene
+
+RECORD = "demo.json"
+SEES = 0.05  # a pair sees each other where it shares this much of the surface
+_SIZE = 224  # pixels of the photos
+_FORMATS = ("ply", "glb", "colmap", "saliency", "html", "nerfstudio", "npz")
 
 
 @dataclass(frozen=True)
@@ -16,14 +29,22 @@ class DemoCommand:
     """Render a small scene and run the bundle that ships with covis on its photos.
 
     Attributes:
-        out: folder to write; holds `photos` and `scene` afterwards.
-        views: photos to render around the scene.
+        out: folder to write; holds `photos`, `scene` and `demo.json` afterwards.
+        views: photos to render, once around the room; most pairs do not see each other.
+        seed: of the scene; the default was never trained on.
+        bundle: another bundle to show; the one that ships where not given.
         force: replace an existing output folder.
     """
 
     out: Path = Path("out/demo")
-    views: int = 12
+    views: int = 24
+    seed: int | None = None
+    bundle: Path | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.views <= 200:
+            raise user_error(f"{self.views} is not in [2, 200]", where="--views", hint="use 24")
 
 
 def demo_bundle() -> Path:
@@ -31,15 +52,21 @@ def demo_bundle() -> Path:
     return Path(__file__).resolve().parent.parent / "assets" / "demo"
 
 
+def training_record() -> dict[str, Any] | None:
+    """How the weights of that bundle came about; None where they were not trained."""
+    path = demo_bundle().parent / "covis-mini.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
 def check_replaceable(out: Path) -> None:
     """Raise unless everything in `out` was written by an earlier demo."""
-    from covis.engines.errors import user_error
     from covis.runtime.writers import FORMATS, check_output
 
     if not out.is_dir():
         return
     photos = out / "photos"
-    strange = [p for p in out.iterdir() if p.name not in ("photos", "scene") or not p.is_dir()]
+    known = {"photos": True, "scene": True, RECORD: False}
+    strange = [p for p in out.iterdir() if known.get(p.name) is not p.is_dir()]
     if photos.is_dir():
         strange += [p for p in photos.iterdir() if not p.match("view_*.jpg")]
     if strange:
@@ -52,41 +79,213 @@ def check_replaceable(out: Path) -> None:
 
 
 def demo(command: DemoCommand) -> None:
-    """Render, reconstruct, write, and compare the kept pairs with what truly sees what."""
+    """Render, reconstruct dense and sparse, write, and compare with what is known of the scene."""
     from rich.console import Console
 
     from covis.commands.run import progress_bar
     from covis.engines.atomic import atomic_folder
-    from covis.engines.errors import user_error
     from covis.runtime.pipeline import load
     from covis.runtime.writers import write
-    from covis.synthetic.photos import demo_scene, write_photos
+    from covis.synthetic.photos import write_photos
 
-    if command.views < 1:
-        raise user_error(f"{command.views} is below 1", where="--views", hint="use 1 or more")
     console = Console(stderr=True)
     if command.force:
         check_replaceable(command.out)
-    pipeline = load(demo_bundle())
+    pipeline = load(command.bundle or demo_bundle())
     with atomic_folder(command.out, force=command.force) as scratch, progress_bar(console) as tell:
         tell("rendering", 0, 1)
-        truth = demo_scene(command.views)
-        photos = [path.name for path in write_photos(scratch / "photos", truth)]
+        truth = made_truth(command.views, command.seed)
+        photos = write_photos(scratch / "photos", truth)
         tell("rendering", 1, 1)
-        scene = pipeline([scratch / "photos" / name for name in photos], progress=tell)
+        dense, sparse, seconds = both_ways(pipeline, photos, tell)
+        record = compare(dense, sparse, truth, seconds)
         tell("writing", 0, 1)
-        write(scene, scratch / "scene", ("ply", "colmap", "saliency", "nerfstudio", "npz"))
+        write(sparse, scratch / "scene", _FORMATS)
+        _write_page(scratch / "scene" / "scene.html", sparse, truth, record)
+        (scratch / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         tell("writing", 1, 1)
-    assert scene.pair_level is not None
-    kept = scene.pair_level > 0
-    sees = truth.covisibility > 0.05
-    console.print(WEIGHTS_NOTE, highlight=False)
-    console.print(
-        f"{len(scene)} views, {kept.size} ordered pairs: {int(kept.sum())} kept by saliency, "
-        f"{int(sees.sum())} truly share over 5 % of the surface, {int((kept & sees).sum())} both",
-        highlight=False,
-    )
+    _print(console, record, own=command.bundle is None)
     for path in sorted(p for p in command.out.rglob("*") if p.is_file()):
         if path.parent.name != "photos":
             print(path)
     print(command.out / "photos")
+
+
+def made_truth(views: int, seed: int | None) -> RenderedScene:
+    """Once around a room, looking ahead: neighbours see the same things, opposite sides do not."""
+    from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
+
+    world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, "studio"))
+    return render(world, camera_path(world, views, "loop"), _SIZE, _SIZE, shadows=False)
+
+
+def both_ways(
+    pipeline: Pipeline, photos: list[Path], tell: Progress
+) -> tuple[Scene, Scene, dict[str, float]]:
+    """The scene by dense and by the bundle's own sparse attention, and the seconds of each.
+
+    Stages are loaded before the clock starts, on two photos.
+    """
+    import time
+    from dataclasses import replace
+
+    sparse = pipeline.bundle.manifest.sparsity
+    dense = replace(sparse, selector="dense")
+    scenes, seconds = [], {}
+    pipeline(photos[:2], sparsity=dense)
+    pipeline(photos[:2], sparsity=sparse)
+    for name, sparsity in (("dense", dense), ("sparse", sparse)):
+        begun = time.perf_counter()
+        scenes.append(pipeline(photos, sparsity=sparsity, progress=tell))
+        seconds[name] = time.perf_counter() - begun
+    return scenes[0], scenes[1], seconds
+
+
+def compare(
+    dense: Scene, sparse: Scene, truth: RenderedScene, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Everything the demo prints, as JSON can hold it."""
+    import numpy as np
+
+    from covis.evaluation.scoring import score_pose
+
+    known = _ground_truth(truth)
+    assert sparse.pair_level is not None and sparse.sparsity is not None
+    others = ~np.eye(len(sparse), dtype=bool)
+    kept = (sparse.pair_level > 0)[others]
+    sees = (np.asarray(truth.covisibility) > SEES)[others]
+    both = int((kept & sees).sum())
+    names = ("auc30", "auc15", "auc5", "rotation_median", "translation_median")
+    errors = {
+        name: {
+            key: value for key, value in score_pose(scene.extrinsics, known).items() if key in names
+        }
+        for name, scene in (("dense", dense), ("sparse", sparse))
+    }
+    return {
+        "views": len(sparse),
+        "camera_error": errors,
+        "drift": _drift(dense, sparse, known),
+        "pairs": {
+            "all": int(kept.size),
+            "kept": int(kept.sum()),
+            "truly_see": int(sees.sum()),
+            "precision": both / max(int(kept.sum()), 1),
+            "recall": both / max(int(sees.sum()), 1),
+        },
+        "sparse_layers": len(sparse.sparsity.layers),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "time_ratio": seconds["dense"] / seconds["sparse"],
+    }
+
+
+def _ground_truth(truth: RenderedScene) -> GroundTruth:
+    import numpy as np
+
+    from covis.evaluation.truth import GroundTruth, SceneRef
+
+    images = np.round(np.asarray(truth.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    return GroundTruth(
+        scene=SceneRef("demo", "demo"),
+        images=tuple(images),
+        extrinsics=np.asarray(truth.extrinsics),
+        frames=np.arange(len(images)),
+        intrinsics=np.asarray(truth.intrinsics),
+    )
+
+
+def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
+    """What one can know without the truth: how far sparse attention moved the cameras."""
+    import numpy as np
+
+    from covis.evaluation.pose import pair_errors
+
+    rotation, translation = pair_errors(sparse.extrinsics, dense.extrinsics)
+    return {
+        "rotation_median": float(np.median(rotation)),
+        "translation_median": float(np.median(translation)),
+    }
+
+
+def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str, Any]) -> None:
+    """The scene's page again, with what the truth adds to it."""
+    import numpy as np
+
+    from covis.runtime.writers import CONF_PERCENTILE
+    from covis.runtime.writers.finite import finite_part
+    from covis.runtime.writers.html import PageExtras, page
+
+    kept, _ = finite_part(scene)
+    views = np.flatnonzero(scene.usable_cameras())
+    errors = record["camera_error"]
+    facts = (
+        ("camera error, dense", _degrees(errors["dense"])),
+        ("camera error, sparse", _degrees(errors["sparse"])),
+        ("time dense / sparse", f"{record['time_ratio']:.2f}"),
+    )
+    seen = np.asarray(truth.covisibility)[np.ix_(views, views)]
+    extras = PageExtras(facts, seen, _true_frusta(kept, truth, views))
+    path.write_text(page(kept, CONF_PERCENTILE, extras), encoding="utf-8")
+
+
+def _true_frusta(
+    scene: Scene, truth: RenderedScene, views: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The true cameras of the scene's views, in its world by the best similarity of centres."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from covis.evaluation.trajectory import align
+    from covis.runtime.writers.glb import frusta
+
+    true = np.asarray(truth.extrinsics)[views]
+    moved = align(true, scene.extrinsics).cameras(true)
+    xyz, *_ = scene.point_cloud(percentile=50.0, stride=4)
+    scale = np.array([[scene.image_size[1] / _SIZE], [scene.image_size[0] / _SIZE], [1.0]])
+    intrinsics = np.asarray(truth.intrinsics)[views] * scale
+    return frusta(replace(scene, extrinsics=moved, intrinsics=intrinsics), xyz)
+
+
+def _degrees(errors: dict[str, float]) -> str:
+    return f"{errors['rotation_median']:.1f}°, {errors['translation_median']:.1f}°"
+
+
+def _print(console: Any, record: dict[str, Any], own: bool) -> None:
+    """Two lines of errors, one of pairs, one of time, and what the weights are."""
+    from rich.table import Table
+
+    table = Table("", "AUC@30", "AUC@15", "AUC@5", "rotation", "translation", "seconds")
+    for name in ("dense", "sparse"):
+        error = record["camera_error"][name]
+        angles = [f"{error[key]:.1f}°" for key in ("rotation_median", "translation_median")]
+        aucs = [f"{100 * error[f'auc{t}']:.1f}" for t in (30, 15, 5)]
+        table.add_row(name, *aucs, *angles, f"{record['seconds'][name]:.2f}")
+    table.title = "Error against the true cameras (median of pairs)"
+    console.print(table)
+    pairs, drift = record["pairs"], record["drift"]
+    lines = [
+        f"without the truth: sparse moved the cameras by {_degrees(drift)} from dense (median)",
+        f"{record['views']} views, {pairs['all']} ordered pairs: {pairs['kept']} kept in "
+        f"{record['sparse_layers']} sparse layers, {pairs['truly_see']} truly share over "
+        f"{SEES:.0%} of the surface: precision {pairs['precision']:.1%}, "
+        f"recall {pairs['recall']:.1%}",
+        f"time dense / sparse: {record['time_ratio']:.2f}",
+    ]
+    if own:
+        lines.append(weights_note())
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def weights_note() -> str:
+    """One line on what the shipped weights are worth."""
+    record = training_record()
+    if record is None:
+        return "The weights of this bundle are random: its cameras and points mean nothing."
+    training = record.get("training", {})
+    return (
+        f"covis-mini: {record.get('parameters', 0) / 1e6:.1f} M parameters, trained for "
+        f"{training.get('hours', 0):.1f} h on made scenes alone; it is for showing and measuring "
+        "sparsity, not for photos."
+    )

@@ -3,7 +3,7 @@
 function makeCloud(canvas, data) {
   const { positions, colours, cameras, trueCameras, hues, edges } = data;
   const count = positions.length / 3;
-  const start = { yaw: 0.7, pitch: 0.85, distance: 2.1 * data.radius, target: [...data.centre] };
+  const start = { yaw: 0.7, pitch: 0.85, distance: 1.8 * data.radius, target: [...data.centre] };
   const view = { ...start, target: [...start.target] };
   const shown = { cameras: true, pairs: false, true: false };
   const context = canvas.getContext("2d");

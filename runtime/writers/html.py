@@ -158,10 +158,11 @@ def _upright(scene: Scene) -> Float64:
 
 def _facts(scene: Scene, points: int) -> list[tuple[str, str]]:
     facts = [("views", str(len(scene))), ("points shown", f"{points:,}")]
-    if scene.sparsity is not None and scene.sparsity.layers:
-        report = scene.sparsity
-        pairs = f"{report.kept_pairs} of {len(scene) ** 2} ({report.relative_blocks:.1%})"
-        facts += [("pairs computed", pairs), ("sparse layers", str(len(report.layers)))]
+    if scene.pair_level is not None and scene.sparsity is not None and scene.sparsity.layers:
+        # Counted here: the report's numbers are of all views, and some may have been left out.
+        kept, pairs = int((scene.pair_level > 0).sum()), scene.pair_level.size
+        facts.append(("pairs computed", f"{kept} of {pairs} ({kept / pairs:.1%})"))
+        facts.append(("sparse layers", str(len(scene.sparsity.layers))))
     facts.append(("lengths", "metres" if scene.metric else "of the scene's own scale"))
     return facts
 
