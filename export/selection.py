@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -64,11 +64,18 @@ class MassProbe:
     layout: TokenLayout
     mass: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, blocks: BlockMap) -> None:
-        """Measure one layer."""
-        self.mass[layer] = kept_mass(
-            q, k, blocks.level, blocks.q_block, blocks.k_block, self.layout, self.queries
-        )
+    def __call__(self, layer: int, q: Tensor, k: Tensor, blocks: BlockMap) -> BlockMap:
+        """Measure one layer.
+
+        Returns:
+            The same map, but one that needs the measure: runtimes order nodes by need alone, and
+            would else measure all layers after the last, holding q and k of each until then.
+        """
+        level = blocks.level
+        mass = kept_mass(q, k, level, blocks.q_block, blocks.k_block, self.layout, self.queries)
+        self.mass[layer] = mass
+        impossible = mass.amax(dim=0) > 2
+        return replace(blocks, level=torch.where(impossible, torch.zeros_like(level), level))
 
 
 @dataclass
@@ -91,7 +98,7 @@ class PairSelection:
         level = _dense_outside(self.pair_level, self.sparse_layers, layer)
         blocks = BlockMap(level, self.patches, self.patches)
         if self.probe is not None:
-            self.probe(layer, q, k, blocks)
+            blocks = self.probe(layer, q, k, blocks)
         return blocks
 
 
@@ -137,5 +144,5 @@ class PooledSelection:
         self.kept[layer] = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
         blocks = BlockMap(level, self.q_block, self.k_block)
         if self.probe is not None:
-            self.probe(layer, q, k, blocks)
+            blocks = self.probe(layer, q, k, blocks)
         return blocks
