@@ -171,20 +171,21 @@ def select_run(library: str, q: Array, k: Array, threads: int) -> Run:
 def flex_run(
     flex: Any, q: Array, k: Array, v: Array, level: Array, q_size: int, k_size: int
 ) -> Run:
-    """Torch flex_attention, compiled, with the block mask of the same map."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """Torch flex_attention, compiled, with the block mask of the same map.
 
-    tokens = q.shape[2]
+    Every kept block is a full one, which flex computes without asking its mask function. The lists
+    are made here because `create_block_mask` evaluates a mask of tokens x tokens a head first.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
     kept = torch.from_numpy(level > 0)
-    one_head = kept.shape[1] == 1
-
-    def mask(_: Any, h: Any, i: Any, j: Any) -> Any:
-        return kept[0, 0 if one_head else h, i // q_size, j // k_size]
-
-    heads = None if one_head else HEADS
-    blocks = create_block_mask(
-        mask, None, heads, tokens, tokens, device="cpu", BLOCK_SIZE=(q_size, k_size)
-    )
+    # The clone: inductor takes one tensor given twice for one argument, and misses the other name.
+    full = kept.sum(dim=-1, dtype=torch.int32)
+    indices = kept.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    blocks = BlockMask.from_kv_blocks(
+        torch.zeros_like(full), indices.clone(), full, indices, BLOCK_SIZE=(q_size, k_size),
+        seq_lengths=(q.shape[2], k.shape[2]),
+    )  # fmt: skip
     tq, tk, tv = (torch.from_numpy(x) for x in (q, k, v))
     return lambda: flex(tq, tk, tv, block_mask=blocks)
 
