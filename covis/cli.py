@@ -34,6 +34,11 @@ COMMANDS = {
         "covis.commands.run:run",
         "Reconstruct a folder of photos.",
     ),
+    "eval": _Command(
+        "covis.commands.eval:EvalCommand",
+        "covis.commands.eval:eval",
+        "Measure accuracy on a dataset: cameras, depth and points.",
+    ),
     "inspect": _Command(
         "covis.commands.inspect:InspectCommand",
         "covis.commands.inspect:inspect",

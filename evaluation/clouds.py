@@ -46,19 +46,30 @@ class CloudErrors:
     normals: float
 
 
+def check_scipy() -> None:
+    """Raise unless scipy is here, before hours of work and not after.
+
+    Raises:
+        CovisError: it is not installed.
+    """
+    try:
+        import scipy.spatial  # noqa: F401
+    except ImportError as error:
+        raise environment_error(
+            f"point clouds need scipy ({error})",
+            hint="pip install 'covis[eval]', or leave `points` out of --metrics",
+        ) from error
+
+
 def kd_tree(points: Float64) -> Any:
     """A KD-tree of points (N, 3).
 
     Raises:
         CovisError: scipy is not installed.
     """
-    try:
-        from scipy.spatial import KDTree
-    except ImportError as error:
-        raise environment_error(
-            f"point clouds need scipy ({error})",
-            hint="pip install 'covis[eval]', or leave `points` out of --metrics",
-        ) from error
+    check_scipy()
+    from scipy.spatial import KDTree
+
     return KDTree(points)
 
 

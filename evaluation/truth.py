@@ -122,6 +122,10 @@ class Dataset(Protocol):
         """
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """What decides a scene's content beside its name, as JSON values."""
+        ...
+
     def load(self, ref: SceneRef) -> GroundTruth:
         """All views of a scene.
 

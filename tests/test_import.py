@@ -36,13 +36,14 @@ def loaded(code: str) -> set[str]:
         *(
             (f"from covis.cli import run_command; run_command(['{name}', '--help'])",
              {"tyro", "rich"})
-            for name in ("export", "run", "inspect", "doctor")
+            for name in ("export", "run", "eval", "inspect", "doctor")
         ),
         ("import covis; covis.load", {"numpy", "pydantic", "onnxruntime", "tyro"}),
         ("import covis.runtime.scene, covis.runtime.images, covis.runtime.pipeline",
          {"numpy", "pydantic", "PIL"}),
         ("import covis.engines.bundle", {"pydantic"}),
         ("import covis.export", set()),
+        ("import covis.evaluation.pose, covis.evaluation.trajectory", {"numpy"}),
     ],
 )  # fmt: skip
 def test_what_is_loaded(code: str, allowed: set[str]) -> None:

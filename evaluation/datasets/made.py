@@ -48,6 +48,10 @@ class MadeScenes:
                 out[name] = SceneRef(name, f"{family}/{path}", (family, path, seed, views))
         return list(out.values())
 
+    def settings(self) -> dict[str, object]:
+        """Size and shadows; family, path, seed and views are in the names."""
+        return {"size": list(self.size), "shadows": self.shadows}
+
     def load(self, ref: SceneRef) -> GroundTruth:
         """Render it, with numpy."""
         family, path, seed, views = ref.key

@@ -1,0 +1,224 @@
+"""`covis eval`: accuracy of a bundle on a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from covis.engines.errors import CovisError, user_error
+from covis.engines.options import SparsityChanges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from covis.evaluation.job import Job
+    from covis.evaluation.results import Results
+    from covis.evaluation.truth import SceneRef
+    from covis.runtime.pipeline import Pipeline
+
+# Repeated here, so that help needs no reader; a test compares.
+DatasetName = Literal[
+    "made", "co3d", "realestate10k", "tanks_temples", "eth3d", "7scenes", "nrgbd", "dtu", "scannet"
+]
+MetricName = Literal["pose", "depth", "points"]
+
+_MOST_ROWS = 40
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Measure accuracy on a dataset: cameras, depth and points.
+
+    Attributes:
+        bundle: a folder made by `covis export`.
+        dataset: which reader; see docs/evaluation.md for the layouts.
+        paths: where the dataset is; made scenes: family/path, family/path/seeds or
+            family/path/seeds/views, e.g. loop/loop/1000000-1000007/24.
+        out: folder of the results; an interrupted evaluation goes on there.
+        views: of each scene; 0 takes all.
+        sampling: `random`: drawn as for CO3D; `even`: evenly along the sequence.
+        seed: of the draw.
+        scenes: only scenes of these names; * and ? stand for anything.
+        limit: only this many scenes; 0 takes all.
+        metrics: what is measured.
+        source: points from depth and cameras, or from the model's own point head.
+        max_points: points of each cloud that are compared.
+        icp: rounds of iterated closest points before clouds are compared.
+        workers: processes on this machine, or with --ray actors; 0 with --ray fills the cluster.
+        ray: address of a Ray cluster ("host:port", "auto"), or "local".
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime in each worker; 0 shares out the cores.
+        kernel: use the CPU kernel of the ops where it was built.
+        sparsity: selector options; those not given are the bundle's own.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    dataset: tyro.conf.Positional[DatasetName]
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    out: Path
+    views: int = 10
+    sampling: Literal["random", "even"] = "random"
+    seed: int = 0
+    scenes: tuple[str, ...] = ()
+    limit: int = 0
+    metrics: tuple[MetricName, ...] = ("pose", "depth", "points")
+    source: Literal["depth", "points"] = "depth"
+    max_points: int = 50_000
+    icp: int = 20
+    workers: int = 1
+    ray: str | None = None
+    chunk: int = 2
+    threads: int = 0
+    kernel: bool = True
+    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
+        default_factory=SparsityChanges
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise user_error(f"{getattr(self, name)} is negative", where=f"--{name}")
+        if self.workers == 0 and self.ray is None:
+            raise user_error("0 is below 1", where="--workers", hint="use 1 or more")
+
+
+def eval(command: EvalCommand) -> None:  # noqa: A001
+    """Evaluate the scenes that are not done yet, and print the table of all."""
+    from rich.console import Console
+
+    from covis.engines.errors import printable
+    from covis.evaluation.job import chosen_scenes
+    from covis.evaluation.results import Results
+
+    console = Console(stderr=True)
+    with console.status("checking bundle and dataset"):
+        job, pipeline = make_job(command)
+        scenes = chosen_scenes(job.dataset, command.scenes, command.limit)
+        results = Results(command.out, job.options(pipeline.bundle.digest()))
+        todo = [scene for scene in scenes if results.get(scene.name) is None]
+    if len(todo) < len(scenes):
+        done = len(scenes) - len(todo)
+        console.print(f"{done} of {len(scenes)} scenes are done already", highlight=False)
+    failed: dict[str, CovisError] = {}
+    with _bar(console, len(scenes), len(scenes) - len(todo)) as advance:
+
+        def report(scene: SceneRef, outcome: dict[str, Any] | CovisError) -> None:
+            if isinstance(outcome, CovisError):
+                failed[scene.name] = outcome
+                console.print(printable(str(outcome)), style="yellow", markup=False,
+                              highlight=False, soft_wrap=True)  # fmt: skip
+            else:
+                results.put(outcome)
+            advance(scene.name)
+
+        if todo:
+            _run(command, job, pipeline, todo, report)
+    _conclude(results, scenes, failed)
+
+
+def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
+    """The job of a command, its bundle checked and opened."""
+    from covis.evaluation.datasets import open_dataset
+    from covis.evaluation.job import Job
+    from covis.evaluation.scoring import ScoreOptions
+    from covis.runtime.pipeline import RunOptions, load
+
+    score = ScoreOptions(command.metrics, command.source, command.max_points, command.icp)
+    if "points" in command.metrics:
+        from covis.evaluation.clouds import check_scipy
+
+        check_scipy()
+    pipeline = load(command.bundle, RunOptions(command.chunk, command.threads, command.kernel))
+    manifest = pipeline.bundle.manifest
+    rule = manifest.pixel_rule
+    job = Job(
+        bundle=command.bundle.resolve(),
+        dataset=open_dataset(command.dataset, command.paths, size=(rule.height, rule.width)),
+        sparsity=command.sparsity.apply(manifest.sparsity),
+        score=score,
+        views=command.views,
+        sampling=command.sampling,
+        seed=command.seed,
+        run=pipeline.options,
+    )
+    return job, pipeline
+
+
+def _run(
+    command: EvalCommand,
+    job: Job,
+    pipeline: Pipeline,
+    todo: list[SceneRef],
+    report: Callable[[SceneRef, dict[str, Any] | CovisError], None],
+) -> None:
+    from covis.evaluation.execution import LocalCrew, run_crew, run_here
+
+    if command.ray is not None:
+        from covis.evaluation.cluster import RayCrew
+
+        run_crew(RayCrew(job, command.workers, command.ray), todo, report)
+    elif command.workers > 1:
+        run_crew(LocalCrew(job, min(command.workers, len(todo))), todo, report)
+    else:
+        run_here(job, todo, report, pipeline)
+
+
+def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisError]) -> None:
+    """Write the summary, print the table, and fail if a scene did."""
+    from rich.console import Console
+
+    from covis.evaluation.tables import table
+
+    whole = results.finish(scenes, {name: str(error) for name, error in failed.items()})
+    if whole["scenes"]:
+        rows = table(whole, _MOST_ROWS)
+        # Numbers cut to fit a narrow terminal would be none; it may break the lines instead.
+        needed = Console(width=10_000).measure(rows).maximum
+        Console(width=max(needed, Console().width)).print(rows, soft_wrap=True)
+    for name in ("results.json", "results.csv"):
+        print(results.folder / name)
+    if failed:
+        first = next(iter(failed.values()))
+        raise CovisError(
+            first.code,
+            f"{len(failed)} of {len(scenes)} scenes could not be evaluated",
+            where=next(iter(failed)) if len(failed) == 1 else "",
+            hint="their reasons stand above; run the same command again to retry them alone",
+        )
+
+
+@contextmanager
+def _bar(console: Any, total: int, done: int) -> Iterator[Callable[[str], None]]:
+    """A bar of scenes, with the time left and the name of the last."""
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from covis.engines.errors import printable
+
+    columns = (
+        TextColumn("scenes"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("", total=total, completed=done)
+
+        def advance(name: str) -> None:
+            bars.update(task, advance=1, description=escape(printable(name)))
+
+        yield advance

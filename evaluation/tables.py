@@ -1,0 +1,63 @@
+"""The results as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from covis.engines.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Key, heading, format.
+_COLUMNS = (
+    ("views", "views", "d"),
+    ("auc30", "AUC@30", ".4f"),
+    ("auc15", "@15", ".4f"),
+    ("auc5", "@5", ".4f"),
+    ("ate", "ATE", ".4g"),
+    ("rpe_translation", "RPE t", ".4g"),
+    ("rpe_rotation", "RPE r", ".3g"),
+    ("abs_rel", "AbsRel", ".4f"),
+    ("delta_1.25", "<1.25", ".4f"),
+    ("accuracy", "acc", ".4g"),
+    ("completeness", "comp", ".4g"),
+    ("normals", "normals", ".3f"),
+    ("chamfer", "chamfer", ".4g"),
+    ("relative_blocks", "pairs kept", ".1%"),
+    ("seconds", "s", ".2f"),
+)
+
+
+def table(report: Mapping[str, Any], most_rows: int = 40) -> Table:
+    """A row a scene, or a group where there are more scenes than fit, and the summary.
+
+    Args:
+        report: of `Results.finish`.
+        most_rows: more scenes than this are not listed one by one.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    summary = report["summary"]
+    rows: list[tuple[str, Mapping[str, Any]]] = [
+        (str(record["scene"]), record) for record in report["scenes"]
+    ]
+    if len(rows) > most_rows:
+        rows = list(summary.get("groups", {}).items())
+    columns = [
+        c for c in _COLUMNS if any(r.get(c[0]) is not None for _, r in [*rows, ("", summary)])
+    ]
+    out = Table("scene", *(heading for _, heading, _ in columns), box=None)
+    for column in out.columns[1:]:
+        column.justify = "right"
+    count = summary["scenes"]
+    for name, record in [*rows, (f"all ({count})", summary)]:
+        cells = [_cell(record.get(key), form) for key, _, form in columns]
+        out.add_row(Text(printable(name)), *cells, style="bold" if record is summary else None)
+    return out
+
+
+def _cell(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
