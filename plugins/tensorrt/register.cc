@@ -1,0 +1,100 @@
+// How the creators reach TensorRT: by themselves when the library is merely loaded (dlopen:
+// trtexec --staticPlugins, Polygraphy, ONNX Runtime), or through getCreators when TensorRT loads it
+// (loadLibrary, trtexec --dynamicPlugins). TensorRT refuses creators that are registered already,
+// so getCreators first takes back what the library registered by itself.
+#include "plugin.h"
+
+namespace covis::trt {
+namespace {
+
+using nvinfer1::IPluginCreatorInterface;
+using nvinfer1::IPluginCreatorV3One;
+using nvinfer1::IPluginRegistry;
+
+// Never destroyed: TensorRT may ask for their names while the process ends.
+struct Creators {
+  IPluginCreatorV3One* ours[2] = {new Creator<AttentionOp>, new Creator<SelectOp>};
+  IPluginCreatorInterface* all[2] = {ours[0], ours[1]};
+};
+
+Creators& creators() {
+  static auto* const made = new Creators;
+  return *made;
+}
+
+class SelfRegistration {
+ public:
+  SelfRegistration() noexcept {
+    try {
+      IPluginRegistry* const to = registry();
+      if (to == nullptr) return;  // TensorRT comes later and will call getCreators
+      for (IPluginCreatorV3One* creator : creators().ours) {
+        if (add(*to, *creator)) registered_.push_back(creator);
+      }
+    } catch (...) {  // loading a library must not end the process
+    }
+  }
+  // The registry must not keep pointers into a library that is being unloaded.
+  ~SelfRegistration() { take_back(); }
+
+  // Only what was registered here: TensorRT refuses to give back what it loaded itself.
+  void take_back() noexcept {
+    for (IPluginCreatorV3One* creator : registered_) registry()->deregisterCreator(*creator);
+    registered_.clear();
+  }
+
+ private:
+  // Not getCreator() to look for others: that one logs an error where there is none.
+  static bool add(IPluginRegistry& to, IPluginCreatorV3One& creator) {
+    if (same_name(to, creator)) {
+      report(ILogger::Severity::kWARNING, std::string("covis: another plugin library registered ") +
+                                              creator.getPluginName() +
+                                              " before; this one is not used");
+      return false;
+    }
+    return to.registerCreator(creator, kNamespace);
+  }
+  static bool same_name(IPluginRegistry& in, IPluginCreatorV3One& creator) {
+    int32_t count = 0;
+    IPluginCreatorInterface* const* const all = in.getAllCreators(&count);
+    const std::string kind = creator.getInterfaceInfo().kind;
+    for (int32_t i = 0; i < count; ++i) {
+      if (kind != all[i]->getInterfaceInfo().kind) continue;
+      const auto& other = static_cast<IPluginCreatorV3One&>(*all[i]);
+      if (std::string(other.getPluginName()) == creator.getPluginName() &&
+          std::string(other.getPluginVersion()) == creator.getPluginVersion() &&
+          std::string(other.getPluginNamespace()) == creator.getPluginNamespace()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::vector<IPluginCreatorV3One*> registered_;
+};
+
+SelfRegistration& self_registration() {
+  static SelfRegistration at_load;
+  return at_load;
+}
+
+[[maybe_unused]] const bool registered_at_load = (self_registration(), true);
+
+}  // namespace
+}  // namespace covis::trt
+
+extern "C" {
+
+__attribute__((visibility("default"))) void setLoggerFinder(
+    nvinfer1::ILoggerFinder* finder) noexcept {
+  covis::trt::set_logger_finder(finder);
+}
+
+__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(
+    int32_t& count) noexcept {
+  covis::trt::self_registration().take_back();
+  count = 2;
+  return covis::trt::creators().all;
+}
+
+}  // extern "C"
