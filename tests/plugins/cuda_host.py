@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -93,24 +93,26 @@ def plan(params: Params, capability: int = 90, *, pointers: bool = False) -> Pla
     return Plan(status, text, size.value, tiles.value, bool(hopper.value))
 
 
-def cost(params: Params, width: int) -> dict[str, int]:
-    """Counts of the walk over all tiles and heads."""
-    counts = (ctypes.c_int64 * 5)()
-    library().covis_host_cost(ctypes.byref(params), width, counts)
-    names = ("blocks", "pairs", "masked_blocks", "tiles", "unordered_tiles")
+def cost(params: Params, width: int, *, fp8: bool = False) -> dict[str, int]:
+    """Counts of the walk over all tiles and heads; low blocks are not in `blocks`."""
+    counts = (ctypes.c_int64 * 7)()
+    library().covis_host_cost(ctypes.byref(params), width, int(fp8), counts)
+    names = ("blocks", "pairs", "masked_blocks", "tiles", "unordered_tiles", "low_blocks")
+    names += ("masked_low_blocks",)
     return dict(zip(names, counts, strict=True))
 
 
 class HostAdapter:
     """The kernels' walk as an implementation for the suite of tests/vectors."""
 
-    low_precision = "exact"
     dtypes = ("float32",)
 
-    def __init__(self, width: int, *, fp8: bool = False) -> None:
+    def __init__(self, width: int, *, fp8: Literal["no", "walk", "numbers"] = "no") -> None:
+        """`fp8` "walk" takes the FP8 kernels' lists and computes exactly; "numbers" in FP8."""
         self.width = width
-        self.fp8 = fp8
-        self.name = f"host walk, {width} pieces a tile"
+        self.fp8 = ("no", "walk", "numbers").index(fp8)
+        self.low_precision = "fp8" if fp8 == "numbers" else "exact"
+        self.name = f"host walk, {width} pieces a tile, fp8 {fp8}"
 
     def supports(self, case: AttentionCase | SelectCase) -> str | None:
         return None if isinstance(case, AttentionCase) else "BlockSelect is HostSelect's"
@@ -120,7 +122,7 @@ class HostAdapter:
         written: np.ndarray[Any, np.dtype[np.int32]] = np.zeros(case.q.shape[:3], np.int32)
         params = params_of(case, out)
         library().covis_host_attention(
-            ctypes.byref(params), self.width, int(self.fp8), ctypes.c_void_p(written.ctypes.data)
+            ctypes.byref(params), self.width, self.fp8, ctypes.c_void_p(written.ctypes.data)
         )
         assert (written == 1).all(), f"{case.name}: rows not written once: {np.unique(written)}"
         return out

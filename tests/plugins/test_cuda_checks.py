@@ -84,6 +84,43 @@ def test_each_bad_field_is_named(field: str, value: object, status: int, words: 
     assert "\n" not in made.message
 
 
+def test_fp8_is_a_permission() -> None:
+    """Kernels without FP8 take precision 1 and compute level 1 as level 2."""
+    case, params = good()
+    full = {capability: plan(params, capability).workspace_bytes for capability in (80, 90)}
+    params.precision = 1
+    params.kernel = 2
+    assert plan(params).workspace_bytes == full[80]
+    params.kernel = 0
+    assert plan(params, 80).workspace_bytes == full[80]
+    fp8 = plan(params)
+    assert fp8.status == 0, fp8.message
+    heads, dim = 2 * 16, case.q.shape[3]
+    patches = 4 * 1369
+    cells = -(-patches // 64)
+    parts = [heads * patches * dim] * 2 + [heads * dim * cells * 64] + [heads * cells * 4] * 2
+    parts += [heads * dim * 4] * 2 + [heads * patches * 4]
+    parts += [heads * -(-patches // 1024) * 2 * dim * 4]
+    assert fp8.workspace_bytes == full[90] + sum(-(-part // 256) * 256 for part in parts)
+    params.workspace_bytes = fp8.workspace_bytes - 1
+    assert plan(params, pointers=True).status == WORKSPACE
+    params.workspace_bytes = fp8.workspace_bytes
+    assert plan(params, pointers=True).status == 0
+
+
+def test_fp8_without_patches() -> None:
+    """Only special tokens: nothing to round, and no tensor map of no rows."""
+    nothing = np.broadcast_to(np.float32(0), (1, 2, 7, 64))
+    layout = Layout(1374, 5, 0, 7)
+    case = AttentionCase(
+        "t", nothing, nothing, nothing, np.full((1, 1, 1, 1), 1, np.int8), layout, 1369, 1369
+    )
+    params = params_of(case)
+    size = plan(params).workspace_bytes
+    params.precision = 1
+    assert (plan(params).status, plan(params).workspace_bytes) == (0, size)
+
+
 @pytest.mark.parametrize(("capability", "kernel"), [(75, 0), (70, 2), (80, 1), (120, 3)])
 def test_gpu_without_the_kernel(capability: int, kernel: int) -> None:
     _case, params = good()

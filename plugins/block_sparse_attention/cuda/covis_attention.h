@@ -25,9 +25,9 @@ enum CovisStatus {
 enum CovisDataType { kCovisFloat16 = 0, kCovisBfloat16 = 1 };
 
 // What region pairs of level 1 ("low precision allowed") may be computed in; those of level 2 are
-// always computed in data_type, in the same pass over the same softmax. Fp8 is a permission: kernels
-// without FP8 (every GPU but compute capability 9.0) compute level 1 as level 2. With it the
-// workspace holds FP8 copies of q, k and v: about 3 bytes an element of one of them.
+// always computed in data_type, in the same pass over the same softmax. Fp8 is a permission:
+// kernels without FP8 (every GPU but compute capability 9.0) compute level 1 as level 2. With it
+// the workspace holds FP8 copies of q, k and v: about 3 bytes an element of one of them.
 enum CovisPrecision { kCovisPrecisionFull = 0, kCovisPrecisionFp8 = 1 };
 
 // Which row of the tile table (tiles.h) is launched; 0 lets the library choose.

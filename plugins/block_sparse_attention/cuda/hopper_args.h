@@ -10,10 +10,21 @@ namespace covis {
 struct HopperMaps {
   CUtensorMap q, k, v, o;                       // (D, patches, frames, heads, batch)
   CUtensorMap special_q, special_k, special_v;  // (D, specials, 1, heads, batch)
+  CUtensorMap low_q, low_k;                     // FP8: (D, patches of all frames, 1, heads, batch)
+  CUtensorMap low_v;                            // FP8: (whole cells of patches, D, 1, heads, batch)
+};
+
+// What turns FP8 products back into numbers; null without FP8.
+struct LowScales {
+  const float* q;           // (B, H, cells)
+  const float* k;           // (B, H, cells)
+  const float* v;           // (B, H, D)
+  const float* q_dot_mean;  // (B, H, patches): Q times the mean that was taken from K
 };
 
 struct HopperArgs {
   HopperMaps maps;
+  LowScales low;
   KernelArgs kernel;
 };
 

@@ -3,14 +3,16 @@
 
 #include <cutlass/numeric_conversion.h>
 
+#include "hopper_low.cuh"
 #include "hopper_traits.cuh"
 #include "mask.cuh"
 #include "softmax.cuh"
 
 namespace covis {
 
-template <class Traits>
+template <class Traits_>
 struct Consumer {
+  using Traits = Traits_;
   using Element = typename Traits::Element;
   using Shared = typename Traits::Shared;
   static constexpr int kScores = kPiece * kKeysPerStage / 128;  // a thread's scores
@@ -248,17 +250,31 @@ struct Consumer {
 
     ptx::barrier_wait(&shared.control.q_full, work_ring.count & 1);
     int flags = wait_keys();
-    const bool empty = (flags & kNoteEnd) != 0;
-    if (!empty) {
+    bool after_low = false;
+    if constexpr (Traits::kFp8) {
+      after_low = (flags & kNoteLow) != 0;
+      if (after_low) {
+        LowPhase<Consumer> low{*this};
+        flags = low.run(flags, outputs, softmax);
+      }
+    }
+    const bool wide = (flags & kNoteEnd) == 0;  // 16-bit tiles follow
+    if (wide) {
       {
         apply_rule(flags);
         auto scores = partition_fragment_C(mma_qk, ScoreShape{});
+        if (after_low) take_turn();  // each tile of a list but the first has one
         issue<true>(mma_qk, q_operand, k_operand(_, _, _, k_ring.slot()), scores);
+        if (after_low) pass_turn();
         warpgroup_wait<0>();
         warpgroup_fence_operand(scores);
         if (needs_mask(flags)) mask(scores, flags);
         release_keys();
         softmax.template step<kScores>(scores, scale_log2, decay);
+        if constexpr (Traits::kFp8) {
+          CUTE_UNROLL
+          for (int i = 0; i < kOutputs; ++i) outputs(i) *= decay[i / 2 % 2];
+        }
         round(scores, weights);
       }
       for (;;) {
@@ -285,7 +301,7 @@ struct Consumer {
       }
     }
     release(&shared.control.q_empty);
-    if (!empty) {
+    if (wide) {
       wait_values(1);
       issue<false>(mma_pv, weights, v_operand(_, _, _, v_ring(1).slot()), outputs);
       warpgroup_wait<0>();

@@ -8,11 +8,15 @@
 
 namespace covis {
 
-// The flags of a chunk: its number of valid keys, and what it is.
-inline constexpr int kNotePartial = 1 << 8;
-inline constexpr int kNoteEnd = 1 << 9;
-inline constexpr int kNoteSpecial = 1 << 10;
-inline constexpr int kNoteCount = 0xff;
+// The flags of a chunk, 16 bits: its valid keys are [kNoteFirst, kNoteCount), and what it is.
+inline constexpr int kNoteCount = 0x7f;
+inline constexpr int kNoteFirstShift = 7;
+inline constexpr int kNoteFirst = 0x3f;  // shifted down
+inline constexpr int kNotePartial = 1 << 13;
+inline constexpr int kNoteLow = 1 << 14;  // a stage is low as a whole: both of its chunks are
+inline constexpr int kNoteEnd = 1 << 15;
+inline constexpr int kNoteSpecial = 1 << 16;  // known to the loaders only
+static_assert(kPiece <= kNoteCount && kPiece - 1 <= kNoteFirst);
 
 inline constexpr int kListSlots = 8;  // stages that the walk of a list may run ahead of the loads
 
@@ -43,8 +47,9 @@ struct HopperControl {
   uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
   uint64_t work_full[2], work_empty[2];
   uint64_t list_full[kListSlots], list_empty[kListSlots];
-  int4 list[kListSlots][2];  // of each chunk: row, frame, patch, flags
-  int4 note[kStages];        // patch and flags of both chunks
+  int4 list[kListSlots][2];   // of each chunk: row, frame, patch, flags
+  int4 note[kStages];         // patch and flags of both chunks
+  float2 low_scale[kStages];  // FP8: K's scale of both chunks
   TileWork work[2];
   WalkScratch walk;
 };

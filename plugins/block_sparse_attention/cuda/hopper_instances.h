@@ -7,12 +7,19 @@
 
 namespace covis {
 
-cudaError_t launch_hopper_f16_d64(const HopperArgs& args, int ctas, cudaStream_t stream);
-cudaError_t launch_hopper_f16_d64_polynomial(const HopperArgs& args, int ctas, cudaStream_t stream);
-cudaError_t launch_hopper_f16_d128(const HopperArgs& args, int ctas, cudaStream_t stream);
-cudaError_t launch_hopper_bf16_d64(const HopperArgs& args, int ctas, cudaStream_t stream);
-cudaError_t launch_hopper_bf16_d64_polynomial(const HopperArgs& args, int ctas,
-                                              cudaStream_t stream);
-cudaError_t launch_hopper_bf16_d128(const HopperArgs& args, int ctas, cudaStream_t stream);
+using HopperLaunch = cudaError_t(const HopperArgs& args, int ctas, cudaStream_t stream);
+
+HopperLaunch launch_hopper_f16_d64;
+HopperLaunch launch_hopper_f16_d64_polynomial;
+HopperLaunch launch_hopper_f16_d128;
+HopperLaunch launch_hopper_bf16_d64;
+HopperLaunch launch_hopper_bf16_d64_polynomial;
+HopperLaunch launch_hopper_bf16_d128;
+HopperLaunch launch_hopper_f16_d64_fp8;
+HopperLaunch launch_hopper_f16_d64_fp8_polynomial;
+HopperLaunch launch_hopper_f16_d128_fp8;
+HopperLaunch launch_hopper_bf16_d64_fp8;
+HopperLaunch launch_hopper_bf16_d64_fp8_polynomial;
+HopperLaunch launch_hopper_bf16_d128_fp8;
 
 }  // namespace covis

@@ -1,7 +1,8 @@
 // BlockSparseAttention on sm_90a: one producer warpgroup walks the key list of a query tile and
 // feeds key and value tiles through TMA; each consumer warpgroup owns one query piece (64 rows) and
-// runs S = Q K^T and O += P V on wgmma, the next S issued before the current softmax. CTAs are
-// persistent and take tiles, longest rows first, from a counter.
+// runs S = Q K^T and O += P V on wgmma, the next S issued before the current softmax. With kFp8 the
+// chunks of level 1 come first and are computed in e4m3, the others in Element, in one softmax.
+// CTAs are persistent and take tiles, longest rows first, from a counter.
 #pragma once
 
 #include "hopper_consumer.cuh"
@@ -9,10 +10,10 @@
 
 namespace covis {
 
-template <class Element, int kHeadDim, bool kPolynomial>
-__global__ void __launch_bounds__(HopperTraits<Element, kHeadDim, kPolynomial>::kThreads, 1)
+template <class Element, int kHeadDim, bool kPolynomial, bool kFp8>
+__global__ void __launch_bounds__(HopperTraits<Element, kHeadDim, kPolynomial, kFp8>::kThreads, 1)
     hopper_attention(const __grid_constant__ HopperArgs args) {
-  using Traits = HopperTraits<Element, kHeadDim, kPolynomial>;
+  using Traits = HopperTraits<Element, kHeadDim, kPolynomial, kFp8>;
   using Shared = typename Traits::Shared;
   // No static shared memory exists beside it, so the dynamic part starts at offset 0: all addresses
   // are constants, which saves registers everywhere.

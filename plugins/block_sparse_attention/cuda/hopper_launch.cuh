@@ -7,10 +7,10 @@
 
 namespace covis {
 
-template <class Element, int kHeadDim, bool kPolynomial>
+template <class Element, int kHeadDim, bool kPolynomial, bool kFp8>
 cudaError_t launch_hopper(const HopperArgs& args, int ctas, cudaStream_t stream) {
-  using Traits = HopperTraits<Element, kHeadDim, kPolynomial>;
-  const auto kernel = &hopper_attention<Element, kHeadDim, kPolynomial>;
+  using Traits = HopperTraits<Element, kHeadDim, kPolynomial, kFp8>;
+  const auto kernel = &hopper_attention<Element, kHeadDim, kPolynomial, kFp8>;
   constexpr int kBytes = static_cast<int>(sizeof(typename Traits::Shared));
   const cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);

@@ -71,10 +71,24 @@ struct Lister {
 
   __device__ __forceinline__ void list() {
     const Geometry& g = args.geometry;
-    walk_keys(g, control.walk, false, [&](const Chunk& chunk) {
+    [[maybe_unused]] bool low = false;  // the stage being filled is
+    walk_keys(g, control.walk, Traits::kFp8, [&](const Chunk& chunk) {
+      int flags = chunk.count;
+      if constexpr (Traits::kFp8) {
+        if (chunk.low) {
+          const int first = chunk.patch - chunk.row;
+          flags = kNoteLow | first << kNoteFirstShift | (first + chunk.count);
+        } else if (low && halves % 2 != 0) {
+          push(g.total_patches + kPiece, 0, 0, kNoteLow);  // outside: zeros
+        }
+        low = chunk.low;
+      }
       push(chunk.row, chunk.frame, chunk.patch,
-           chunk.count | (chunk.partial ? kNotePartial : 0) | (chunk.special ? kNoteSpecial : 0));
+           flags | (chunk.partial ? kNotePartial : 0) | (chunk.special ? kNoteSpecial : 0));
     });
+    if constexpr (Traits::kFp8) {
+      if (low && halves % 2 != 0) push(g.total_patches + kPiece, 0, 0, kNoteLow);
+    }
     // A missing second half is a box outside the tensor: zeros, and a count of no keys.
     if (halves % 2 != 0) {
       const bool special = g.specials > 0;  // specials come last
@@ -105,7 +119,8 @@ struct Loader {
     auto& control = shared.control;
     ptx::barrier_wait(&control.q_empty, (work_ring.count & 1) ^ 1);
     const int active = work.active;
-    ptx::barrier_expect(&control.q_full, active * kHalfBytes);
+    const bool low = Traits::kFp8 && work.special == 0;
+    ptx::barrier_expect(&control.q_full, active * (kHalfBytes + (low ? Traits::kLowChunk : 0)));
     const CUtensorMap* map = work.special != 0 ? &args.maps.special_q : &args.maps.q;
 #pragma unroll 1
     for (int c = 0; c < active; ++c) {
@@ -115,6 +130,33 @@ struct Loader {
         ptx::load_box(map, &control.q_full, &shared.q[c][box * Traits::kBoxElements],
                       box * Traits::kColumns, p.row, p.frame, work.head, work.batch);
       }
+      if constexpr (Traits::kFp8) {
+        if (low) {
+          ptx::load_box(&args.maps.low_q, &control.q_full, shared.low_q[c], 0, p.patch, 0,
+                        work.head, work.batch);
+        }
+      }
+    }
+  }
+
+  // K's scale of a low chunk; a missing one has none.
+  __device__ __forceinline__ float low_scale(const int4& entry, int head, int batch) {
+    const Geometry& g = args.kernel.geometry;
+    if ((entry.w & kNoteCount) == 0) return 1.0f;
+    const int64_t head_row = static_cast<int64_t>(batch) * g.heads + head;
+    return args.low.k[head_row * ceil_div(g.total_patches, kPiece) + entry.x / kPiece];
+  }
+
+  __device__ __forceinline__ void load_low(const int4 (&entry)[2], uint64_t* full, void* tile,
+                                           int head, int batch) {
+    ptx::barrier_expect(full, 2 * Traits::kLowChunk);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      void* target = static_cast<uint8_t*>(tile) + half * Traits::kLowChunk;
+      if constexpr (kKeys)
+        ptx::load_box(&args.maps.low_k, full, target, 0, entry[half].x, 0, head, batch);
+      else
+        ptx::load_box(&args.maps.low_v, full, target, entry[half].x, 0, 0, head, batch);
     }
   }
 
@@ -122,6 +164,13 @@ struct Loader {
     auto& control = shared.control;
     const int slot = ring.slot();
     uint64_t* full = kKeys ? &control.k_full[slot] : &control.v_full[slot];
+    const bool low = Traits::kFp8 && (entry[0].w & kNoteLow) != 0;
+    [[maybe_unused]] float2 scale;
+    if constexpr (Traits::kFp8 && kKeys) {  // before the wait, which hides the read
+      if (low) {
+        scale = make_float2(low_scale(entry[0], head, batch), low_scale(entry[1], head, batch));
+      }
+    }
     ptx::barrier_wait(kKeys ? &control.k_empty[slot] : &control.v_empty[slot], ring.phase() ^ 1);
     if constexpr (kKeys) {
       control.note[slot] =
@@ -132,8 +181,16 @@ struct Loader {
         return;
       }
     }
-    ptx::barrier_expect(full, 2 * kHalfBytes);
     auto* tile = kKeys ? shared.k[slot] : shared.v[slot];
+    if constexpr (Traits::kFp8) {
+      if (low) {
+        if constexpr (kKeys) control.low_scale[slot] = scale;
+        load_low(entry, full, tile, head, batch);
+        ring.next();
+        return;
+      }
+    }
+    ptx::barrier_expect(full, 2 * kHalfBytes);
     const HopperMaps& maps = args.maps;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -6,6 +6,8 @@
 #include "plan.h"
 #include "portable_instances.h"
 #include "prepare.h"
+#include "quantize.h"
+#include "quantize_kernels.h"
 #include "tensor_map.h"
 
 namespace covis {
@@ -51,6 +53,32 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
   return args;
 }
 
+// What FP8 copies the workspace holds, and from what they are made.
+QuantizeArgs quantize_args(const CovisAttentionParams& p, const Plan& plan) {
+  const Workspace& w = plan.workspace;
+  const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(part(p, offset)); };
+  QuantizeArgs args{};
+  args.geometry = plan.geometry;
+  args.q = p.q;
+  args.k = p.k;
+  args.v = p.v;
+  for (int i = 0; i < 3; ++i) {
+    args.q_stride[i] = p.q_stride[i];
+    args.k_stride[i] = p.k_stride[i];
+    args.v_stride[i] = p.v_stride[i];
+  }
+  args.q8 = part(p, w.q8);
+  args.k8 = part(p, w.k8);
+  args.v8 = part(p, w.v8);
+  args.q_scale = floats(w.q_scale);
+  args.k_scale = floats(w.k_scale);
+  args.v_scale = floats(w.v_scale);
+  args.k_mean = floats(w.k_mean);
+  args.q_dot_mean = floats(w.q_dot_mean);
+  args.partial = floats(w.measured);
+  return args;
+}
+
 // The patches of a tensor, frames apart: rows outside a frame are zero-filled and never written.
 BoxedTensor patches_of(const Geometry& g, const void* data, const int64_t (&stride)[3], int dim) {
   const auto* first = static_cast<const uint8_t*>(data) + int64_t{2} * g.special_first * stride[2];
@@ -64,24 +92,48 @@ BoxedTensor specials_of(const Geometry& g, const void* data, int dim) {
   return BoxedTensor{data, dim, g.specials, 1, g.heads, g.batch, dim, dim, head, head * g.heads};
 }
 
+// FP8 Q or K: patches by running number.
+BoxedTensor low_rows(const Geometry& g, const void* data, int dim) {
+  const int64_t head = int64_t{g.total_patches} * dim;
+  return BoxedTensor{data, dim,  g.total_patches, 1, g.heads, g.batch, dim,
+                     head, head, head * g.heads};
+}
+
+// FP8 V, transposed.
+BoxedTensor low_columns(const Geometry& g, const void* data, int dim) {
+  const int64_t width = int64_t{cells_of(g)} * kPiece;
+  const int64_t head = width * dim;
+  return BoxedTensor{data, width, dim, 1, g.heads, g.batch, width, head, head, head * g.heads};
+}
+
 int make_maps(const CovisAttentionParams& p, const Plan& plan, const Message& m, HopperMaps* maps) {
   const Geometry& g = plan.geometry;
   const Workspace& w = plan.workspace;
   const int dim = static_cast<int>(p.head_dim);
+  const BoxKind wide{p.data_type == kCovisBfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                   : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                     2, 64, kPiece};
+  const BoxKind rows{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, dim, kPiece};
+  const BoxKind columns{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, kPiece, dim};
   struct {
     BoxedTensor tensor;
+    BoxKind box;
     CUtensorMap* map;
     bool used;
-  } const all[] = {{patches_of(g, p.q, p.q_stride, dim), &maps->q, g.total_patches > 0},
-                   {patches_of(g, p.k, p.k_stride, dim), &maps->k, g.total_patches > 0},
-                   {patches_of(g, p.v, p.v_stride, dim), &maps->v, g.total_patches > 0},
-                   {patches_of(g, p.o, p.o_stride, dim), &maps->o, g.total_patches > 0},
-                   {specials_of(g, part(p, w.special_q), dim), &maps->special_q, g.specials > 0},
-                   {specials_of(g, part(p, w.special_k), dim), &maps->special_k, g.specials > 0},
-                   {specials_of(g, part(p, w.special_v), dim), &maps->special_v, g.specials > 0}};
+  } const all[] = {
+      {patches_of(g, p.q, p.q_stride, dim), wide, &maps->q, g.total_patches > 0},
+      {patches_of(g, p.k, p.k_stride, dim), wide, &maps->k, g.total_patches > 0},
+      {patches_of(g, p.v, p.v_stride, dim), wide, &maps->v, g.total_patches > 0},
+      {patches_of(g, p.o, p.o_stride, dim), wide, &maps->o, g.total_patches > 0},
+      {specials_of(g, part(p, w.special_q), dim), wide, &maps->special_q, g.specials > 0},
+      {specials_of(g, part(p, w.special_k), dim), wide, &maps->special_k, g.specials > 0},
+      {specials_of(g, part(p, w.special_v), dim), wide, &maps->special_v, g.specials > 0},
+      {low_rows(g, part(p, w.q8), dim), rows, &maps->low_q, plan.fp8},
+      {low_rows(g, part(p, w.k8), dim), rows, &maps->low_k, plan.fp8},
+      {low_columns(g, part(p, w.v8), dim), columns, &maps->low_v, plan.fp8}};
   for (const auto& entry : all) {
     if (!entry.used) continue;
-    const int error = encode_tensor_map(entry.tensor, p.data_type == kCovisBfloat16, entry.map);
+    const int error = encode_tensor_map(entry.tensor, entry.box, entry.map);
     if (error == CUDA_ERROR_NOT_FOUND) {
       return m.fail(kCovisNoDevice, "the driver is too old for tensor maps; it must be of CUDA 12");
     }
@@ -106,19 +158,20 @@ cudaError_t gather(const CovisAttentionParams& p, const Plan& plan, cudaStream_t
   return status;
 }
 
-cudaError_t launch_hopper_instance(const CovisAttentionParams& p, const Plan& plan,
-                                   const HopperArgs& args, int ctas, cudaStream_t stream) {
+HopperLaunch* hopper_instance(const CovisAttentionParams& p, const Plan& plan) {
   const bool half = p.data_type == kCovisFloat16;
   if (p.head_dim == 128) {
-    return half ? launch_hopper_f16_d128(args, ctas, stream)
-                : launch_hopper_bf16_d128(args, ctas, stream);
+    if (plan.fp8) return half ? launch_hopper_f16_d128_fp8 : launch_hopper_bf16_d128_fp8;
+    return half ? launch_hopper_f16_d128 : launch_hopper_bf16_d128;
   }
   if (plan.polynomial) {
-    return half ? launch_hopper_f16_d64_polynomial(args, ctas, stream)
-                : launch_hopper_bf16_d64_polynomial(args, ctas, stream);
+    if (plan.fp8) {
+      return half ? launch_hopper_f16_d64_fp8_polynomial : launch_hopper_bf16_d64_fp8_polynomial;
+    }
+    return half ? launch_hopper_f16_d64_polynomial : launch_hopper_bf16_d64_polynomial;
   }
-  return half ? launch_hopper_f16_d64(args, ctas, stream)
-              : launch_hopper_bf16_d64(args, ctas, stream);
+  if (plan.fp8) return half ? launch_hopper_f16_d64_fp8 : launch_hopper_bf16_d64_fp8;
+  return half ? launch_hopper_f16_d64 : launch_hopper_bf16_d64;
 }
 
 int run_hopper(const CovisAttentionParams& p, const Plan& plan, const Device& device,
@@ -129,9 +182,15 @@ int run_hopper(const CovisAttentionParams& p, const Plan& plan, const Device& de
   if (status != kCovisOk) return status;
   *error = cudaMemsetAsync(args.kernel.counter, 0, sizeof(int32_t), stream);
   if (*error == cudaSuccess && plan.geometry.specials > 0) *error = gather(p, plan, stream);
+  if (*error == cudaSuccess && plan.fp8) {
+    const QuantizeArgs low = quantize_args(p, plan);
+    args.low = LowScales{low.q_scale, low.k_scale, low.v_scale, low.q_dot_mean};
+    *error =
+        launch_quantize(low, static_cast<int>(p.head_dim), p.data_type == kCovisBfloat16, stream);
+  }
   if (*error == cudaSuccess) {
     const int ctas = min_int(device.multiprocessors, args.kernel.tiles);
-    *error = launch_hopper_instance(p, plan, args, ctas, stream);
+    *error = hopper_instance(p, plan)(args, ctas, stream);
   }
   return kCovisOk;
 }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "quantize.h"
 #include "tiles.h"
 
 namespace covis {
@@ -161,10 +162,8 @@ int choose_kernel(const CovisAttentionParams& p, const Device& device, const Mes
     return m.fail(kCovisUnsupported, "kernel 3 is built for head_dim 64, not %lld",
                   static_cast<long long>(p.head_dim));
   }
-  plan->fp8 = p.precision == kCovisPrecisionFp8;
-  if (plan->fp8) {
-    return m.fail(kCovisUnsupported, "precision 1 (fp8) is not in this build; use 0");
-  }
+  // A permission: kernels without FP8 compute level 1 as level 2.
+  plan->fp8 = plan->hopper && p.precision == kCovisPrecisionFp8;
   return kCovisOk;
 }
 
@@ -189,6 +188,21 @@ void lay_out_workspace(const CovisAttentionParams& p, Plan* plan) {
     w.special_q = append(&end, special_bytes);
     w.special_k = append(&end, special_bytes);
     w.special_v = append(&end, special_bytes);
+  }
+  if (plan->fp8) {
+    const uint64_t heads = static_cast<uint64_t>(p.batch) * p.heads;
+    const uint64_t patches = g.total_patches;
+    const uint64_t cells = cells_of(g);
+    const uint64_t dim = p.head_dim;
+    w.q8 = append(&end, heads * patches * dim);
+    w.k8 = append(&end, heads * patches * dim);
+    w.v8 = append(&end, heads * dim * cells * kPiece);
+    w.q_scale = append(&end, heads * cells * sizeof(float));
+    w.k_scale = append(&end, heads * cells * sizeof(float));
+    w.v_scale = append(&end, heads * dim * sizeof(float));
+    w.k_mean = append(&end, heads * dim * sizeof(float));
+    w.q_dot_mean = append(&end, heads * patches * sizeof(float));
+    w.measured = append(&end, heads * measured_runs(g) * 2 * dim * sizeof(float));
   }
   w.bytes = end;
 }
@@ -281,9 +295,12 @@ int make_plan(const CovisAttentionParams& p, const Device& device, bool pointers
       plan->hopper ? hopper_row(head_dim, plan->polynomial).consumers : kPortableConsumers;
   plan->geometry = make_geometry(p, width);
   const Geometry& g = plan->geometry;
+  plan->fp8 = plan->fp8 && g.total_patches > 0;
   plan->scale = p.scale == 0.0f ? 1.0f / std::sqrt(static_cast<float>(head_dim)) : p.scale;
   plan->tiles = p.batch * p.heads * rows_per_head(g) * static_cast<int64_t>(g.slots);
-  if (plan->tiles > kIntMax / 2 || p.batch * p.heads > 65535 * int64_t{64}) {
+  const int64_t low_blocks = p.batch * p.heads * cells_of(g);  // of the quantising kernel
+  if (plan->tiles > kIntMax / 2 || low_blocks > kIntMax ||
+      p.batch * p.heads > 65535 * int64_t{64}) {
     return m.fail(kCovisUnsupported, "batch %lld x heads %lld x tokens %lld make %lld query tiles",
                   static_cast<long long>(p.batch), static_cast<long long>(p.heads),
                   static_cast<long long>(p.tokens), static_cast<long long>(plan->tiles));

@@ -23,6 +23,13 @@ struct Workspace {
   uint64_t order = 0;                                    // uint32 per row: rows, longest first
   uint64_t lengths = 0;                                  // uint32 per row of the level map's heads
   uint64_t special_q = 0, special_k = 0, special_v = 0;  // (B, H, specials, D)
+  // With FP8 only; rows are patches by running number, 64 to a cell.
+  uint64_t q8 = 0, k8 = 0;            // e4m3 (B, H, patches, D)
+  uint64_t v8 = 0;                    // e4m3 (B, H, D, 64 * cells)
+  uint64_t q_scale = 0, k_scale = 0;  // float (B, H, cells)
+  uint64_t v_scale = 0, k_mean = 0;   // float (B, H, D)
+  uint64_t q_dot_mean = 0;            // float (B, H, patches)
+  uint64_t measured = 0;              // float (B, H, runs, 2, D): sums of K, peaks of V
   uint64_t bytes = 0;
 };
 
@@ -32,7 +39,7 @@ struct Plan {
   float scale = 0.0f;
   bool hopper = false;
   bool polynomial = false;
-  bool fp8 = false;
+  bool fp8 = false;          // level 1 is computed in FP8
   bool ordered = false;      // rows differ in length: sort them
   int32_t length_heads = 0;  // level_batch * level_heads: distinct sets of row lengths
   int64_t tiles = 0;

@@ -15,7 +15,7 @@ __device__ __forceinline__ float exp2_mufu(float x) {
   return y;
 }
 
-// 2^x for x <= 0 on the FMA pipe: split into integer and fraction in [-1/2, 1/2], a cubic for the
+// 2^x for x <= 8 on the FMA pipe: split into integer and fraction in [-1/2, 1/2], a cubic for the
 // fraction (minimax, relative error 7.5e-5: below half an ulp of float16), integer added
 // to the exponent. Below -126 it stays 2^-126, which is 0 in float16 and nothing in a row sum.
 __device__ __forceinline__ float exp2_polynomial(float x) {
@@ -71,6 +71,49 @@ struct Softmax {
         const float y = on_fma_pipe<kPolynomialOf16>(i) ? exp2_polynomial(x) : exp2_mufu(x);
         scores(index) = y;
         total += y;
+      }
+      sum[r] = fmaf(sum[r], decay[r], total);
+    }
+  }
+
+  // The same for scores that FP8 products give: raw scores of row r and 64-key half h count
+  // `factor[r][h]` each, and the results are 2^kLift times as large, so that e4m3 holds them well.
+  // A maximum and a factor for each half cost nothing over `step`.
+  template <int kScores, int kLift, class Scores>
+  __device__ __forceinline__ void step_low(Scores& scores, const float (&factor)[2][2],
+                                           float scale_log2, float (&decay)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float high = top[r];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float peak = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < kScores / 8; ++i) {
+          const int index = h * kScores / 2 + 4 * i + 2 * r;
+          peak = fmaxf(peak, fmaxf(scores(index), scores(index + 1)));
+        }
+        high = fmaxf(high, peak * factor[r][h]);
+      }
+      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+      const float shift = high == -INFINITY ? 0.0f : high * scale_log2;
+      decay[r] = exp2_mufu(fmaf(top[r], scale_log2, -shift));
+      top[r] = high;
+      const float lifted = static_cast<float>(kLift) - shift;
+      float total = 0.0f;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        // Never 0: a masked score is -infinity, and must stay so.
+        const float slope = fmaxf(factor[r][h] * scale_log2, 1e-37f);
+#pragma unroll
+        for (int i = 0; i < kScores / 4; ++i) {
+          const int index = h * kScores / 2 + 4 * (i / 2) + 2 * r + i % 2;
+          const float x = fmaf(scores(index), slope, lifted);
+          const float y = on_fma_pipe<kPolynomialOf16>(i) ? exp2_polynomial(x) : exp2_mufu(x);
+          scores(index) = y;
+          total += y;
+        }
       }
       sum[r] = fmaf(sum[r], decay[r], total);
     }

@@ -33,18 +33,18 @@ constexpr TileRow hopper_row(int head_dim, bool polynomial) {
 }
 
 // Two-byte elements: Q and O staging, and `stages` key and value tiles; barriers, rings and notes
-// (kHopperControlBytes) behind them.
+// (kHopperControlBytes) behind them. FP8 key and value tiles use the same slots; Q8 lies apart.
 inline constexpr int kHopperControlBytes = 1024;
 inline constexpr int kHopperSkippedBytes = 1024;  // a consumer warpgroup
-constexpr int hopper_shared_bytes(const TileRow& row) {
+constexpr int hopper_shared_bytes(const TileRow& row, bool fp8) {
   const int tile = kPiece * row.head_dim * 2;
   return 2 * row.consumers * tile + row.stages * 2 * 2 * tile + kHopperControlBytes +
-         row.consumers * kHopperSkippedBytes;
+         row.consumers * (kHopperSkippedBytes + (fp8 ? tile / 2 : 0));
 }
 
 inline constexpr int kSharedLimit = 227 * 1024;
 constexpr bool fits(const TileRow& row) {
-  return hopper_shared_bytes(row) <= kSharedLimit &&
+  return hopper_shared_bytes(row, true) <= kSharedLimit &&
          128 * (row.producer_registers + row.consumers * row.consumer_registers) <= 65536 &&
          row.producer_registers % 8 == 0 && row.consumer_registers % 8 == 0;
 }

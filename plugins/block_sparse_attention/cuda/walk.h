@@ -4,7 +4,9 @@
 // are read once or twice in the whole launch. So there is no list to build, store or overflow.
 //
 // Sweeps make "full and partial tiles apart": whole chunks first, then the short and partial ones,
-// so that only the latter pay for masking; in FP8 the chunks of level 1 come before all others.
+// so that only the latter pay for masking. With FP8, level 1 comes before all others: its chunks
+// are cells of the running patch number (quantize.h), whose storage knows no frames, so that only
+// the ends of a run of neighbouring units are masked.
 #pragma once
 
 #include "geometry.h"
@@ -15,12 +17,13 @@ enum class Unit : int32_t { kSkip = 0, kLow = 1, kFull = 2, kPartial = 3 };
 
 struct Chunk {
   int32_t frame;
-  int32_t row;    // first patch counted in the frame, or first special
+  int32_t row;    // first patch counted in the frame, or first special; of a low chunk: its cell's
+                  // first patch, running number
   int32_t count;  // valid keys, 1..kPiece
-  int32_t patch;  // first patch, running number
+  int32_t patch;  // first valid patch, running number
   bool special;   // keys come from the gathered specials
   bool partial;   // needs the element rule
-  bool low;       // may be computed in low precision
+  bool low;       // computed in FP8; its keys are columns patch - row .. patch - row + count - 1
 };
 
 // The rows of the level map that a query tile touches.
@@ -169,6 +172,21 @@ COVIS_HD int32_t next_short_piece(const Geometry& g, Cut cut, int32_t patch) {
   return tail < frame_end && tail >= patch ? tail : frame_end;
 }
 
+// The part of the cell of `patch` that lies before `limit`.
+COVIS_HD Piece cell_at(int32_t patch, int32_t limit) {
+  Piece piece;
+  piece.row = patch / kPiece * kPiece;
+  piece.count = min_int(piece.row + kPiece, limit) - patch;
+  piece.patch = patch;
+  return piece;
+}
+
+// Number of neighbouring bits set from `bit` on.
+COVIS_HD int32_t run_of_bits(uint32_t mask, int32_t bit) {
+  const uint32_t gaps = ~(mask >> bit);
+  return gaps == 0 ? 32 : lowest_bit(gaps);
+}
+
 enum class Sweep : int32_t {
   kLow,     // chunks of level 1, for the FP8 products
   kWhole,   // chunks of kPiece keys that need no mask
@@ -184,28 +202,36 @@ COVIS_HD void walk_patches(const Geometry& g, WalkScratch& scratch, Sweep sweep,
     classify_batch(g, scratch, base);
     for (int b = 0; b < kUnitBatch; ++b) {
       const UnitMasks& masks = scratch.masks[b];
+      const bool cells = fp8 && sweep == Sweep::kLow;
       const uint32_t low = fp8 ? masks.low : 0u;
-      uint32_t mask = masks.computed & (sweep == Sweep::kLow ? low : ~low);
+      uint32_t mask = masks.computed & (cells ? low : ~low);
       if (sweep == Sweep::kWhole) mask &= ~masks.partial;
       while (mask != 0) {
         const int32_t bit = lowest_bit(mask);
-        mask &= mask - 1;
         const bool partial = (masks.partial >> bit & 1u) != 0;
         int32_t patch;
         int32_t end;
         unit_patches(g, base + 32 * b + bit, &patch, &end);
+        mask &= mask - 1;
+        if (cells) {
+          const int32_t run = run_of_bits(low, bit);
+          if (run > 1) {
+            int32_t unused;
+            unit_patches(g, base + 32 * b + bit + run - 1, &unused, &end);
+            mask &= run == 32 ? 0u : ~(((1u << run) - 1u) << bit);
+          }
+        }
         while (patch < end) {
           if (sweep == Sweep::kMasked && !partial) {
             patch = next_short_piece(g, g.k_cut, patch);
             if (patch >= end) break;
           }
-          const Piece piece = piece_at(g, g.k_cut, patch, end);
+          const Piece piece = cells ? cell_at(patch, end) : piece_at(g, g.k_cut, patch, end);
           patch += piece.count;
           const bool masked = partial || piece.count < kPiece;
           if (sweep == Sweep::kWhole && masked) continue;
           if (sweep == Sweep::kMasked && !masked) continue;
-          emit(Chunk{piece.frame, piece.row, piece.count, piece.patch, false, partial,
-                     sweep == Sweep::kLow});
+          emit(Chunk{piece.frame, piece.row, piece.count, piece.patch, false, partial, cells});
         }
       }
     }

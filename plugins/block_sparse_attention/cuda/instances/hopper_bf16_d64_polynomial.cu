@@ -4,7 +4,7 @@ namespace covis {
 
 cudaError_t launch_hopper_bf16_d64_polynomial(const HopperArgs& args, int ctas,
                                               cudaStream_t stream) {
-  return launch_hopper<cutlass::bfloat16_t, 64, true>(args, ctas, stream);
+  return launch_hopper<cutlass::bfloat16_t, 64, true, false>(args, ctas, stream);
 }
 
 }  // namespace covis

@@ -1,0 +1,10 @@
+#include "../hopper_launch.cuh"
+
+namespace covis {
+
+cudaError_t launch_hopper_bf16_d64_fp8_polynomial(const HopperArgs& args, int ctas,
+                                                  cudaStream_t stream) {
+  return launch_hopper<cutlass::bfloat16_t, 64, true, true>(args, ctas, stream);
+}
+
+}  // namespace covis
