@@ -22,8 +22,10 @@ _COINCIDENT = 1e-9
 def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64]:
     """Relative rotation and translation-direction errors of all pairs i < j, in degrees.
 
-    Both are independent of a common rigid motion and scale. The angle of rotation is taken from the
-    chord, the angle between directions with atan2: both are exact near 0, where arccos is not.
+    The motion of a pair is E_i E_j^-1, as in VGGT's evaluation: where camera j stands, seen from
+    camera i. (The other way round the rotation error is the same, the direction's is not.) Both
+    errors are independent of a common rigid motion and scale. The angle of rotation is taken from
+    the chord, the angle between directions with atan2: exact near 0, where arccos is not.
 
     - A predicted camera that is not finite charges 180 degrees, twice, to all its pairs.
     - Predicted cameras at one place have no direction: 90 degrees are charged.
@@ -56,10 +58,10 @@ def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64
 def _relative(
     cameras: Float64, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """Rotation (N, 3, 3), unit translation (N, 3) from camera i to j; whether they are apart."""
+    """Rotation (N, 3, 3), unit translation (N, 3) from camera j to i; whether they are apart."""
     r, t = cameras[:, :, :3], cameras[:, :, 3]
-    rotation = r[j] @ r[i].transpose(0, 2, 1)
-    direction = t[j] - (rotation @ t[i][:, :, None])[:, :, 0]
+    rotation = r[i] @ r[j].transpose(0, 2, 1)
+    direction = t[i] - (rotation @ t[j][:, :, None])[:, :, 0]
     length = np.linalg.norm(direction, axis=1)
     reach = np.linalg.norm(t[i], axis=1) + np.linalg.norm(t[j], axis=1)
     apart = length > _COINCIDENT * reach

@@ -24,8 +24,8 @@ def oracle_errors(predicted: Float64, true: Float64) -> tuple[list[float], list[
     angles, directions = [], []
     for i in range(len(true)):
         for j in range(i + 1, len(true)):
-            p = square(predicted[j]) @ np.linalg.inv(square(predicted[i]))
-            t = square(true[j]) @ np.linalg.inv(square(true[i]))
+            p = square(predicted[i]) @ np.linalg.inv(square(predicted[j]))
+            t = square(true[i]) @ np.linalg.inv(square(true[j]))
             cosine = (np.trace(p[:3, :3].T @ t[:3, :3]) - 1) / 2
             angles.append(math.degrees(math.acos(np.clip(cosine, -1, 1))))
             dot = p[:3, 3] @ t[:3, 3] / np.linalg.norm(p[:3, 3]) / np.linalg.norm(t[:3, 3])
