@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from covis.export.ops import fp8
+from covis.export.ops import cuda_dispatch, fp8
 from covis.export.ops.check import check_attention, runs_eagerly
 from covis.export.ops.layout import PLAIN, TokenLayout
 from covis.export.ops.plan import QueryGroup, plan_rows
@@ -131,6 +131,9 @@ def _attend(
 ) -> Tensor:
     if is_dense(level):
         return scaled_dot_product_attention(q, k, v, scale=scale)
+    out = cuda_dispatch.attention(q, k, v, level, layout, q_block, k_block, scale)
+    if out is not None:
+        return out
     patch, dense = layout.split(q.shape[2], q.device)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     if dense.numel():

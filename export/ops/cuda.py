@@ -21,6 +21,8 @@ ABI_VERSION = 1
 LIBRARY = "libcovis_kernels.so"
 DTYPES = {torch.float16: 0, torch.bfloat16: 1}
 HEAD_DIMS = (64, 128)
+PRECISIONS = {"full": 0, "fp8": 1}
+Precision = Literal["full", "fp8"]
 KERNELS = {"auto": 0, "hopper": 1, "portable": 2, "hopper-polynomial": 3}
 Kernel = Literal["auto", "hopper", "portable", "hopper-polynomial"]
 _USER_STATUS = (1, 2)  # bad argument, unsupported; the others are the machine's
@@ -66,6 +68,16 @@ class Params(ctypes.Structure):
     )
 
 
+def find_library() -> Path | None:
+    """The built library: that of the checkout's build, or the one beside the package."""
+    return next((place for place in _places() if place.is_file()), None)
+
+
+def _places() -> list[Path]:
+    root = Path(__file__).resolve().parents[2]
+    return [root / "build" / "cuda" / LIBRARY, root / "lib" / LIBRARY]
+
+
 @cache
 def load_kernels(path: Path | None = None) -> ctypes.CDLL:
     """The kernel library at `path`, or where the build leaves it.
@@ -73,12 +85,12 @@ def load_kernels(path: Path | None = None) -> ctypes.CDLL:
     Raises:
         CovisError: it is not there, does not load, or has another ABI version.
     """
-    root = Path(__file__).resolve().parents[2]
-    places = [path] if path else [root / "build" / "cuda" / LIBRARY, root / "lib" / LIBRARY]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    found = path or find_library()
+    if found is None or not found.is_file():
         raise environment_error(
-            "the CUDA kernels are not built", where=str(places[0]), hint="run `make plugins`"
+            "the CUDA kernels are not built",
+            where=str(found or _places()[0]),
+            hint="run `make plugins`",
         )
     try:
         library = ctypes.CDLL(str(found))
@@ -117,6 +129,7 @@ def block_sparse_attention(
     q_block: int = 1,
     k_block: int = 1,
     scale: float | None = None,
+    precision: Precision = "full",
     kernel: Kernel = "auto",
     library: ctypes.CDLL | None = None,
     out: Tensor | None = None,
@@ -129,6 +142,8 @@ def block_sparse_attention(
         level: int8 (b, h, Rq, Rk) on the same GPU. Values are not checked: below 1 counts as 0,
             above 2 as 2, as the contract allows kernels.
         layout, q_block, k_block, scale: as in the contract.
+        precision: "fp8" lets region pairs of level 1 be computed in FP8, where the GPU has such
+            kernels; those of level 2 are not touched by it.
         kernel: which row of the tile table; "auto" takes the best for this GPU.
         library: from `load_kernels`; None loads the built one.
         out: where to write, like q.
@@ -147,17 +162,8 @@ def block_sparse_attention(
     level = level.contiguous()
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    params = Params(struct_size=ctypes.sizeof(Params))
-    params.data_type, params.kernel = DTYPES[q.dtype], KERNELS[kernel]
-    params.batch, params.heads, params.tokens, params.head_dim = q.shape
-    for name, value in vars(layout).items():
-        setattr(params, name, value)
-    params.q_block, params.k_block, params.scale = q_block, k_block, scale or 0.0
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("o", out)):
-        setattr(params, name, tensor.data_ptr())
-        setattr(params, f"{name}_stride", _Stride(*tensor.stride()[:3]))
-    params.level = level.data_ptr()
-    params.level_batch, params.level_heads, params.level_rows, params.level_cols = level.shape
+    params = pack(q, k, v, level, out, layout, (q_block, k_block), scale)
+    params.precision, params.kernel = PRECISIONS[precision], KERNELS[kernel]
     with torch.cuda.device(q.device):
         size = ctypes.c_uint64()
         call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
@@ -167,6 +173,31 @@ def block_sparse_attention(
         call(library, "covis_attention_launch", ctypes.byref(params), stream)
     # Freed memory goes back to this stream's pool, so later work on it cannot overtake the launch.
     return out
+
+
+def pack(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    level: Tensor,
+    out: Tensor,
+    layout: TokenLayout,
+    blocks: tuple[int, int],
+    scale: float | None,
+) -> Params:
+    """The params of these tensors, without workspace. Nothing is copied: they must outlive it."""
+    params = Params(struct_size=ctypes.sizeof(Params))
+    params.data_type = DTYPES[q.dtype]
+    params.batch, params.heads, params.tokens, params.head_dim = q.shape
+    for name, value in vars(layout).items():
+        setattr(params, name, value)
+    (params.q_block, params.k_block), params.scale = blocks, scale or 0.0
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("o", out)):
+        setattr(params, name, tensor.data_ptr())
+        setattr(params, f"{name}_stride", _Stride(*tensor.stride()[:3]))
+    params.level = level.data_ptr()
+    params.level_batch, params.level_heads, params.level_rows, params.level_cols = level.shape
+    return params
 
 
 def _check_alike(q: Tensor, k: Tensor, v: Tensor, level: Tensor) -> None:

@@ -73,6 +73,17 @@ class SaliencyParams(ctypes.Structure):
     )
 
 
+def unsupported(q: Tensor) -> str | None:
+    """Why BlockSelect's kernels cannot take tensors like `q`, or None."""
+    if not q.is_cuda:
+        return f"tensors are on {q.device}, not on a GPU"
+    if q.dtype not in DTYPES:
+        return f"the type is {q.dtype}, not float16, bfloat16 or float32"
+    if torch.cuda.get_device_capability(q.device) < (8, 0):
+        return "the GPU is older than compute capability 8.0"
+    return None
+
+
 def block_select(
     q: Tensor,
     k: Tensor,

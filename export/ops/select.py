@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from covis.export.ops import cuda_dispatch
 from covis.export.ops.check import check_select, runs_eagerly
 from covis.export.ops.layout import PLAIN, TokenLayout, region_count
 
@@ -116,6 +117,9 @@ def _select(
     k_block: int,
     pool: str,
 ) -> Tensor:
+    level = cuda_dispatch.select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
+    if level is not None:
+        return level
     pooled_q = _pool(_patch_tokens(q, layout), q_block, pool)
     pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
     scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])

@@ -1,0 +1,181 @@
+"""The torch binding without a GPU: struct layout, argument packing, choice of path, errors."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from covis.engines.errors import CovisError
+from covis.export.ops import (
+    TokenLayout,
+    block_select,
+    block_sparse_attention,
+    cuda,
+    cuda_dispatch,
+    cuda_select,
+)
+from tests.plugins.cuda_host import ATTENTION, SALIENCY, SELECT, plan
+
+STRUCTS = {
+    "CovisAttentionParams": (ATTENTION / "covis_attention.h", cuda.Params),
+    "CovisSelectParams": (SELECT / "covis_select.h", cuda_select.SelectParams),
+    "CovisSaliencyParams": (SALIENCY / "covis_saliency.h", cuda_select.SaliencyParams),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_structs_are_those_of_the_headers(name: str, tmp_path: Path) -> None:
+    """Offsets and sizes as a C compiler lays out the header."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    header, struct = STRUCTS[name]
+    fields = [field[0] for field in struct._fields_]
+    lines = "\n".join(
+        f'printf("%zu %zu\\n", offsetof({name}, {f}), sizeof((({name}*)0)->{f}));' for f in fields
+    )
+    source = f"""#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include "{header.name}"
+int main(void) {{ {lines} printf("%zu 0\\n", sizeof({name})); return 0; }}
+"""
+    (tmp_path / "offsets.c").write_text(source)
+    program = tmp_path / "offsets"
+    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
+    subprocess.run(
+        [compiler, *includes, str(tmp_path / "offsets.c"), "-o", str(program)], check=True
+    )
+    printed = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
+    expected = [tuple(map(int, line.split())) for line in printed.split("\n") if line]
+    ours = [(getattr(struct, f).offset, getattr(struct, f).size) for f in fields]
+    assert [*ours, (ctypes.sizeof(struct), 0)] == expected
+
+
+def test_packing_copies_nothing() -> None:
+    """A packed QKV projection is described by its strides, and the library's checks accept it."""
+    layout = TokenLayout(70, 3, 2, 4)
+    packed = torch.zeros(2, 5 * 70 + 4, 3, 4, 64, dtype=torch.bfloat16)
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    level = torch.ones(1, 4, 5, 5, dtype=torch.int8)
+    out = torch.empty_like(q)
+    params = cuda.pack(q, k, v, level, out, layout, (65, 65), None)
+    assert params.data_type == 1
+    assert (params.batch, params.heads, params.tokens, params.head_dim) == (2, 4, 354, 64)
+    assert (params.frame_tokens, params.special_first) == (70, 3)
+    assert (params.special_last, params.trailing_tokens) == (2, 4)
+    assert (params.q_block, params.k_block, params.scale) == (65, 65, 0.0)
+    row = 3 * 4 * 64
+    assert tuple(params.k_stride) == (354 * row, 64, row)
+    assert params.v - params.q == 2 * 4 * 64 * 2
+    sizes = (params.level_batch, params.level_heads, params.level_rows, params.level_cols)
+    assert sizes == (1, 4, 5, 5)
+    params.precision = cuda.PRECISIONS["fp8"]
+    made = plan(params)
+    assert made.status == 0, made.message
+    workspace = torch.empty(made.workspace_bytes + 256, dtype=torch.uint8)
+    params.workspace = -(-workspace.data_ptr() // 256) * 256
+    params.workspace_bytes = made.workspace_bytes
+    if out.data_ptr() % 16 == 0 and q.data_ptr() % 16 == 0:
+        assert plan(params, pointers=True).status == 0
+
+
+def test_ops_are_registered_for_cuda() -> None:
+    for name in ("covis::block_sparse_attention", "covis::block_select"):
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA")
+
+
+def test_cpu_tensors_never_reach_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_given: object, **_named: object) -> None:
+        raise AssertionError("a CPU tensor was sent to the GPU's kernels")
+
+    monkeypatch.setattr(cuda, "block_sparse_attention", refuse)
+    monkeypatch.setattr(cuda_select, "block_select", refuse)
+    q = torch.randn(1, 2, 128, 64)
+    pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
+    level = block_select(q, q, pair, torch.tensor(0.5), torch.tensor(0.9))
+    assert level.shape == (1, 2, 1, 2)
+    out = block_sparse_attention(q, q, q, level, q_block=128, k_block=64)
+    assert out.shape == q.shape
+
+
+def fake_cuda(dtype: torch.dtype, *, grad: bool = False) -> torch.Tensor:
+    """A tensor that says it is on a GPU, and has no data."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return torch.empty(1, 2, 128, 64, dtype=dtype, device="cuda", requires_grad=grad)
+
+
+def attend(q: torch.Tensor) -> torch.Tensor | None:
+    level = torch.ones(1, 1, 2, 2, dtype=torch.int8)
+    return cuda_dispatch.attention(q, q, q, level, TokenLayout(64), 64, 64, None)
+
+
+def test_falls_back_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda_dispatch._say_once.cache_clear()
+    caplog.set_level(logging.WARNING, "covis.export.ops")
+    for _ in range(3):
+        assert attend(fake_cuda(torch.float32)) is None
+    assert [r.message for r in caplog.records] == [
+        "CUDA tensors are computed by torch, not by covis's kernels: "
+        "the type is torch.float32, not float16 or bfloat16"
+    ]
+    caplog.clear()
+    monkeypatch.setattr(cuda, "unsupported", lambda _q: None)
+    monkeypatch.setattr(cuda, "find_library", lambda: None)
+    for _ in range(2):
+        assert attend(fake_cuda(torch.float16)) is None
+    assert len(caplog.records) == 1
+    assert "make plugins" in caplog.records[0].message
+
+
+def test_wanted_gradients_take_the_composite_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "unsupported", lambda _q: pytest.fail("must not be asked"))
+    assert attend(fake_cuda(torch.float16, grad=True)) is None
+
+
+def test_library_errors(tmp_path: Path) -> None:
+    """Absent and broken libraries are named, with what to do."""
+    with pytest.raises(CovisError, match=r"kernels are not built.*make plugins"):
+        cuda.load_kernels(tmp_path / "none.so")
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    with pytest.raises(CovisError, match="cannot be used"):
+        cuda.load_kernels(broken)
+    with pytest.raises(CovisError, match="tensors are on cpu"):
+        q = torch.zeros(1, 1, 64, 64, dtype=torch.float16)
+        cuda.block_sparse_attention(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.int8))
+
+
+def test_built_library_refuses_without_a_gpu() -> None:
+    """The real library on a machine without a driver: a status and a line, no crash."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU; tests/gpu covers it")
+    if cuda.find_library() is None:
+        pytest.skip("build/cuda/libcovis_kernels.so is not built (make plugins)")
+    library = cuda.load_kernels()
+    q = torch.zeros(1, 1, 64, 64, dtype=torch.float16)
+    level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
+    params = cuda.pack(q, q, q, level, torch.empty_like(q), TokenLayout(), (1, 1), None)
+    size = ctypes.c_uint64()
+    for function, extra in (
+        ("covis_attention_workspace", ctypes.byref(size)),
+        ("covis_attention_launch", None),
+    ):
+        with pytest.raises(CovisError, match="no usable CUDA device"):
+            cuda.call(library, function, ctypes.byref(params), extra)
+    for struct, name in (
+        (cuda_select.SelectParams, "covis_select_launch"),
+        (cuda_select.SaliencyParams, "covis_saliency_launch"),
+    ):
+        empty = struct(struct_size=ctypes.sizeof(struct))
+        with pytest.raises(CovisError, match="0, not in 1"):
+            cuda.call(library, name, ctypes.byref(empty), None)
