@@ -87,8 +87,71 @@ class Check(_Strict):
         return self.max_abs_diff <= self.tolerance
 
 
+class PassRecord(_Strict):
+    """A rewrite that the graphs went through at export."""
+
+    name: Identifier
+    version: Annotated[int, Field(ge=1)]
+
+
+class Drift(_Strict):
+    """How far an output of a narrow bundle is from float32, end to end, on the check's images.
+
+    Attributes:
+        stage: that writes it.
+        views: of the check.
+        output: its name.
+        max_abs: largest difference.
+        max_rel: that, over the largest value in float32.
+    """
+
+    stage: Identifier
+    views: int
+    output: Identifier
+    max_abs: float
+    max_rel: float
+
+
+class SceneDrift(_Strict):
+    """The same in the words of a scene.
+
+    Attributes:
+        views: of the check.
+        pose_degrees: largest rotation between a camera and itself in float32; None: no camera.
+        depth_relative: mean over pixels of |depth - depth in float32| / |depth in float32|.
+    """
+
+    views: int
+    pose_degrees: float | None
+    depth_relative: float | None
+
+
+class Precision(_Strict):
+    """In what types the graphs compute, how they got there, and what it costs.
+
+    Attributes:
+        name: of `covis export --precision`.
+        keep_fp32: stages and layers left in float32 on request.
+        passes: rewrites of the graphs, in order.
+        ran_as: how ONNX Runtime's CPU provider ran the graphs for the drift; empty: it was not
+            measured.
+        drift: by output; empty in float32, whose verdicts are the manifest's `checks`.
+        scene: the same for whole scenes.
+    """
+
+    name: Literal["fp32", "fp16", "bf16", "fp8"] = "fp32"
+    keep_fp32: tuple[str, ...] = ()
+    passes: tuple[PassRecord, ...] = ()
+    ran_as: str = ""
+    drift: tuple[Drift, ...] = ()
+    scene: tuple[SceneDrift, ...] = ()
+
+
 class Weights(_Strict):
-    """Where the weights came from, as the user gave it."""
+    """Where the weights came from, as the user gave it.
+
+    `dtype` is that of the linear layers where the bundle's precision mixes types.
+    """
 
     file: FileName
     source: str
@@ -125,6 +188,36 @@ class Model(_Strict):
     reference_view: bool
 
 
+class Tuning(_Strict):
+    """The receipt of `covis tune`: how the bundle's own `sparsity` was chosen.
+
+    Attributes:
+        covis_version: that tuned.
+        tuned_manifest: sha256 of the manifest before.
+        views: photos tuned on.
+        checked_views: other photos that the choice was checked on.
+        tried: settings run.
+        max_pose_drift: bound on any camera, in degrees from the dense result.
+        max_depth_drift: bound on any view's median depth, relative to the dense result.
+        pose_drift: measured, the worst.
+        depth_drift: measured, the worst.
+        attention_work: share of the blocks of global attention that the choice computes.
+        time_ratio: dense over the choice, of the whole pipeline, on the machine that tuned.
+    """
+
+    covis_version: str
+    tuned_manifest: Digest
+    views: Count
+    checked_views: Count
+    tried: Count
+    max_pose_drift: float
+    max_depth_drift: float
+    pose_drift: float
+    depth_drift: float
+    attention_work: float
+    time_ratio: float
+
+
 class Manifest(_Strict):
     """The bundle's table of contents; see docs/design.md section 3."""
 
@@ -137,9 +230,11 @@ class Manifest(_Strict):
     pixel_rule: PixelRule
     pooling: Literal["descriptor", "best-match"]
     sparsity: Sparsity
+    precision: Precision = Precision()
     stages: tuple[Stage, ...]
     checks: tuple[Check, ...]
     files: tuple[File, ...]
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

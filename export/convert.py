@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,24 +15,41 @@ from covis.engines.errors import numerics_error
 _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 
 
-def convert_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write `source` with every tensor rounded to `dtype`.
+def convert_weights(
+    source: Path,
+    target: Path,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    cure: str = "use --dtype bfloat16",
+) -> None:
+    """Write `source` with its tensors rounded.
+
+    Args:
+        source: a safetensors file.
+        target: the file to write.
+        dtype: of all tensors, or by name; tensors that are not named are left out.
+        cure: what to do where a number overflows.
 
     Raises:
-        CovisError: a number overflows in `dtype` (exit code 4).
+        CovisError: a number overflows in its type (exit code 4).
     """
     with safe_open(source, framework="pt") as file:
         names = list(file.keys())
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        write_safetensors(
-            target, dtype, shapes, (_rounded(file.get_tensor(n), n, dtype) for n in names)
-        )
+        if isinstance(dtype, Mapping):
+            types = {name: dtype[name] for name in names if name in dtype}
+        else:
+            types = dict.fromkeys(names, dtype)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in types}
+        tensors = (_rounded(file.get_tensor(n), n, t, cure) for n, t in types.items())
+        write_safetensors(target, types, shapes, tensors)
 
 
 def write_safetensors(
-    target: Path, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]], tensors: Iterator[Tensor]
+    target: Path,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    shapes: dict[str, tuple[int, ...]],
+    tensors: Iterator[Tensor],
 ) -> None:
-    """Stream tensors, in the order of `shapes`, into a new safetensors file.
+    """Stream tensors, in the order of `shapes`, into a new safetensors file; one type or by name.
 
     The library's own writer wants them all in memory at once. Format: 8-byte little-endian length
     of a JSON header, padded with spaces to 8 bytes, then the raw tensors.
@@ -40,9 +57,10 @@ def write_safetensors(
     header: dict[str, object] = {}
     offset = 0
     for name, shape in shapes.items():
-        length = torch.Size(shape).numel() * dtype.itemsize
+        kind = dtype[name] if isinstance(dtype, Mapping) else dtype
+        length = torch.Size(shape).numel() * kind.itemsize
         header[name] = {
-            "dtype": _NAMES[dtype],
+            "dtype": _NAMES[kind],
             "shape": shape,
             "data_offsets": [offset, offset + length],
         }
@@ -56,12 +74,12 @@ def write_safetensors(
             stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def _rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+def _rounded(tensor: Tensor, name: str, dtype: torch.dtype, cure: str) -> Tensor:
     rounded = tensor.to(dtype).reshape(-1)
     if not torch.isfinite(rounded).all():
         raise numerics_error(
             f"overflows in {str(dtype).removeprefix('torch.')}",
             where=f"weight {name}",
-            hint="use --dtype bfloat16",
+            hint=cure,
         )
     return rounded

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +16,13 @@ from onnxscript import opset20 as op
 from torch import Tensor
 
 from covis.engines.manifest import OPSET
-from covis.export.ops.translate import attach_functions, translation_table
+from covis.export.ops.translate import translation_table
 from covis.export.selection import Q_BLOCK
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 _EXAMPLE = {FRAMES: 3, PROBES: 5}  # 0 and 1 would be taken for constants
 _PREFIX = "model."  # stage modules hold the model under this attribute
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note: modules from outermost, then the op
 
 
 def export_graph(stage: StageModule) -> ir.Model:
@@ -27,8 +30,8 @@ def export_graph(stage: StageModule) -> ir.Model:
 
     Returns:
         A model in opset 20 whose attention nodes are `covis::BlockSparseAttention` and
-        `covis::BlockSelect` with their function bodies attached; initializers carry the names of
-        the checkpoint and, as yet, the module's own tensors.
+        `covis::BlockSelect`, without function bodies (passes come first); initializers carry the
+        names of the checkpoint and, as yet, the module's own tensors.
     """
     views = _example_views(stage)
     inputs = tuple(_example(port, views) for port in stage.inputs)
@@ -56,8 +59,8 @@ def export_graph(stage: StageModule) -> ir.Model:
     model = program.model
     _name_ports(model.graph, stage)
     _name_parameters(model.graph)
+    _name_nodes(model.graph)
     _drop_traces(model.graph)
-    attach_functions(model)
     model.producer_name = "covis"
     return model
 
@@ -117,6 +120,26 @@ def _name_parameters(graph: ir.Graph) -> None:
             del graph.initializers[name]
             value.name = name.removeprefix(_PREFIX)
             graph.initializers[value.name] = value
+
+
+def layer_of(node: ir.Node) -> str:
+    """The layer a node belongs to, as the checkpoint names it ("" for the stage's own code)."""
+    return (node.name or "").rpartition("/")[0]
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """`<layer>/<operator>_<number>`: what engines, comparisons and `--keep-fp32` call a node.
+
+    The layer is the innermost module whose code made the node, by its path in the checkpoint.
+    """
+    count: Counter[str] = Counter()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        inside = [scope for scope in scopes[:-1] if scope.startswith(_PREFIX)]
+        layer = inside[-1].removeprefix(_PREFIX) if inside else ""
+        stem = f"{layer}/{node.op_type}"
+        node.name = f"{stem}_{count[stem]}"
+        count[stem] += 1
 
 
 def _drop_traces(graph: ir.Graph) -> None:

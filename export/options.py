@@ -14,6 +14,7 @@ from covis.engines.options import Sparsity
 
 ModelName = Literal["vggt", "pi3", "mapanything"]
 StoredDtype = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,12 @@ class ExportOptions:
         height: image height in pixels, a multiple of 14.
         width: image width in pixels, a multiple of 14.
         resize: VGGT: how photos are brought to that size, `crop` or `pad` (white border).
-        dtype: how the weights are stored; float32 takes the file as it is. Computing is in float32.
+        dtype: how the weights are stored; float32 takes the file as it is. Computing is in float32:
+            only `--precision fp32` leaves a choice here, the others store what they compute in.
+        precision: in what type linear layers, convolutions and attention compute. The residual
+            stream, LayerNorm and softmax statistics stay in float32.
+        keep_fp32: what stays in float32 all the same: `heads`, stages, or `stage/layer` with a
+            layer's name in the checkpoint, as a list with commas; `none`.
         pooling: what saliency compares: one descriptor a view, or best matches of its tokens.
         move_weights: move the weights file into the bundle instead of copying it.
         verify: run every graph against torch before the bundle is finished.
@@ -44,11 +50,28 @@ class ExportOptions:
     width: int = 518
     resize: Literal["crop", "pad"] = "crop"
     dtype: StoredDtype = "float32"
+    precision: Precision = "fp32"
+    keep_fp32: str = "heads"
     pooling: Literal["descriptor", "best-match"] = "descriptor"
     move_weights: bool = False
     verify: bool = True
     force: bool = False
     sparsity: Annotated[Sparsity, tyro.conf.arg(name="")] = field(default_factory=Sparsity)
+
+    def __post_init__(self) -> None:
+        if self.precision != "fp32" and self.dtype != "float32":
+            raise user_error(
+                f"--dtype {self.dtype} stores the weights for computing in float32, and "
+                f"--precision {self.precision} does not compute in float32",
+                where="--dtype",
+                hint=f"drop --dtype: --precision {self.precision} stores what it computes in",
+            )
+        if self.precision == "fp32" and self.keep_fp32 not in ("heads", ""):
+            raise user_error(
+                "there is nothing to keep: the whole bundle is in float32",
+                where="--keep-fp32",
+                hint="give --precision fp16 or bf16 with it",
+            )
 
 
 def read_config(path: Path | None) -> dict[str, Any] | None:

@@ -51,12 +51,12 @@ def verify_stages(
     Raises:
         CovisError: a graph cannot be run at all.
     """
-    with _helper() as pool, torch.inference_mode():
-        flows = {n: _inputs(n, image_size, seed) for n in VIEW_COUNTS}
+    with helper() as pool, torch.inference_mode():
+        flows = {n: control_inputs(n, image_size, seed) for n in VIEW_COUNTS}
         for stage in stages:
             for views, values in flows.items():
-                feeds = {port.name: _feed(port, values, stage) for port in stage.inputs}
-                reference = _run_torch(stage, feeds)
+                feeds = {port.name: feed(port, values, stage) for port in stage.inputs}
+                reference = run_torch(stage, feeds)
                 noise = _noise(stage, feeds, reference)
                 release_pages(stage.module.parameters())
                 arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
@@ -64,14 +64,14 @@ def verify_stages(
                 try:
                     got = pool.submit(run_graph, graph, arrays).result()
                 except Exception as error:  # ONNX Runtime's types, and the process itself dying
-                    raise _cannot_run(stage.name, error) from error
+                    raise cannot_run(stage.name, error) from error
                 for port in stage.outputs:
                     yield _compare(stage.name, views, port.name, reference[port.name], got, noise)
                 values.update(reference)
 
 
 @contextlib.contextmanager
-def _helper() -> Iterator[ProcessPoolExecutor]:
+def helper() -> Iterator[ProcessPoolExecutor]:
     """A process without torch that does not hear Ctrl-C: the parent does, and then ends it."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
@@ -90,7 +90,7 @@ def _helper() -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _cannot_run(stage: str, error: Exception) -> CovisError:
+def cannot_run(stage: str, error: Exception) -> CovisError:
     reason = printable(str(error).strip() or type(error).__name__)[:400]
     return environment_error(
         f"the graph cannot be run ({reason})",
@@ -113,7 +113,7 @@ def refuse_failures(checks: Sequence[Check]) -> None:
     )
 
 
-def _inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Tensor]:
+def control_inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Tensor]:
     """Smooth random pictures: nets behave on them as on photos, unlike on white noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(views, 3, 8, 8, generator=generator)
@@ -130,7 +130,7 @@ def _inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Ten
     }
 
 
-def _feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor:
+def feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor:
     if port.name in values:
         return values[port.name]
     if port.name == "sparse_layers":
@@ -141,7 +141,7 @@ def _feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tenso
     raise KeyError(f"stage {stage.name} reads {port.name!r}, which no earlier stage writes")
 
 
-def _run_torch(stage: StageModule, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def run_torch(stage: StageModule, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     outputs = stage.module.eval()(*(feeds[port.name] for port in stage.inputs))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {port.name: value for port, value in zip(stage.outputs, outputs, strict=True)}
@@ -159,7 +159,7 @@ def _noise(
         stage.name, stage.scope, copy.deepcopy(stage.module).double(), stage.inputs, stage.outputs
     )
     # Scalars are options of the selector, float32 by contract.
-    exact = _run_torch(
+    exact = run_torch(
         wide, {n: t.double() if t.is_floating_point() and t.ndim else t for n, t in feeds.items()}
     )
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from covis.engines.errors import environment_error, printable
+from covis.engines.manifest import Drift, Precision
 from covis.export.options import ExportOptions
 
 
@@ -37,4 +38,30 @@ def export(options: ExportOptions) -> None:
         f"{printable(options.out)}: {len(manifest.stages)} graphs ({graphs / 1e6:.1f} MB), "
         f"weights {weights / 1e6:,.1f} MB, {len(manifest.checks)} outputs checked against torch"
     )
+    for line in drift_lines(manifest.precision):
+        say(f"  {line}")
     say(f"licence of the weights: {manifest.weights.licence}")
+
+
+def drift_lines(precision: Precision) -> list[str]:
+    """How far a narrow bundle is from float32, by output and for the whole scene."""
+    if not precision.drift:
+        return []
+    lines = [
+        f"{precision.name} against float32 on {precision.drift[0].views} and "
+        f"{precision.drift[-1].views} views (ONNX Runtime on the CPU, {precision.ran_as}):"
+    ]
+    worst: dict[tuple[str, str], Drift] = {}
+    for drift in precision.drift:
+        key = drift.stage, drift.output
+        if key not in worst or drift.max_rel > worst[key].max_rel:
+            worst[key] = drift
+    lines += [
+        f"{d.stage}.{d.output}: {d.max_abs:.2g} at most, {d.max_rel:.2g} of the largest value"
+        for d in worst.values()
+    ]
+    for scene in precision.scene:
+        pose = "-" if scene.pose_degrees is None else f"{scene.pose_degrees:.2g} degrees"
+        depth = "-" if scene.depth_relative is None else f"{scene.depth_relative:.2g} of itself"
+        lines.append(f"{scene.views} views: cameras turn by {pose}, depth changes by {depth}")
+    return lines

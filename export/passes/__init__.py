@@ -1,0 +1,12 @@
+"""Rewrites of the exported graphs, one a file, in the order they run.
+
+What a pass did is on record in the manifest by its name and version; a version goes up when the
+pass makes another graph of the same input.
+"""
+
+from covis.export.passes.base import Parameters, Pass, run_passes
+from covis.export.passes.fold import Fold
+from covis.export.passes.move_casts import MoveCasts
+from covis.export.passes.narrow import Narrow
+
+__all__ = ["Fold", "MoveCasts", "Narrow", "Parameters", "Pass", "run_passes"]

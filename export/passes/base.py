@@ -1,0 +1,57 @@
+"""What all passes share: a name and a version for the manifest, and the marks on parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+_KEY = "covis.key"
+
+
+class Pass(ir.passes.InPlacePass):
+    """A rewrite of one stage's graph, in place.
+
+    Attributes:
+        name: as in the manifest.
+        version: counts what the pass makes of the same graph.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the main graph; function bodies are not attached yet."""
+        return ir.passes.PassResult(model, self.rewrite(model))
+
+    def rewrite(self, model: ir.Model) -> bool:
+        """Rewrite `model`; whether anything changed."""
+        raise NotImplementedError
+
+
+class Parameters:
+    """Which initializers are tensors of the weights file, and how each is to be stored.
+
+    The mark is the tensor's name in the file; all else is a table made at export.
+    """
+
+    @staticmethod
+    def mark(graph: ir.Graph, names: Iterable[str], keys: Mapping[str, str]) -> None:
+        """Mark the initializers whose name (by `keys`, where it has another) is in the file."""
+        known = set(names)
+        for name, value in graph.initializers.items():
+            key = keys.get(name, name)
+            if key in known:
+                value.meta[_KEY] = key
+
+    @staticmethod
+    def key(value: ir.Value | None) -> str | None:
+        """The tensor's name in the weights file; None for all but parameters."""
+        return None if value is None else value.meta.get(_KEY)
+
+
+def run_passes(model: ir.Model, passes: Sequence[Pass]) -> None:
+    """Run `passes` over one stage's model, in order."""
+    for each in passes:
+        each(model)

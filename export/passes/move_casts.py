@@ -1,0 +1,102 @@
+"""Casts where they cost least: behind the operators that only move numbers, or not at all."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+from covis.export.graph import layer_of
+from covis.export.passes.base import Parameters, Pass
+from covis.export.passes.narrow import WIDE, widen_output
+
+# These give the same numbers in any type; only the first input is data, but for Concat.
+_MOVING = frozenset(
+    "Concat DepthToSpace Expand Flatten Gather Identity Relu "  # noqa: SIM905
+    "Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+)
+# Within an MLP its activation sits between two narrow layers, which round what it reads and what
+# it gives: it loses nothing that the layers have not lost. The models were trained that way.
+_ACTIVATIONS = frozenset(["Gelu", "Mul", "Sigmoid"])
+_MLP = "mlp"
+
+
+class MoveCasts(Pass):
+    """Moves casts back to float32 down past operators that only move numbers, and drops pairs.
+
+    x -> narrow -> float32 -> narrow is x -> narrow: a narrow number survives the way there and
+    back. Parameters that only narrow operators read become narrow themselves.
+    """
+
+    name = "move_casts"
+
+    def rewrite(self, model: ir.Model) -> bool:
+        graph = model.graph
+        for node in list(graph):
+            if node.op_type == "Cast":
+                _cancel(node)
+            elif node.domain == "" and _passes_through(node):
+                _sink(graph, node)
+        RemoveUnusedNodesPass()(model)
+        for value in list(graph.initializers.values()):
+            _store_narrow(value)
+        ir.passes.Sequential(CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass())(model)
+        return True
+
+
+def _data(node: ir.Node) -> list[ir.Value | None]:
+    several = node.op_type in ("Concat", "Mul")
+    return list(node.inputs) if several else list(node.inputs[:1])
+
+
+def _passes_through(node: ir.Node) -> bool:
+    inside_mlp = layer_of(node).rpartition(".")[2] == _MLP
+    return node.op_type in _MOVING or (inside_mlp and node.op_type in _ACTIVATIONS)
+
+
+def _before_widening(value: ir.Value | None) -> ir.Value | None:
+    """What a cast to float32 made `value` of; None for anything else."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "Cast" or value is None or value.dtype != WIDE:
+        return None
+    source = producer.inputs[0]
+    narrow = source is not None and source.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return source if narrow else None
+
+
+def _sink(graph: ir.Graph, node: ir.Node) -> None:
+    sources = [_before_widening(value) for value in _data(node)]
+    kinds = {None if source is None else source.dtype for source in sources}
+    if len(kinds) != 1 or None in kinds:
+        return
+    (dtype,) = kinds
+    assert dtype is not None
+    for place, source in enumerate(sources):
+        node.replace_input_with(place, source)
+    for value in node.outputs:
+        widen_output(graph, node, value, dtype)
+
+
+def _cancel(cast: ir.Node) -> None:
+    """Readers of a cast of a widened value to its old type read the old value."""
+    out = cast.outputs[0]
+    source = _before_widening(cast.inputs[0])
+    if source is not None and source.dtype == out.dtype and not out.is_graph_output():
+        out.replace_all_uses_with(source)
+
+
+def _store_narrow(value: ir.Value) -> None:
+    """A parameter that is only ever cast to one type is stored in it."""
+    casts = [node for node, _ in value.uses()]
+    types = {node.outputs[0].dtype for node in casts if node.op_type == "Cast"}
+    if (
+        Parameters.key(value) is None
+        or len(types) != 1
+        or any(node.op_type != "Cast" for node in casts)
+    ):
+        return
+    (dtype,) = types
+    assert dtype is not None
+    value.dtype = dtype
+    value.const_value = None  # what is there is still wide; the weights file will have it
+    for cast in casts:
+        cast.outputs[0].replace_all_uses_with(value)
