@@ -36,8 +36,28 @@ COMMANDS = {
     ),
     "eval": _Command(
         "covis.commands.eval:EvalCommand",
-        "covis.commands.eval:eval",
+        "covis.commands.eval:evaluate",
         "Measure accuracy on a dataset: cameras, depth and points.",
+    ),
+    "compare": _Command(
+        "covis.commands.compare:CompareCommand",
+        "covis.commands.compare:compare",
+        "Compare a bundle's backends, precisions or selectors on photos, stage by stage.",
+    ),
+    "build": _Command(
+        "covis.engines.build_options:BuildOptions",
+        "covis.commands.build:build",
+        "Build TensorRT engines: one plan for each stage of a bundle, or for one ONNX file.",
+    ),
+    "sweep": _Command(
+        "covis.commands.sweep:SweepCommand",
+        "covis.commands.sweep:sweep",
+        "Measure accuracy by threshold, sparse layers, selector and precision.",
+    ),
+    "tune": _Command(
+        "covis.commands.tune:TuneCommand",
+        "covis.commands.tune:tune",
+        "Find the cheapest sparsity that keeps a scene's cameras and depth near the dense result.",
     ),
     "inspect": _Command(
         "covis.commands.inspect:InspectCommand",

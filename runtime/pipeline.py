@@ -144,7 +144,7 @@ class Pipeline:
                         values["pair_level"] = backend.memory.put(level)
                 for name in step.done:
                     values.pop(name, None)  # patch tokens and taps are by far the largest arrays
-            return {name: _plain(backend.memory.get(value)) for name, value in values.items()}
+            return {name: plain(backend.memory.get(value)) for name, value in values.items()}
         except CovisError as error:
             if is_out_of_memory(error):
                 values = {}
@@ -306,21 +306,21 @@ def _slice(
     return value[first:last] if tensor.shape and tensor.shape[0] == "N" else value
 
 
-def _plain(array: Array) -> Array:
+def plain(array: Array) -> Array:
     """Half precision widened: what comes after the stages computes in float32 and float64."""
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def _is_sound(array: Array) -> bool:
     """Whether all numbers are finite, or their sum overflows, which is looked into again."""
-    array = _plain(array)
+    array = plain(array)
     with np.errstate(invalid="ignore"):  # both infinities in one sum
         return array.dtype.kind != "f" or bool(np.isfinite(array.sum(dtype=np.float64)))
 
 
 def _refuse_non_finite(stage: Stage, name: str, array: Array, images: Images) -> None:
     """A sum overflows before its numbers do, so look again before refusing."""
-    bad = ~np.isfinite(_plain(array))
+    bad = ~np.isfinite(plain(array))
     if not bad.any():
         return
     where = f"stage {stage.name}, output {name}"

@@ -1,0 +1,339 @@
+"""`covis compare`: a candidate against a reference, stage by stage and end to end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from covis.engines.backend_options import BackendOptions
+from covis.engines.errors import user_error
+from covis.engines.options import Selector, SparsityChanges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import Console
+
+    from covis.runtime.comparison import Side, StageErrors
+    from covis.runtime.images import Images
+    from covis.runtime.pipeline import Progress
+    from covis.runtime.scene_errors import SceneErrors
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Compare a bundle's backends, precisions or selectors on photos, stage by stage.
+
+    Attributes:
+        bundle: the reference, in float32: a folder made by `covis export`.
+        photos: a folder of photos, or the files themselves.
+        candidate: another bundle of the same model and size; the reference's own where not given.
+        reference_backend: what runs the reference: ONNX Runtime on the CPU, or torch, which needs
+            covis[export].
+        reference_selector: the reference's selector, e.g. `dense` to see what sparsity costs; the
+            candidate's where not given.
+        views: only that many photos, the first ones; 0 takes all.
+        rotation_tolerance: a camera may turn by that many degrees.
+        depth_tolerance: the mean relative depth error a view may have.
+        bisect: where the tolerances are missed, find the stages that must stay in float32.
+        by_layer: find the layers inside those stages, too; needs a candidate bundle.
+        out: JSON file to write.
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+        where: the backend that the candidate runs in.
+        sparsity: selector options of both; those not given are the reference's own.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    candidate: Path | None = None
+    reference_backend: Literal["onnxruntime", "torch"] = "onnxruntime"
+    reference_selector: Selector | None = None
+    views: int = 0
+    rotation_tolerance: float = 1.0
+    depth_tolerance: float = 0.01
+    bisect: bool = True
+    by_layer: bool = False
+    out: Path | None = None
+    chunk: int = 2
+    threads: int = 0
+    kernel: bool = True
+    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
+    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
+        default_factory=SparsityChanges
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("rotation_tolerance", "depth_tolerance"):
+            if not getattr(self, name) > 0:
+                raise user_error(
+                    f"{getattr(self, name)} is not above 0", where=f"--{name.replace('_', '-')}"
+                )
+        if self.views < 0:
+            raise user_error(f"{self.views} is negative", where="--views", hint="0 takes all")
+        if self.by_layer and self.candidate is None:
+            raise user_error(
+                "needs a candidate bundle, whose layers can be mixed with the reference's",
+                where="--by-layer",
+                hint="pass --candidate BUNDLE",
+            )
+
+
+def compare(command: CompareCommand) -> None:
+    """Compare, print a table, write the JSON file; exit code 4 where the tolerances are missed."""
+    from rich.console import Console
+
+    from covis.commands.run import progress_bar
+    from covis.engines.atomic_file import atomic_file
+    from covis.engines.compare import export_option
+    from covis.engines.errors import numerics_error
+    from covis.runtime.comparison import check_sides, compare_stages
+    from covis.runtime.scene_errors import scene_errors
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("checking the bundles"):
+        reference, candidate = sides(command)
+        check_sides(reference, candidate)
+    images = _images(command, reference)
+    with progress_bar(console) as tell:
+        stages, scene, expected = compare_stages(reference, candidate, images, tell)
+    errors = scene_errors(scene, expected)
+    over = errors.over(command.rotation_tolerance, command.depth_tolerance)
+    finite = not any(e.non_finite for stage in stages for e in stage.end_to_end)
+    passed = finite and over <= 1.0
+    _print(stages, errors)
+    found: Findings | None = None
+    if not passed and command.bisect and reference.sparsity == candidate.sparsity:
+        with progress_bar(console) as tell:
+            found = find(command, reference, candidate, images, stages, tell)
+    report = {
+        "reference": _describe(reference, command.reference_backend),
+        "candidate": _describe(candidate, "own"),
+        "views": len(images),
+        "tolerance": {
+            "rotation_deg": command.rotation_tolerance,
+            "depth_rel": command.depth_tolerance,
+        },
+        "passed": passed,
+        "scene": errors.as_dict(),
+        "stages": [stage.as_dict() for stage in stages],
+        "bisection": found.as_dict() if found else None,
+    }
+    if command.out is not None:
+        with atomic_file(command.out) as stream:
+            stream.write(json.dumps(report, indent=1).encode() + b"\n")
+    if passed:
+        return
+    kept = found.keep if found else ()
+    cure = f"export the candidate with {export_option(kept)}" if kept else _cure(found)
+    raise numerics_error(
+        f"the candidate turns cameras by up to {errors.rotation_deg:.3g} degrees and changes depth "
+        f"by {errors.depth_rel:.2%} ({over:.3g} times the tolerance)"
+        + ("" if finite else "; some of its numbers are not finite"),
+        where=f"{scene.names[0]} and {len(images) - 1} more photos",
+        hint=cure,
+    )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What must stay in float32 for the candidate to pass.
+
+    Attributes:
+        keep: for `covis export --keep-fp32`: stages, and layers as `stage/layer`; empty where
+            nothing was found.
+        stages: that the bisection found; None where not even all of them are enough.
+        layers: by stage; None where the whole stage must be kept.
+        runs: whole runs that the bisection took.
+    """
+
+    keep: tuple[str, ...]
+    stages: tuple[str, ...] | None
+    layers: dict[str, tuple[str, ...] | None]
+    runs: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        from covis.engines.compare import export_option
+
+        return {**asdict(self), "export_option": export_option(self.keep)}
+
+
+def sides(command: CompareCommand) -> tuple[Side, Side]:
+    """(reference, candidate), opened and checked.
+
+    Raises:
+        CovisError: a bundle is not whole; this machine lacks the backend.
+    """
+    from covis.runtime.comparison import Side
+    from covis.runtime.pipeline import RunOptions, load
+
+    options = RunOptions(command.chunk, command.threads, command.kernel)
+    first = load(command.bundle, options)
+    second = load(command.candidate or command.bundle, replace(options, backend=command.where))
+    chosen = command.sparsity.apply(first.bundle.manifest.sparsity)
+    ours = chosen
+    if command.reference_selector is not None:
+        ours = replace(chosen, selector=command.reference_selector)
+    reference, candidate = Side(first, ours), Side(second, chosen)
+    if command.reference_backend == "torch":
+        from covis.commands.compare_torch import torch_runners
+
+        reference.runners.update(torch_runners(first.bundle, command.chunk))
+    return reference, candidate
+
+
+def find(
+    command: CompareCommand,
+    reference: Side,
+    candidate: Side,
+    images: Images,
+    stages: Sequence[StageErrors],
+    tell: Progress,
+) -> Findings:
+    """Bisect by stage, then inside the stages found by layer."""
+    from covis.engines.compare import find_kept
+    from covis.runtime.comparison import mixed_scene, suspects
+    from covis.runtime.scene_errors import scene_errors
+
+    expected = mixed_scene(reference, candidate, {s.stage for s in stages}, images)
+    runs = 0
+
+    def failing(kept: frozenset[str]) -> float:
+        nonlocal runs
+        runs += 1
+        tell("bisection", runs, runs + 1)
+        scene = mixed_scene(reference, candidate, kept, images)
+        return scene_errors(scene, expected).over(
+            command.rotation_tolerance, command.depth_tolerance
+        )
+
+    found = find_kept(suspects(stages), failing)
+    already = candidate.pipeline.bundle.manifest.precision.keep_fp32
+    if not found:
+        return Findings((), found, {}, runs)
+    layers: dict[str, tuple[str, ...] | None] = {}
+    mixed = dict(candidate.runners)
+    try:
+        for stage in found if command.by_layer else ():
+            # What was found of a stage holds while the next is searched: together they must do.
+            whole = frozenset(s for s in found if not layers.get(s)) - {stage}
+            layers[stage] = _layers(command, reference, candidate, stage, whole, failing)
+    finally:
+        candidate.runners.clear()
+        candidate.runners.update(mixed)
+    parts: list[str] = []
+    for stage in found:
+        inner = layers.get(stage)
+        parts.extend([f"{stage}/{layer}" for layer in inner] if inner else [stage])
+    tell("bisection", runs, runs)
+    return Findings((*already, *(p for p in parts if p not in already)), found, layers, runs)
+
+
+def _layers(
+    command: CompareCommand,
+    reference: Side,
+    candidate: Side,
+    stage: str,
+    whole: frozenset[str],
+    failing: Callable[[frozenset[str]], float],
+) -> tuple[str, ...] | None:
+    """The layers of one stage that must stay in float32, the stages `whole` being kept.
+
+    The candidate goes on with the mixture that was found, or without one where there is none.
+    """
+    from covis.engines.compare import find_kept
+    from covis.runtime.mixed_stage import MixedStage
+
+    ours, theirs = (side.pipeline.bundle for side in (reference, candidate))
+    mixed = MixedStage(ours, theirs, stage, threads=command.threads)
+
+    def take(layers: frozenset[str]) -> None:
+        session = mixed.load(layers)
+        candidate.runners[stage] = lambda step, photos, values: mixed.run(
+            session, photos, values, command.chunk
+        )
+
+    def with_layers(layers: frozenset[str]) -> float:
+        take(layers)
+        return failing(whole)
+
+    found = find_kept(mixed.layers, with_layers)
+    if found:
+        take(frozenset(found))
+    else:
+        candidate.runners.pop(stage, None)
+    return found or None
+
+
+def _images(command: CompareCommand, side: Side) -> Images:
+    from covis.runtime.images import find_images, load_images
+
+    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
+    chosen = paths[: command.views] if command.views else paths
+    return load_images(chosen, side.pipeline.bundle.manifest.pixel_rule)
+
+
+def _describe(side: Side, kind: str) -> dict[str, Any]:
+    bundle = side.pipeline.bundle
+    return {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest(),
+        "precision": bundle.manifest.precision.name,
+        "weights": bundle.manifest.weights.dtype,
+        "sparsity": asdict(side.sparsity),
+        **({"backend": "torch"} if kind == "torch" else side.pipeline.backend.about()),
+    }
+
+
+def _print(stages: Sequence[StageErrors], errors: SceneErrors) -> None:
+    """A row an output: its stage alone, and with everything before it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = (
+        "stage",
+        "output",
+        "alone: rel",
+        "end to end: abs",
+        "rel",
+        "p99",
+        "rank",
+        "worst view",
+    )
+    table = Table(*columns, box=None)
+    for stage in stages:
+        for alone, whole in zip(stage.alone, stage.end_to_end, strict=True):
+            table.add_row(
+                stage.stage,
+                whole.tensor,
+                f"{alone.rel_l2:.1e}",
+                f"{whole.max_abs:.1e}",
+                f"{whole.rel_l2:.1e}" + (" NOT FINITE" if whole.non_finite else ""),
+                f"{whole.p99_rel:.1e}",
+                f"{whole.rank:.1e}",
+                "" if whole.worst_image is None else str(whole.worst_image),
+            )
+    console: Console = Console(highlight=False, width=120)
+    console.print(table)
+    console.print(
+        f"cameras turn by {errors.rotation_deg:.2e} degrees at most, "
+        f"{errors.rotation_deg_mean:.2e} on average",
+        markup=False,
+    )
+    console.print(
+        f"depth changes by {errors.depth_rel:.3%} in the worst view, "
+        f"{errors.depth_rel_mean:.3%} on average",
+        markup=False,
+    )
+
+
+def _cure(found: Findings | None) -> str:
+    if found is not None and found.stages is None:
+        return "no choice of float32 stages mends it: look at the stage with the largest own error"
+    return "see the table; a larger tolerance or denser options may do"
