@@ -9,10 +9,13 @@ into the bundle's file, and the parser must be told the path of the original gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 DOMAIN: Final = "covis"  # of the two ops, in every exported graph
@@ -20,16 +23,25 @@ ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provi
 PLUGIN_VERSION: Final = "1"
 PLUGIN_NAMESPACE: Final = ""
 
+Precision = Literal["full", "fp8"]
+Integers = NDArray[Any]
 
-def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
+_LARGEST = 1024  # elements of a constant that is folded: shapes and axes
+_FOLDED = {"Add", "Cast", "Concat", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice"}
+_FOLDED |= {"Squeeze", "Sub", "Unsqueeze"}
+
+
+def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.ModelProto:
     """A copy whose `covis` nodes become plugins in TensorRT's parser, 10.6 to 11.x.
 
     Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
     first where the latter is present, even empty. Parts of sequences, which TensorRT does not
-    know, become slices.
+    know, become slices, and integers computed from constants become constants: the parser wants
+    the axes of a reduction so.
 
     Args:
         model: as `engines.graph.load_graph` reads it, external weights left on the disk.
+        precision: what the plugin may compute level 1 in, "full" or "fp8".
 
     Returns:
         A new model; `model` is not changed. Pass the original file's path beside the serialised
@@ -41,20 +53,23 @@ def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.functions[:]
     copy.functions.extend(kept)
     for graph in _graphs(copy.graph):
+        _fold_integers(graph)
         _slice_sequences(graph)
         for node in graph.node:
             if node.domain == DOMAIN:
-                _name_plugin(node)
+                _name_plugin(node, precision)
     return copy
 
 
-def for_onnxruntime_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
+def for_onnxruntime_tensorrt(
+    model: onnx.ModelProto, precision: Precision = "full"
+) -> onnx.ModelProto:
     """A copy for ONNX Runtime's TensorRT provider: as `for_tensorrt`, in that provider's domain.
 
     The provider declares every registered plugin as an operator of domain `trt.plugins`; a session
     made from this copy therefore runs only with that provider and the plugin library.
     """
-    copy = for_tensorrt(model)
+    copy = for_tensorrt(model, precision)
     for graph in _graphs(copy.graph):
         for node in graph.node:
             if node.domain == DOMAIN:
@@ -75,12 +90,37 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(inner)
 
 
-def _name_plugin(node: onnx.NodeProto) -> None:
+def _name_plugin(node: onnx.NodeProto, precision: Precision) -> None:
     wanted = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+    if node.op_type == "BlockSparseAttention":
+        wanted["precision"] = precision
     others = [attribute for attribute in node.attribute if attribute.name not in wanted]
     del node.attribute[:]
     node.attribute.extend(others)
     node.attribute.extend(helper.make_attribute(name, text) for name, text in wanted.items())
+
+
+def _fold_integers(graph: onnx.GraphProto) -> None:
+    """Nodes that compute small integers from constants alone become those constants."""
+    from onnx.reference import ReferenceEvaluator
+
+    known = dict(_constants(graph))
+    nodes = []
+    for node in graph.node:
+        constant = not node.domain and len(node.output) == 1 and bool(node.input)
+        constant = constant and all(name in known for name in node.input)
+        if constant and node.op_type in _FOLDED:
+            feeds = {name: known[name] for name in node.input}
+            (value,) = ReferenceEvaluator(node).run(None, feeds)
+            if value.dtype == np.int64 and value.size <= _LARGEST:
+                name = node.output[0]
+                known[name] = value
+                tensor = numpy_helper.from_array(value)
+                nodes.append(helper.make_node("Constant", [], [name], node.name, value=tensor))
+                continue
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _slice_sequences(graph: onnx.GraphProto) -> None:
@@ -107,12 +147,13 @@ def _slice_sequences(graph: onnx.GraphProto) -> None:
 
 
 def _slices(
-    split: onnx.NodeProto, readers: list[onnx.NodeProto], constants: dict[str, int]
+    split: onnx.NodeProto, readers: list[onnx.NodeProto], constants: dict[str, Integers]
 ) -> list[list[onnx.NodeProto]] | None:
     """For each SequenceAt of `split` the nodes that replace it, or None where they cannot."""
-    size = constants.get(split.input[1], 0) if len(split.input) > 1 else 0
+    size = _scalar(constants, split.input[1], 0) if len(split.input) > 1 else 0
     places = [
-        constants.get(node.input[1], -1) if node.op_type == "SequenceAt" else -1 for node in readers
+        _scalar(constants, node.input[1], -1) if node.op_type == "SequenceAt" else -1
+        for node in readers
     ]
     if size < 1 or any(place < 0 for place in places):
         return None
@@ -132,17 +173,26 @@ def _slice(source: str, target: str, start: int, end: int, axis: int) -> list[on
     return [*made, helper.make_node("Slice", [source, *names], [target], name=f"{target}.slice")]
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    """Scalar integers (an array of one is no scalar: it splits by listed lengths)."""
+def _scalar(constants: dict[str, Integers], name: str, otherwise: int) -> int:
+    """An integer; an array of one is none: it splits by listed lengths."""
+    value = constants.get(name)
+    return int(value) if value is not None and value.ndim == 0 else otherwise
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Integers]]:
+    """The small constants of 64-bit integers that the graph itself holds."""
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
         if node.op_type == "Constant" and len(node.attribute) == 1:
             attribute = node.attribute[0]
             if attribute.name == "value_int":
-                yield node.output[0], attribute.i
+                yield node.output[0], np.array(attribute.i, np.int64)
+            elif attribute.name == "value_ints":
+                yield node.output[0], np.array(attribute.ints, np.int64)
             elif attribute.name == "value":
                 tensors.append((node.output[0], attribute.t))
     for name, tensor in tensors:
-        integer = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-        if integer and not tensor.dims and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            yield name, int(numpy_helper.to_array(tensor))
+        inside = tensor.data_location != onnx.TensorProto.EXTERNAL
+        small = math.prod(tensor.dims) <= _LARGEST
+        if tensor.data_type == onnx.TensorProto.INT64 and inside and small:
+            yield name, numpy_helper.to_array(tensor)

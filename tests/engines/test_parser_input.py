@@ -33,6 +33,8 @@ def test_plugins_named_and_functions_gone(stage: str) -> None:
     assert len(ours) == sum(node.domain == "covis" for node in model.graph.node)
     for node, old in zip(ours, [n for n in model.graph.node if n.domain == "covis"], strict=True):
         naming = {"plugin_version": b"1", "plugin_namespace": b""}
+        if node.op_type == "BlockSparseAttention":
+            naming["precision"] = b"full"
         assert _attributes(node) == {**_attributes(old), **naming}
     kinds = {node.op_type for node in copy.graph.node}
     assert not {kind for kind in kinds if "Sequence" in kind}
@@ -71,6 +73,22 @@ def test_the_same_numbers(tmp_path: Path) -> None:
     ]
     for expected, got in zip(*outputs, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_axes_become_constants() -> None:
+    """The parser wants the axes of a reduction as plain constants, whatever the exporter wrote."""
+    for stage in STAGES:
+        graph = for_tensorrt(load_graph(DEMO / f"{stage}.onnx")).graph
+        constants = {node.output[0] for node in graph.node if node.op_type == "Constant"}
+        constants |= {initializer.name for initializer in graph.initializer}
+        reductions = [node for node in graph.node if node.op_type.startswith("Reduce")]
+        assert all(node.input[1] in constants for node in reductions if len(node.input) > 1)
+
+
+def test_low_precision_is_asked_for() -> None:
+    copy = for_tensorrt(load_graph(DEMO / "camera.onnx"), precision="fp8")
+    ours = [node for node in copy.graph.node if node.domain == "covis"]
+    assert ours and all(_attributes(node)["precision"] == b"fp8" for node in ours)
 
 
 def _sequence(size: str, places: str = "first = SequenceAt (parts, zero)") -> onnx.ModelProto:
