@@ -18,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from covis.engines.level_types import widen_levels
+
 DOMAIN: Final = "covis"  # of the two ops, in every exported graph
 ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
 PLUGIN_VERSION: Final = "1"
@@ -36,8 +38,8 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.
 
     Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
     first where the latter is present, even empty. Parts of sequences, which TensorRT does not
-    know, become slices, and integers computed from constants become constants: the parser wants
-    the axes of a reduction so.
+    know, become slices; integers computed from constants become constants, as the parser wants
+    the axes of a reduction; level maps are computed in int32 (`engines.level_types`).
 
     Args:
         model: as `engines.graph.load_graph` reads it, external weights left on the disk.
@@ -58,6 +60,7 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.
         for node in graph.node:
             if node.domain == DOMAIN:
                 _name_plugin(node, precision)
+    widen_levels(copy.graph, DOMAIN)
     return copy
 
 
@@ -111,7 +114,8 @@ def _fold_integers(graph: onnx.GraphProto) -> None:
         constant = constant and all(name in known for name in node.input)
         if constant and node.op_type in _FOLDED:
             feeds = {name: known[name] for name in node.input}
-            (value,) = ReferenceEvaluator(node).run(None, feeds)
+            (made,) = ReferenceEvaluator(node).run(None, feeds)
+            value = np.asarray(made)
             if value.dtype == np.int64 and value.size <= _LARGEST:
                 name = node.output[0]
                 known[name] = value
