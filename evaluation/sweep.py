@@ -126,7 +126,8 @@ def layer_words(word: str, depth: int) -> str:
     """`Sparsity.layers` of a word: "third" and "two-thirds" count from the first layer."""
     parts = {"third": 1, "two-thirds": 2}
     if word not in parts:
-        return ",".join(map(str, parse_layers(word, depth))) or "none"
+        parse_layers(word, depth)  # refuses what the model does not have
+        return word.replace(" ", "")
     return f"0-{max(0, round(depth * parts[word] / 3) - 1)}"
 
 

@@ -51,6 +51,7 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> Path:
         )
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
+    _from_zero(axes[0])
     axes[0].set_ylabel("AUC@30")
     axes[0].legend(frameon=False)
     return _save(plt, figure, path)
@@ -74,6 +75,7 @@ def draw_pairs(rows: Sequence[Row], path: Path) -> Path | None:
             axis.plot(*zip(*line, strict=True), "o-", color=colour, label=source)
     _dense_line(axis, rows)
     axis.set_xlabel(f"pairs computed, in {most} sparse layers")
+    _from_zero(axis)
     axis.set_ylabel("AUC@30")
     axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
     axis.legend(frameon=False)
@@ -94,6 +96,7 @@ def draw_drops(rows: Sequence[Row], path: Path) -> Path | None:
         line += [(0, 100 * r["auc30"]) for r in dense]
         axis.plot(*zip(*sorted(line), strict=True), "o-", color=colour, label=drop)
     axis.set_xlabel("global layers that are sparse")
+    _from_zero(axis)
     axis.set_ylabel("AUC@30")
     axis.legend(frameon=False, title="taken from")
     axis.grid(alpha=0.25)
@@ -133,6 +136,11 @@ def _dense_line(axis: Any, rows: Sequence[Row]) -> None:
         if r["kind"] == "dense" and r.get("auc30") is not None:
             axis.axhline(100 * r["auc30"], color="#222222", lw=1, ls=":", label="dense")
             return
+
+
+def _from_zero(axis: Any) -> None:
+    """Noise must not look like a cliff."""
+    axis.set_ylim(0, min(1.15 * axis.get_ylim()[1], 102))
 
 
 def _save(plt: Any, figure: Any, path: Path) -> Path:

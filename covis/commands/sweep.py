@@ -1,0 +1,252 @@
+"""`covis sweep`: what sparsity costs, by threshold, layers, selector and precision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from covis.commands.eval import DatasetName, MetricName
+from covis.engines.errors import user_error
+from covis.engines.options import Selector
+
+if TYPE_CHECKING:
+    from covis.evaluation.sweep import Plan, Sweep
+    from covis.evaluation.sweep_report import Row
+    from covis.evaluation.truth import SceneRef
+
+PairSource = Literal["saliency", "random", "oracle"]
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """Measure accuracy by threshold, sparse layers, selector and precision.
+
+    Attributes:
+        bundle: a folder made by `covis export`.
+        dataset: which reader; see `covis eval --help`.
+        paths: where the dataset is; made scenes: family/path/seeds/views.
+        out: folder of results, tables and pictures; an interrupted sweep goes on there.
+        also: bundles of the same model in other precisions, compared on the same views.
+        views: of each scene; 0 takes all.
+        sampling: `random`: drawn as for CO3D; `even`: evenly along the sequence.
+        seed: of the draw, and of random pairs.
+        limit: only this many scenes; 0 takes all.
+        metrics: what is measured.
+        taus: thresholds of the saliency selector.
+        selectors: saliency over the taus, pooled and both over the keep ratios.
+        keep_ratios: of the pooled selectors.
+        layers: which are sparse: ranges, "third", "two-thirds" (from the first one on) or "all".
+        shares: of the pairs, for selectors of pairs at the same count.
+        pairs: what those pairs are chosen by; `oracle` (true co-visibility) needs depth.
+        drops: the curve over which layers are sparse.
+        attention: analyse attention by layer on this many scenes; needs covis[export].
+        pictures: draw them; needs covis[view].
+        chunk: frames that encoder and heads take at once.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    dataset: tyro.conf.Positional[DatasetName]
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    out: Path
+    also: tuple[Path, ...] = ()
+    views: int = 10
+    sampling: Literal["random", "even"] = "random"
+    seed: int = 0
+    limit: int = 0
+    metrics: tuple[MetricName, ...] = ("pose", "depth")
+    taus: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
+    selectors: tuple[Selector, ...] = ("saliency", "pooled")
+    keep_ratios: tuple[float, ...] = (0.5, 0.25, 0.1)
+    layers: tuple[str, ...] = ("third", "two-thirds", "all")
+    shares: tuple[float, ...] = (0.5, 0.25, 0.126)
+    pairs: tuple[PairSource, ...] = ("saliency", "random", "oracle")
+    drops: bool = True
+    attention: Annotated[int, tyro.conf.arg(metavar="SCENES")] = 0
+    pictures: bool = True
+    chunk: int = 8
+    threads: int = 0
+    kernel: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "seed", "attention"):
+            if getattr(self, name) < 0:
+                raise user_error(f"{getattr(self, name)} is negative", where=f"--{name}")
+
+
+def sweep(command: SweepCommand) -> None:
+    """Run what is missing, then write tables, pictures and JSON, and print the tables."""
+    from rich.console import Console
+
+    from covis.evaluation.job import chosen_scenes
+
+    console = Console(stderr=True)
+    if command.pictures:
+        from covis.evaluation.sweep_pictures import pyplot
+
+        pyplot()  # what is missing is said before the work
+    with console.status("checking bundles and dataset"):
+        whole = make_sweep(command)
+        scenes = chosen_scenes(whole.job.dataset, (), command.limit)
+        missing = whole.missing(scenes)
+    total = len(whole.settings) * len(scenes)
+    if missing < total:
+        console.print(f"{total - missing} of {total} runs are done already", highlight=False)
+    run_with_bar(whole, scenes, missing, total, console)
+    for path in report(command, whole, scenes):
+        print(path)
+
+
+def make_sweep(command: SweepCommand) -> Sweep:
+    """The sweep of a command, its bundles checked and opened."""
+    from covis.evaluation.datasets import open_dataset
+    from covis.evaluation.job import Job
+    from covis.evaluation.scoring import ScoreOptions
+    from covis.evaluation.sweep import Sweep, settings
+    from covis.runtime.pipeline import RunOptions, load
+
+    plan = make_plan(command)
+    options = RunOptions(chunk=command.chunk, threads=command.threads, kernel=command.kernel)
+    folders = {"": command.bundle, **{path.resolve().name: path for path in command.also}}
+    if len(folders) < 1 + len(command.also):
+        raise user_error("two bundles have one name", where="--also", hint="rename a folder")
+    pipelines = {label: load(path, options) for label, path in folders.items()}
+    first = pipelines[""].bundle.manifest
+    points = []
+    for label, pipeline in pipelines.items():
+        manifest = pipeline.bundle.manifest
+        if (manifest.model.name, manifest.model.config) != (first.model.name, first.model.config):
+            raise user_error("holds another model", where=folders[label], hint="leave it out")
+        points += settings(plan, manifest.sparsity, manifest.model.global_layers, label)
+    rule = first.pixel_rule
+    job = Job(
+        bundle=command.bundle.resolve(),
+        dataset=open_dataset(command.dataset, command.paths, size=(rule.height, rule.width)),
+        sparsity=first.sparsity,
+        score=ScoreOptions(metrics=command.metrics),
+        views=command.views,
+        sampling=command.sampling,
+        seed=command.seed,
+        run=options,
+    )
+    return Sweep(command.out, pipelines, job, points, command.seed)
+
+
+def make_plan(command: SweepCommand) -> Plan:
+    """The axes of a command."""
+    from covis.evaluation.sweep import Plan
+
+    return Plan(
+        taus=command.taus,
+        selectors=command.selectors,
+        keep_ratios=command.keep_ratios,
+        layers=command.layers,
+        shares=command.shares,
+        pairs=command.pairs,
+        drops=command.drops,
+    )
+
+
+def run_with_bar(
+    whole: Sweep, scenes: list[SceneRef], missing: int, total: int, console: Any
+) -> None:
+    """Run what is missing, with a bar of runs."""
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from covis.engines.errors import printable
+
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("", total=total, completed=total - missing)
+
+        def advance(scene: str, name: str) -> None:
+            bars.update(task, advance=1, description=escape(printable(f"{scene} {name}")))
+
+        whole.run(scenes, advance)
+
+
+def report(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[Path]:
+    """Write `sweep.json`, `tables.md`, the pictures and the attention analysis."""
+    from covis.evaluation.results import write_whole
+    from covis.evaluation.sweep_report import markdown, row
+
+    depth = whole.pipelines[""].bundle.manifest.model.global_layers
+    rows = [row(s, records) for s in whole.settings if (records := whole.records(s, scenes))]
+    attention = _attention(command, whole, scenes) if command.attention else None
+    content = {
+        "bundles": {label: p.bundle.digest() for label, p in whole.pipelines.items()},
+        "dataset": [command.dataset, *command.paths],
+        "scenes": [scene.name for scene in scenes],
+        "rows": rows,
+        "attention": attention,
+    }
+    text = "\n".join(_tables(rows, label, depth, markdown) for label in whole.pipelines)
+    write_whole(command.out / "sweep.json", json.dumps(content, indent=1) + "\n")
+    write_whole(command.out / "tables.md", text)
+    print(text)
+    written = [command.out / "sweep.json", command.out / "tables.md"]
+    return written + (_pictures(command.out, rows, attention) if command.pictures else [])
+
+
+def _tables(rows: list[Row], label: str, depth: int, markdown: Any) -> str:
+    own = [row for row in rows if row["bundle"] == label]
+    return (f"## {label}\n\n" if label else "") + str(markdown(own, depth))
+
+
+def _pictures(out: Path, rows: list[Row], attention: list[dict[str, Any]] | None) -> list[Path]:
+    from covis.evaluation import sweep_pictures as pictures
+
+    own = [row for row in rows if row["bundle"] == ""]
+    written = [
+        pictures.draw_pareto(own, out / "pareto.png"),
+        pictures.draw_pairs(own, out / "pairs.png"),
+        pictures.draw_drops(own, out / "layers.png"),
+    ]
+    if attention:
+        written.append(pictures.draw_attention(attention, out / "attention.png"))
+    return [path for path in written if path is not None]
+
+
+def _attention(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[dict[str, Any]]:
+    """Attention by layer, in torch, of the bundle's own weights."""
+    try:
+        import torch
+
+        from covis.export.attention_analysis import analyse, mean_over_scenes, model_of_bundle
+    except ModuleNotFoundError as error:
+        from covis.engines.errors import environment_error
+
+        raise environment_error(
+            f"{error.name} is not installed",
+            where="--attention",
+            hint="pip install 'covis[export]', or leave it out",
+        ) from error
+    from covis.evaluation.truth import sample_views
+    from covis.runtime.images import load_images
+
+    bundle, job = whole.pipelines[""].bundle, whole.job
+    model = model_of_bundle(bundle)
+    found = []
+    for ref in scenes[: command.attention]:
+        truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
+        images = load_images(truth.images, bundle.manifest.pixel_rule)
+        found.append(analyse(model, torch.from_numpy(images.batch(0, len(images)))))
+    return mean_over_scenes(found)

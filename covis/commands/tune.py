@@ -1,0 +1,182 @@
+"""`covis tune`: the cheapest sparsity for somebody's own photos, within a bound."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from covis.engines.errors import user_error
+
+if TYPE_CHECKING:
+    from covis.engines.manifest import Tuning
+    from covis.engines.options import Sparsity
+    from covis.evaluation.tune import Candidate, Outcome
+    from covis.runtime.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class TuneCommand:
+    """Find the cheapest sparsity that keeps a scene's cameras and depth near the dense result.
+
+    Attributes:
+        bundle: a folder made by `covis export`; its manifest takes the result.
+        photos: a folder of photos, or the files themselves.
+        max_drift: how far any camera may move from the dense result, e.g. "0.5deg".
+        max_depth_drift: how far any view's depth may, e.g. "1%" or 0.01.
+        views: photos to tune on, evenly taken; as many others check the result.
+        dry_run: show the result, and leave the bundle as it is.
+        chunk: frames that encoder and heads take at once.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    max_drift: str = "0.5deg"
+    max_depth_drift: str = "1%"
+    views: int = 24
+    dry_run: bool = False
+    chunk: int = 8
+    threads: int = 0
+    kernel: bool = True
+
+    def __post_init__(self) -> None:
+        if self.views < 2:
+            raise user_error(f"{self.views} is below 2", where="--views", hint="use 8 or more")
+        degrees(self.max_drift)
+        share(self.max_depth_drift)
+
+
+def degrees(text: str) -> float:
+    """A number of degrees from "0.5deg", "0.5°" or "0.5"."""
+    return _number(text, r"(?:deg|°)?", "--max-drift", 'write e.g. "0.5deg"', 180.0)
+
+
+def share(text: str) -> float:
+    """A share from "1%" or "0.01"."""
+    percent = text.strip().endswith("%")
+    value = _number(text, "%?", "--max-depth-drift", 'write e.g. "1%"', 1e6)
+    return value / 100 if percent else value
+
+
+def _number(text: str, unit: str, where: str, hint: str, most: float) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*" + unit + r"\s*", text)
+    if match is None or not 0.0 < float(match[1]) <= most:
+        raise user_error(f"{text!r} is no positive bound", where=where, hint=hint)
+    return float(match[1])
+
+
+def tune(command: TuneCommand) -> None:
+    """Tune, print what was found, and write it into the manifest."""
+    from rich.console import Console
+
+    from covis.commands.run import progress_bar
+    from covis.evaluation.tune import Tuner
+    from covis.runtime.images import find_images
+    from covis.runtime.pipeline import RunOptions, load
+
+    console = Console(stderr=True)
+    with console.status("checking the bundle"):
+        pipeline = load(
+            command.bundle,
+            RunOptions(chunk=command.chunk, threads=command.threads, kernel=command.kernel),
+        )
+    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
+    pose, depth = degrees(command.max_drift), share(command.max_depth_drift)
+    with progress_bar(console) as progress:
+
+        def tell(candidate: Candidate, number: int, total: int) -> None:
+            progress("settings", number + 1, total)
+
+        outcome = Tuner(pipeline, pose, depth, tell)(paths, command.views)
+    _print(outcome, pose, depth)
+    sparsity, receipt = conclusion(pipeline, outcome, pose, depth)
+    if command.dry_run:
+        print("the bundle is left as it is (--dry-run)")
+        return
+    write(pipeline, sparsity, receipt)
+    print(command.bundle / "manifest.json")
+
+
+def conclusion(
+    pipeline: Pipeline, outcome: Outcome, pose: float, depth: float
+) -> tuple[Sparsity, Tuning]:
+    """The options to write, dense where nothing else holds, and the receipt."""
+    from dataclasses import replace
+
+    import covis
+    from covis.engines.manifest import Tuning
+
+    bundle, best = pipeline.bundle, outcome.best
+    dense = replace(bundle.manifest.sparsity, selector="dense")
+    check = best.check if best is not None else None
+    receipt = Tuning(
+        covis_version=covis.__version__,
+        tuned_manifest=bundle.digest(),
+        views=outcome.views,
+        checked_views=outcome.checked if check is not None else 0,
+        tried=len(outcome.trials),
+        max_pose_drift=pose,
+        max_depth_drift=depth,
+        pose_drift=0.0 if best is None else max(best.drift.pose, check.pose if check else 0.0),
+        depth_drift=0.0 if best is None else max(best.drift.depth, check.depth if check else 0.0),
+        attention_work=1.0 if best is None else best.work,
+        time_ratio=1.0 if best is None else outcome.seconds_dense / best.seconds,
+    )
+    return (dense if best is None else best.sparsity), receipt
+
+
+def write(pipeline: Pipeline, sparsity: Sparsity, receipt: Tuning) -> None:
+    """Put options and receipt into the bundle's manifest, whole or not at all."""
+    from covis.engines.rewrite import rewrite_manifest
+
+    bundle = pipeline.bundle
+    update = {"sparsity": sparsity, "tuning": receipt}
+    rewrite_manifest(bundle, bundle.manifest.model_copy(update=update))
+
+
+def _print(outcome: Outcome, pose: float, depth: float) -> None:
+    """The trials as a table, and the result in a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "layers", "computed", "camera drift", "depth drift", "time dense / it")
+    for trial in outcome.trials:
+        worst = [trial.drift] + ([trial.check] if trial.check is not None else [])
+        within = trial.within(pose, depth)
+        table.add_row(
+            describe(trial.sparsity),
+            trial.sparsity.layers,
+            f"{trial.work:.1%}",
+            f"{max(d.pose for d in worst):.3g}°",
+            f"{max(d.depth for d in worst):.2%}",
+            f"{outcome.seconds_dense / trial.seconds:.2f}",
+            style="bold" if within else None,
+        )
+    console = Console()
+    console.print(table)
+    line = f"dense only: none of {len(outcome.trials)} settings stays within the bounds"
+    if outcome.best is not None:
+        best = outcome.best
+        checked = f", checked on {outcome.checked} other photos" if best.check is not None else ""
+        line = (
+            f"{describe(best.sparsity)}, layers {best.sparsity.layers}: {best.work:.1%} of global "
+            f"attention, within {pose:g}° and {depth:.2%} of dense on {outcome.views} photos"
+            f"{checked}"
+        )
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def describe(sparsity: Sparsity) -> str:
+    """The selector and its number, in a few words."""
+    words: dict[str, Any] = {
+        "saliency": f"tau {sparsity.tau:g}",
+        "pooled": f"keep {sparsity.keep_ratio:g}",
+        "both": f"tau {sparsity.tau:g}, keep {sparsity.keep_ratio:g}",
+    }
+    detail = words.get(sparsity.selector)
+    return f"{sparsity.selector}, {detail}" if detail else sparsity.selector
