@@ -28,8 +28,9 @@ def atomic_file(target: Path) -> Iterator[BinaryIO]:
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".partial", dir=target.parent
         )
+        os.close(handle)
         scratch = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        with scratch.open("wb") as stream:
             yield stream
             stream.flush()
             os.fchmod(stream.fileno(), 0o644)

@@ -62,7 +62,7 @@ class BuildOptions:
 
     bundle: tyro.conf.Positional[Path | None] = None
     views: str = "1:100:500"
-    chunk: str = "1:16:16"
+    chunk: str = "16"
     probes: str = "1"
     stages: str | None = None
     cache: Path | None = None

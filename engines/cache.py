@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """What a build tells besides the plan's bytes.
+    """What is known of a plan besides its bytes.
 
     Attributes:
         layers: the engine inspector's layer information as JSON; empty where there is none.
@@ -38,6 +38,10 @@ class Built:
 
     layers: str = ""
     activation_memory: int = 0
+
+
+Examine = Callable[[Path], Built]
+"""Looks at a written plan; raises where it is not what was asked for."""
 
 
 class PlanCache:
@@ -80,7 +84,12 @@ class PlanCache:
         return None
 
     def get(
-        self, inputs: PlanInputs, build: Callable[[Write], Built], *, force: bool = False
+        self,
+        inputs: PlanInputs,
+        build: Callable[[Write], object],
+        examine: Examine = lambda plan: Built(),
+        *,
+        force: bool = False,
     ) -> tuple[PlanRecord, bool]:
         """The plan of these inputs, built if it is not there yet.
 
@@ -90,6 +99,7 @@ class PlanCache:
         Args:
             inputs: what the plan is made from.
             build: writes the plan's bytes in pieces; run under the lock of this plan.
+            examine: looks at the written plan before it gets its name, and may refuse it.
             force: build even where the plan is there.
 
         Returns:
@@ -103,48 +113,8 @@ class PlanCache:
         with self._locked(self.stem(inputs).name):
             if not force and (found := self.find(inputs)) is not None:
                 return found, False
-            return self._build(inputs, build), True
-
-    def _build(self, inputs: PlanInputs, build: Callable[[Write], Built]) -> PlanRecord:
-        plan, record = self._path(inputs, ".plan"), self._path(inputs, RECORD_SUFFIX)
-        layers = self._path(inputs, ".layers.json")
-        for path in (plan, record, layers):
-            remove_partials(path)
-        digest, size, started = hashlib.sha256(), 0, time.monotonic()
-        with atomic_file(plan) as stream:
-
-            def write(piece: bytes | memoryview) -> None:
-                nonlocal size
-                stream.write(piece)
-                digest.update(piece)
-                size += len(piece)
-
-            built = build(write)
-            seconds = time.monotonic() - started
-            # The old record goes just before the new plan comes, and the new one comes last: at no
-            # time does a record stand beside a plan that is not its own.
-            record.unlink(missing_ok=True)
-        told = built.layers.encode()
-        if told:
-            with atomic_file(layers) as stream:
-                stream.write(told)
-        made = PlanRecord(
-            **dict(inputs),
-            file=plan.name,
-            size=size,
-            sha256=digest.hexdigest(),
-            layers=(layers.name, hashlib.sha256(told).hexdigest()) if told else None,
-            activation_memory=built.activation_memory,
-            build_seconds=round(seconds, 3),
-        )
-        with atomic_file(record) as stream:
-            stream.write(made.model_dump_json(indent=1).encode() + b"\n")
-        if not remember_plan(made.sha256):
-            self._tell(
-                "your list of own plans cannot be written: "
-                f"run this one with --trust-plan {made.sha256}"
-            )
-        return made
+            plan = self._path(inputs, ".plan")
+            return write_plan(plan, inputs, build, examine, self._tell), True
 
     def _path(self, inputs: PlanInputs, suffix: str) -> Path:
         stem = self.stem(inputs)
@@ -155,6 +125,63 @@ class PlanCache:
         lock = file_lock(self.folder / LOCKS / f"{name}.lock")
         with held(lock, lambda: self._tell(f"another process is building {name}; waiting for it")):
             yield
+
+
+def write_plan(
+    plan: Path,
+    inputs: PlanInputs,
+    build: Callable[[Write], object],
+    examine: Examine,
+    tell: Tell = lambda text: None,
+) -> PlanRecord:
+    """Write a plan, what the inspector tells of it, and last its record; all of it or nothing.
+
+    The record's name is the plan's with `.json` behind; the caller holds the lock.
+
+    Raises:
+        CovisError: the folder cannot be written, or the disk is full.
+    """
+    record = plan.with_name(plan.name + ".json")
+    layers = plan.with_name(plan.name + ".layers")
+    for path in (plan, record, layers):
+        remove_partials(path)
+    digest, size, started = hashlib.sha256(), 0, time.monotonic()
+    with atomic_file(plan) as stream:
+
+        def write(piece: bytes | memoryview) -> None:
+            nonlocal size
+            stream.write(piece)
+            digest.update(piece)
+            size += len(piece)
+
+        build(write)
+        seconds = time.monotonic() - started
+        stream.flush()
+        built = examine(Path(stream.name))
+        # The old record goes just before the new plan comes, and the new one comes last: at no
+        # time does a record stand beside a plan that is not its own.
+        record.unlink(missing_ok=True)
+    told = built.layers.encode()
+    if told:
+        with atomic_file(layers) as stream:
+            stream.write(told)
+    made = PlanRecord(
+        **dict(inputs),
+        file=plan.name,
+        size=size,
+        sha256=digest.hexdigest(),
+        layers=(layers.name, hashlib.sha256(told).hexdigest()) if told else None,
+        activation_memory=built.activation_memory,
+        build_seconds=round(seconds, 3),
+    )
+    with atomic_file(record) as stream:
+        stream.write(made.model_dump_json(indent=1).encode() + b"\n")
+    if not remember_plan(made.sha256):
+        tell(
+            "your list of own plans cannot be written: "
+            f"run this one with --trust-plan {made.sha256}"
+        )
+    return made
 
 
 def file_lock(path: Path) -> BaseFileLock:

@@ -16,16 +16,20 @@ Shape = tuple[int, ...]
 
 # TensorRT refuses tensors of 2^31 elements or more; nobody has that many views.
 _MOST: Final = 1_000_000
-_NAME: Final = re.compile(r"[^,:\s]+")
+_NAME: Final = re.compile(r"[^,\s]+")  # names of tensors may hold colons
 
 
 @dataclass(frozen=True)
 class InputShapes:
-    """Shapes of every input at the ends of a profile and at the point it is tuned for."""
+    """Shapes of every input at the ends of a profile and at the point it is tuned for.
+
+    `dynamic` names the inputs whose shape the graph leaves open.
+    """
 
     min: dict[str, Shape]
     opt: dict[str, Shape]
     max: dict[str, Shape]
+    dynamic: frozenset[str]
 
 
 def parse_range(text: str, option: str) -> Range:
@@ -66,7 +70,8 @@ def stage_shapes(stage: Stage, profile: Mapping[Symbol, Range]) -> InputShapes:
             for tensor in stage.inputs
         }
 
-    return InputShapes(shapes("min"), shapes("opt"), shapes("max"))
+    dynamic = (t.name for t in stage.inputs if any(isinstance(size, str) for size in t.shape))
+    return InputShapes(shapes("min"), shapes("opt"), shapes("max"), frozenset(dynamic))
 
 
 def parse_shapes(text: str, option: str) -> dict[str, Shape]:

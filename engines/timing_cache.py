@@ -23,7 +23,7 @@ class TimingCache:
 
     def __init__(self, path: Path, tell: Tell = lambda text: None) -> None:
         self.path = path
-        self._tell = tell
+        self.tell = tell
 
     def read(self) -> bytes:
         """The file's bytes; none where it is missing or damaged (which is told)."""
@@ -31,10 +31,10 @@ class TimingCache:
             data = self.path.read_bytes() if self.path.is_file() else b""
             digest = self._digest.read_text("ascii").strip() if self._digest.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
-            self._tell(f"{self.path}: cannot be read ({error}); kernels are measured anew")
+            self.tell(f"{self.path}: cannot be read ({error}); kernels are measured anew")
             return b""
         if data and digest is not None and hashlib.sha256(data).hexdigest() != digest:
-            self._tell(f"{self.path}: is damaged (sha256 differs); kernels are measured anew")
+            self.tell(f"{self.path}: is damaged (sha256 differs); kernels are measured anew")
             return b""
         return data
 

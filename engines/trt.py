@@ -5,6 +5,7 @@ One source serves 10.6 to 11.x: what differs between them is looked up by name w
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import threading
@@ -24,7 +25,7 @@ _INSTALL = "pip install 'covis[trt]' (TensorRT 10.6 to 11.x, from NVIDIA)"
 Tell = Callable[[str, str], None]
 """(severity, text): severity is one of error, warning, info, verbose."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # failing to load asks the logger why
 _loaded: dict[Path, str] = {}  # the plugin library, and its digest when it was loaded
 
 
@@ -73,11 +74,12 @@ def find_plugin(path: Path | None = None) -> Path | None:
     return next((place.resolve() for place in places if place.is_file()), None)
 
 
-def load_plugin(path: Path | None = None) -> Path:
+def load_plugin(path: Path | None = None, *, static: bool = False) -> Path:
     """Load the plugin's creators into TensorRT's registry, once a process.
 
     Args:
         path: the library; None looks in the package and in the checkout's build folder.
+        static: only dlopen it, as `trtexec --staticPlugins` does; it then registers itself.
 
     Returns:
         The library that was loaded.
@@ -99,15 +101,29 @@ def load_plugin(path: Path | None = None) -> Path:
                 where=library,
                 hint="use one library a process",
             )
-        registry = trt.get_plugin_registry()
-        if registry.load_library(str(library)) is None:
-            raise environment_error(
-                f"TensorRT {trt.__version__} cannot load it as a plugin library",
-                where=library,
-                hint="build covis anew, with TENSORRT_ROOT of this TensorRT",
-            )
+        before = len(trt.get_plugin_registry().all_creators)
+        try:
+            if static:
+                done = ctypes.CDLL(str(library)) is not None
+                done = done and len(trt.get_plugin_registry().all_creators) > before
+            else:
+                done = trt.get_plugin_registry().load_library(str(library)) is not None
+        except OSError as error:
+            raise _not_a_plugin(library, printable(str(error))) from error
+        if not done:
+            raise _not_a_plugin(library, logger().last_error())
         _loaded[library] = sha256_of(library)
     return library
+
+
+def _not_a_plugin(library: Path, reason: str) -> CovisError:
+    version = import_tensorrt().__version__
+    told = f" ({reason[:300]})" if reason else ""
+    return environment_error(
+        f"TensorRT {version} cannot load it as a plugin library{told}",
+        where=library,
+        hint="build covis anew, with TENSORRT_ROOT of this TensorRT",
+    )
 
 
 def missing_plugin(path: Path | None) -> CovisError:

@@ -1,11 +1,18 @@
-"""`covis inspect`: what a bundle is, and whether it is whole."""
+"""`covis inspect`: what a bundle is, whether it is whole, and what its engines are made of."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from covis.engines.bundle import Bundle
+    from covis.engines.engine_report import EngineReport
 
 
 @dataclass(frozen=True)
@@ -15,10 +22,14 @@ class InspectCommand:
     Attributes:
         bundle: a folder made by `covis export`.
         json: print the manifest as it is.
+        plans: folder of the plans to show; the bundle's own where not given.
+        layers: show every attention node of the engines, not only how many there are.
     """
 
     bundle: tyro.conf.Positional[Path]
     json: bool = False
+    plans: Path | None = None
+    layers: bool = False
 
 
 def inspect(command: InspectCommand) -> None:
@@ -73,3 +84,67 @@ def inspect(command: InspectCommand) -> None:
         )
     console.print(table)
     console.print(f"all {len(manifest.files)} files have their listed size and sha256")
+    _show_plans(console, bundle, command)
+
+
+def _show_plans(console: Console, bundle: Bundle, command: InspectCommand) -> None:
+    """Every plan of the bundle, and what the engine inspector told of it when it was built."""
+    from covis.engines.bundle import PLANS
+    from covis.engines.errors import CovisError, printable
+    from covis.engines.plan_report import plan_report
+    from covis.engines.plans import records
+
+    folder = command.plans or bundle.path / PLANS
+    for record in records(folder):
+        ranges = ", ".join(f"{name} {sizes}" for name, sizes in record.profile.items())
+        console.print()
+        console.print(
+            printable(
+                f"plan of {record.stage}: {record.file}, {record.precision}, "
+                f"{ranges or 'fixed shapes'}, TensorRT {record.tensorrt}, CUDA {record.cuda}, "
+                f"driver {record.driver_branch}, {record.gpu}, {record.size / 1e6:,.1f} MB"
+            ),
+            markup=False,
+        )
+        try:
+            found = plan_report(bundle, record, folder)
+        except CovisError as error:
+            console.print(f"not proven: {error}", markup=False)
+            continue
+        _show_engine(console, bundle, found, command.layers)
+
+
+def _show_engine(console: Console, bundle: Bundle, found: EngineReport, every: bool) -> None:
+    from collections import Counter
+
+    from rich.table import Table
+
+    from covis.engines.errors import printable
+
+    table = Table("layers", "class", "reads", "kernel most of them run", box=None)
+    for row in found.classes:
+        table.add_row(str(row.count), *map(printable, (row.kind, row.precision, row.kernel)))
+    console.print(table)
+    sparsity = bundle.manifest.sparsity
+    groups = Counter((row.op, row.level, row.plugin, row.precision) for row in found.attention)
+    for (op, level, plugin, precision), count in groups.items():
+        maps = f", map: {level}" if level else ""
+        able = f" (layers {sparsity.layers} by default)" if level not in ("", "dense") else ""
+        runs = f"the plugin, {precision}" if plugin else "NOT the plugin"
+        console.print(f"{count} {op}{maps}{able}: {runs}", markup=False)
+    if every:
+        for attention in found.attention:
+            console.print(
+                printable(
+                    f"  {attention.node}: {attention.op}, {attention.level or 'chooses blocks'}, "
+                    f"{'plugin' if attention.plugin else 'NOT the plugin'}, {attention.precision}"
+                ),
+                markup=False,
+            )
+    console.print(
+        f"selector {sparsity.selector} by default; {found.proven} of {found.products} products "
+        "shown in the graph's type",
+        markup=False,
+    )
+    for fault in found.faults:
+        console.print(f"NOT as asked for: {printable(fault)}", markup=False)

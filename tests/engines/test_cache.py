@@ -49,7 +49,7 @@ def worker(folder: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def never(write: Write) -> Built:
+def never(write: Write) -> None:
     raise AssertionError("built again")
 
 
@@ -59,7 +59,9 @@ def visible(folder: Path) -> list[str]:
 
 def test_second_call_finds_it(folder: Path) -> None:
     cache = PlanCache(folder)
-    record, built = cache.get(plan_inputs(), lambda write: Built(f"{write(b'plan')}", 7))
+    record, built = cache.get(
+        plan_inputs(), lambda write: write(b"plan"), lambda plan: Built(plan.read_text(), 7)
+    )
     assert built and record.activation_memory == 7 and record.build_seconds >= 0
     again, built = cache.get(plan_inputs(), never)
     assert not built and again == record == next(records(folder))
@@ -67,8 +69,9 @@ def test_second_call_finds_it(folder: Path) -> None:
     assert bytes(read_plan(record, folder)) == b"plan"
     assert record.layers is not None
     name, digest = record.layers
-    assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    _, built = cache.get(plan_inputs(), lambda write: Built(f"{write(b'new')}"), force=True)
+    assert (folder / name).read_bytes() == b"plan"  # examined before it had its name
+    assert hashlib.sha256(b"plan").hexdigest() == digest
+    _, built = cache.get(plan_inputs(), lambda write: write(b"new"), force=True)
     assert built and (folder / record.file).read_bytes() == b"new"
 
 
@@ -116,7 +119,7 @@ def test_killed_builder_leaves_no_plan_and_no_lock(folder: Path, tmp_path: Path)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert second.communicate(timeout=60)[0].split() == [WHOLE, "True"]
-    assert [name.rpartition(".")[2] for name in visible(folder)] == ["json", "plan", "json"]
+    assert [name.rpartition(".")[2] for name in visible(folder)] == ["plan", "json", "layers"]
     assert len(visible(folder)) == 3  # the killed one's partial file is gone too
     assert bytes(read_plan(next(records(folder)), folder)) == PIECE + PIECE
 
@@ -125,14 +128,14 @@ def test_failing_build_leaves_nothing(folder: Path) -> None:
     cache = PlanCache(folder)
     for failure in (ValueError("x"), KeyboardInterrupt()):
 
-        def failing(write: Write, failure: BaseException = failure) -> Built:
+        def failing(write: Write, failure: BaseException = failure) -> None:
             write(PIECE)
             raise failure
 
         with pytest.raises(type(failure)):
             cache.get(plan_inputs(), failing)
         assert visible(folder) == []
-    record, _ = cache.get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+    record, _ = cache.get(plan_inputs(), lambda write: write(b"plan"))
     with pytest.raises(ValueError, match="x"):
         cache.get(plan_inputs(), lambda write: (_ for _ in ()).throw(ValueError("x")), force=True)
     assert cache.find(plan_inputs()) == record  # a failed renewal costs nothing
@@ -154,9 +157,9 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 def test_full_disk(folder: Path) -> None:
     with pytest.raises(CovisError, match=r"\.plan: cannot be written .File too large.*; check fr"):
-        PlanCache(folder).get(plan_inputs(), lambda write: Built(f"{write(PIECE)}"))
+        PlanCache(folder).get(plan_inputs(), lambda write: write(PIECE))
     assert visible(folder) == []
-    PlanCache(folder).get(plan_inputs(), lambda write: Built(f"{write(b'small')}"))
+    PlanCache(folder).get(plan_inputs(), lambda write: write(b"small"))
 
 
 @pytest.fixture
@@ -170,7 +173,7 @@ def public_folder() -> Iterator[Path]:
 
 def test_read_only_folder(public_folder: Path) -> None:
     cache = PlanCache(public_folder / "plans")
-    record, _ = cache.get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+    record, _ = cache.get(plan_inputs(), lambda write: write(b"plan"))
     for path in (cache.folder, cache.folder / ".locks"):
         path.chmod(0o555)
     user = os.geteuid()
@@ -190,7 +193,7 @@ def test_read_only_folder(public_folder: Path) -> None:
 def test_damaged_plan_or_record_is_built_anew(folder: Path) -> None:
     said: list[str] = []
     cache = PlanCache(folder, said.append)
-    record, _ = cache.get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+    record, _ = cache.get(plan_inputs(), lambda write: write(b"plan"))
     plan, described = folder / record.file, cache.stem(plan_inputs()).with_suffix(".plan.json")
     damages = [
         (lambda: flip(plan, 1), "is not what was built (sha256 differs)"),
@@ -205,14 +208,14 @@ def test_damaged_plan_or_record_is_built_anew(folder: Path) -> None:
     for damage, words in damages:
         damage()
         said.clear()
-        again, built = cache.get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+        again, built = cache.get(plan_inputs(), lambda write: write(b"plan"))
         assert built and again.sha256 == record.sha256 and len(said) >= 1
         assert said[0].startswith("built anew: ") and words in said[0], said
     assert bytes(read_plan(record, folder)) == b"plan"
 
 
 def test_tampered_plan_is_not_read(folder: Path) -> None:
-    record, _ = PlanCache(folder).get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+    record, _ = PlanCache(folder).get(plan_inputs(), lambda write: write(b"plan"))
     plan = folder / record.file
     flip(plan, 0)
     with pytest.raises(CovisError, match=r"is not what was built .sha256 differs.; build it here"):
@@ -236,7 +239,7 @@ def test_tampered_plan_is_not_read(folder: Path) -> None:
 
 def test_list_of_own_plans(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    PlanCache(folder).get(plan_inputs(), lambda write: Built(f"{write(b'plan')}"))
+    PlanCache(folder).get(plan_inputs(), lambda write: write(b"plan"))
     mine = next((tmp_path / "state").rglob("own-plans.txt"))
     mine.chmod(0o666)
     with pytest.raises(CovisError, match=r"can be written by others.*chmod 600"):
@@ -246,7 +249,7 @@ def test_list_of_own_plans(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CovisError, match="cannot be read"):
         own_plans()
     record, _ = PlanCache(folder, said.append).get(
-        plan_inputs(graph="5" * 64), lambda write: Built(f"{write(b'other')}")
+        plan_inputs(graph="5" * 64), lambda write: write(b"other")
     )
     assert said == [
         "your list of own plans cannot be written: "

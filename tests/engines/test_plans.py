@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from covis.engines.bundle import PLANS, Bundle, open_bundle
-from covis.engines.cache import Built, PlanCache
+from covis.engines.cache import PlanCache
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.gpu import Gpu
 from covis.engines.plans import EngineOptions, PlanRecord, Range, find_plan, read_record
@@ -37,7 +37,7 @@ def add(bundle: Bundle, stage: str, profile: tuple[int, int, int], **changes: An
         }
     )
     record, _ = PlanCache(bundle.path / PLANS).get(
-        inputs, lambda write: Built(f"{write(inputs.key().encode())}")
+        inputs, lambda write: write(inputs.key().encode())
     )
     return record
 

@@ -1,0 +1,76 @@
+"""`covis build`: TensorRT engines of a bundle, proven to be what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from covis.engines.build_options import BuildOptions
+
+if TYPE_CHECKING:
+    from covis.engines.bundle import Bundle
+    from covis.engines.plan_builds import PlanBuild
+    from covis.engines.plans import PlanRecord
+
+
+def build(options: BuildOptions) -> None:
+    """Build what `options` ask for; lines for trtexec go to standard output, all else to error."""
+    from covis.engines.bundle import open_bundle
+    from covis.engines.plan_builds import onnx_build, stage_builds, trtexec_build, write_parser_onnx
+
+    bundle = open_bundle(options.bundle) if options.bundle is not None else None
+    builds = stage_builds(bundle, options) if bundle is not None else (onnx_build(options),)
+    if options.parser_onnx is not None:
+        for one in builds:
+            write_parser_onnx(one, options.parser_onnx)
+    for one in builds:
+        print(trtexec_build(one, options).line(), flush=True)
+    if options.parser_onnx is None and any(one.uses_plugin for one in builds):
+        _tell("PARSER_ONNX is the folder that --parser-onnx FOLDER writes the graphs to")
+    if not options.print_trtexec:
+        _build(options, bundle, builds)
+
+
+def _build(options: BuildOptions, bundle: Bundle | None, builds: Sequence[PlanBuild]) -> None:
+    from covis.engines.build_progress import Silent, shown_phases
+    from covis.engines.plan_builds import PlanBuilder, plan_folder
+    from covis.engines.trt import logger
+
+    bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
+    with bars as phases:
+        builder = PlanBuilder(options, _tell, phases)
+        logger(_log if options.verbose else _warn)
+        for one in builds:
+            if bundle is not None:
+                folder = plan_folder(bundle, options)
+                record, built = builder.into_cache(one, folder)
+                _tell_plan(record, "built" if built else "there already", str(folder))
+            elif options.saveEngine is not None:
+                record = builder.into_file(one, options.saveEngine)
+                _tell_plan(record, "built", str(options.saveEngine.parent))
+
+
+def _tell_plan(record: PlanRecord, what: str, folder: str) -> None:
+    ranges = ", ".join(f"{name} {sizes}" for name, sizes in record.profile.items())
+    _tell(
+        f"{record.stage}: {what}, {folder}/{record.file}, {record.size / 1e6:,.1f} MB, "
+        f"{record.precision}, {ranges or 'fixed shapes'}, {record.activation_memory / 2**20:,.0f} "
+        f"MiB of activations, {record.build_seconds:,.1f} s"
+    )
+
+
+def _tell(text: str) -> None:
+    from covis.engines.errors import printable
+
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def _log(severity: str, text: str) -> None:
+    _tell(f"[{severity}] {text}")
+
+
+def _warn(severity: str, text: str) -> None:
+    if severity in ("error", "warning"):
+        _log(severity, text)

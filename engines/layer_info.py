@@ -1,0 +1,112 @@
+"""TensorRT's engine inspector in JSON: what each layer of an engine is, reads, writes and runs.
+
+Format: `IEngineInspector::getEngineInformation(kJSON)` of engines built with detailed profiling
+verbosity, as the TensorRT developer guide shows it: `{"Layers": [...], "Bindings": [...]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from covis.engines.errors import environment_error
+
+_NODE: Final = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX|[\s\x00-\x1f,\ufffd]|$)")
+# "Half" is what newer versions say; older ones "Row major linear FP16 format". Longest words first.
+_TYPES: Final = (
+    (re.compile(r"bfloat16|bf16", re.I), "bfloat16"),
+    (re.compile(r"fp8|e4m3", re.I), "float8"),
+    (re.compile(r"fp4|e2m1", re.I), "float4"),
+    (re.compile(r"half|fp16|float16", re.I), "float16"),
+    (re.compile(r"int64", re.I), "int64"),
+    (re.compile(r"uint8", re.I), "uint8"),
+    (re.compile(r"int32", re.I), "int32"),
+    (re.compile(r"int8", re.I), "int8"),
+    (re.compile(r"int4", re.I), "int4"),
+    (re.compile(r"bool", re.I), "bool"),
+    (re.compile(r"float|fp32", re.I), "float32"),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an engine.
+
+    Attributes:
+        name: of the layer; for one of a single ONNX node often that node's name.
+        kind: TensorRT's class, e.g. "gemm", "kgen", "PluginV3", "Reformat".
+        kernel: the tactic's name, empty where TensorRT gives none.
+        plugin: the plugin's type, empty for layers of TensorRT's own.
+        nodes: names of the ONNX nodes that it came from.
+        inputs: element type of each input.
+        outputs: element type of each output.
+    """
+
+    name: str
+    kind: str
+    kernel: str
+    plugin: str
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether a plugin runs it."""
+        return self.kind.startswith("Plugin") or bool(self.plugin)
+
+
+def parse_layers(text: str, where: str = "layer information") -> tuple[Layer, ...]:
+    """Every layer, in the order they run.
+
+    Raises:
+        CovisError: no such JSON, or names only, as an engine built with less than detailed
+            verbosity tells (exit code 3).
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+        if not isinstance(layers, list):
+            raise TypeError("Layers is no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise environment_error(
+            f"is not the engine inspector's JSON ({error})", where=where, hint="build the plan anew"
+        ) from error
+    if any(isinstance(layer, str) for layer in layers):
+        raise environment_error(
+            "holds only names of layers",
+            where=where,
+            hint="build with --profilingVerbosity detailed",
+        )
+    return tuple(_layer(layer) for layer in layers if isinstance(layer, dict))
+
+
+def element_type(words: str) -> str:
+    """The element type in TensorRT's words for a tensor's format; "unknown" where none is named."""
+    return next((name for pattern, name in _TYPES if pattern.search(words)), "unknown")
+
+
+def _layer(record: dict[str, Any]) -> Layer:
+    def text(key: str) -> str:
+        value = record.get(key, "")
+        return value if isinstance(value, str) else ""
+
+    def types(key: str) -> tuple[str, ...]:
+        tensors = record.get(key)
+        found = tensors if isinstance(tensors, list) else []
+        return tuple(
+            element_type(str(t.get("Format/Datatype", t.get("Datatype", ""))))
+            for t in found
+            if isinstance(t, dict)
+        )
+
+    return Layer(
+        name=text("Name"),
+        kind=text("LayerType"),
+        kernel=text("TacticName"),
+        plugin=text("PluginType"),
+        nodes=tuple(_NODE.findall(text("Metadata"))),
+        inputs=types("Inputs"),
+        outputs=types("Outputs"),
+    )

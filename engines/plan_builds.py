@@ -1,0 +1,322 @@
+"""From a bundle and build options to plans in the cache, one for each stage."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from covis.engines.atomic_file import atomic_file
+from covis.engines.build_options import BuildOptions
+from covis.engines.build_progress import Phases, Silent
+from covis.engines.builder import EngineRequest, build_engine
+from covis.engines.bundle import PLANS, Bundle, sha256_of
+from covis.engines.cache import Built, PlanCache, Write, file_lock, held, write_plan
+from covis.engines.errors import user_error
+from covis.engines.gpu import Gpu, find_gpu
+from covis.engines.graph import external_data, load_graph
+from covis.engines.inspector import inspect_plan, prove, use_gpu
+from covis.engines.manifest import Manifest, Stage
+from covis.engines.parser_input import DOMAIN, for_tensorrt
+from covis.engines.plans import PlanInputs, PlanRecord, Range
+from covis.engines.profiles import (
+    InputShapes,
+    parse_range,
+    parse_shapes,
+    stage_profile,
+    stage_shapes,
+)
+from covis.engines.timing_cache import TimingCache
+from covis.engines.trt import find_plugin, import_tensorrt, load_plugin
+from covis.engines.trtexec import TrtexecBuild
+
+Tell = Callable[[str], None]
+TIMING = "timing.cache"
+
+
+@dataclass(frozen=True)
+class PlanBuild:
+    """One plan to build.
+
+    Attributes:
+        stage: its name.
+        graph: the ONNX file.
+        precision: the export's.
+        profile: ranges of its symbols; empty for a single ONNX file.
+        shapes: of its inputs.
+        graph_sha256: digest of the file.
+        weights_sha256: digest of what its external data points to, or of the file itself.
+        uses_plugin: whether it has nodes of ours.
+    """
+
+    stage: str
+    graph: Path
+    precision: str
+    profile: dict[Literal["M", "N", "K"], Range]
+    shapes: InputShapes
+    graph_sha256: str
+    weights_sha256: str
+    uses_plugin: bool
+
+
+def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]:
+    """What `options` ask to build of a bundle, in the order of its stages.
+
+    Raises:
+        CovisError: an unknown stage, or a range that is none.
+    """
+    manifest = bundle.manifest
+    chunk = options.chunk if ":" in options.chunk else f"1:{options.chunk}:{options.chunk}"
+    ranges: dict[Literal["M", "N", "K"], Range] = {
+        "M": parse_range(options.views, "--views"),
+        "N": parse_range(chunk, "--chunk"),
+        "K": parse_range(options.probes, "--probes"),
+    }
+    digests = {file.path: file.sha256 for file in manifest.files}
+    builds = []
+    for stage in _chosen(manifest, options.stages):
+        profile = stage_profile(stage, ranges)
+        builds.append(
+            PlanBuild(
+                stage=stage.name,
+                graph=bundle.graph(stage),
+                precision=precision_name(manifest),
+                profile=profile,
+                shapes=stage_shapes(stage, profile),
+                graph_sha256=digests[stage.graph],
+                weights_sha256=digests[manifest.weights.file],
+                uses_plugin=_uses_plugin(load_graph(bundle.graph(stage))),
+            )
+        )
+    return tuple(builds)
+
+
+def onnx_build(options: BuildOptions) -> PlanBuild:
+    """What `options` ask to build of a single ONNX file.
+
+    Raises:
+        CovisError: no such file; shapes that are missing or do not fit its inputs.
+    """
+    assert options.onnx is not None
+    if not options.onnx.is_file():
+        raise user_error("no such file", where=options.onnx)
+    model = load_graph(options.onnx)
+    outside = sorted({entry.location for entry in external_data(model)})
+    digest = sha256_of(options.onnx)
+    weights = hashlib.sha256()
+    for name in outside:
+        weights.update(sha256_of(options.onnx.parent / name).encode())
+    stem = re.sub(r"[^a-z0-9_]", "_", options.onnx.stem.lower())[:60]
+    return PlanBuild(
+        stage=stem if stem[:1].isalpha() else f"g{stem}",
+        graph=options.onnx,
+        precision="as the graph says",
+        profile={},
+        shapes=_graph_shapes(model, options),
+        graph_sha256=digest,
+        weights_sha256=weights.hexdigest() if outside else digest,
+        uses_plugin=_uses_plugin(model),
+    )
+
+
+def trtexec_build(build: PlanBuild, options: BuildOptions) -> TrtexecBuild:
+    """The words for trtexec that build the same plan."""
+    folder = options.parser_onnx or Path("PARSER_ONNX")
+    plugin = options.plugin or find_plugin() or Path("libcovis_trt.so")
+    return TrtexecBuild(
+        onnx=folder / f"{build.stage}.onnx",
+        plan=options.saveEngine or Path(f"{build.stage}.plan"),
+        shapes=build.shapes,
+        options=options.engine_options(),
+        plugin=plugin if build.uses_plugin else None,
+        static=options.staticPlugins is not None,
+        timing=options.timingCacheFile,
+        layers=options.exportLayerInfo,
+        device=options.device,
+        verbose=options.verbose,
+    )
+
+
+def write_parser_onnx(build: PlanBuild, folder: Path) -> Path:
+    """Write a graph as the parser gets it, with links to its weights beside it.
+
+    Raises:
+        CovisError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_graph(build.graph)
+    for name in {entry.location for entry in external_data(model)}:
+        link, source = folder / name, (build.graph.parent / name).resolve()
+        if not link.exists():
+            link.symlink_to(source)
+        elif link.resolve() != source:
+            raise user_error("is there already", where=link, hint="choose another --parser-onnx")
+    path = folder / f"{build.stage}.onnx"
+    with atomic_file(path) as stream:
+        stream.write(for_tensorrt(model).SerializeToString())
+    return path
+
+
+class PlanBuilder:
+    """Builds plans on one GPU, with one plugin; starts TensorRT only where there is one."""
+
+    def __init__(self, options: BuildOptions, tell: Tell, phases: Phases | None = None) -> None:
+        """Find GPU, TensorRT and plugin.
+
+        Raises:
+            CovisError: one of them is missing (exit code 3).
+        """
+        self.options = options
+        self._tell = tell
+        self._phases = phases or Silent()
+        # The GPU first: without a driver, TensorRT 10.6 ends the process instead of failing.
+        self._gpu: Gpu = find_gpu(options.device)
+        self._tensorrt = str(import_tensorrt().__version__)
+        self._plugin: str | None = None
+
+    def inputs(self, build: PlanBuild) -> PlanInputs:
+        """All that goes into the plan."""
+        return PlanInputs(
+            stage=build.stage,
+            precision=build.precision,
+            graph=build.graph_sha256,
+            weights=build.weights_sha256,
+            plugin=self._plugin_digest() if build.uses_plugin else None,
+            tensorrt=self._tensorrt,
+            cuda=self._gpu.cuda,
+            driver_branch=self._gpu.driver_branch,
+            gpu=self._gpu.name,
+            compute_capability=self._gpu.compute_capability,
+            profile=build.profile,
+            options=self.options.engine_options(),
+        )
+
+    def into_cache(self, build: PlanBuild, folder: Path) -> tuple[PlanRecord, bool]:
+        """The plan of a stage, and whether it had to be built."""
+        cache = PlanCache(folder, self._tell)
+        return cache.get(
+            self.inputs(build),
+            lambda write: self._run(build, write, folder),
+            lambda plan: self._examine(build, plan),
+            force=self.options.force,
+        )
+
+    def into_file(self, build: PlanBuild, plan: Path) -> PlanRecord:
+        """The plan of a single ONNX file, at a place of the user's choice."""
+        with held(file_lock(plan.with_name(f".{plan.name}.lock"))):
+            return write_plan(
+                plan,
+                self.inputs(build),
+                lambda write: self._run(build, write, plan.parent),
+                lambda path: self._examine(build, path),
+                self._tell,
+            )
+
+    def _run(self, build: PlanBuild, write: Write, folder: Path) -> None:
+        timing = TimingCache(self.options.timingCacheFile or folder / TIMING, self._tell)
+        request = EngineRequest(
+            graph=build.graph,
+            shapes=build.shapes,
+            options=self.options.engine_options(),
+            timing=timing,
+            phases=self._phases,
+            device=self.options.device,
+        )
+        build_engine(request, write)
+
+    def _examine(self, build: PlanBuild, plan: Path) -> Built:
+        use_gpu(self.options.device)
+        built = inspect_plan(plan)
+        if self.options.exportLayerInfo is not None:
+            with atomic_file(self.options.exportLayerInfo) as stream:
+                stream.write(built.layers.encode())
+        model = for_tensorrt(load_graph(build.graph))
+        options = self.options.engine_options()
+        prove(built, model, build.shapes, options, f"stage {build.stage}", self._tell)
+        return built
+
+    def _plugin_digest(self) -> str:
+        if self._plugin is None:
+            options = self.options
+            static = options.staticPlugins is not None
+            self._plugin = sha256_of(load_plugin(options.plugin, static=static))
+        return self._plugin
+
+
+def plan_folder(bundle: Bundle, options: BuildOptions) -> Path:
+    """Where a bundle's plans go."""
+    return options.cache or bundle.path / PLANS
+
+
+def precision_name(manifest: Manifest) -> str:
+    """In what the graphs of a bundle compute."""
+    precision = getattr(manifest, "precision", None)
+    return str(precision.name) if precision is not None else "float32"
+
+
+def _chosen(manifest: Manifest, names: str | None) -> tuple[Stage, ...]:
+    if names is None:
+        return manifest.stages
+    known = {stage.name: stage for stage in manifest.stages}
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise user_error(
+            f"the bundle has no stage {unknown[0]!r}",
+            where="--stages",
+            hint=f"use {', '.join(known)}",
+        )
+    return tuple(stage for stage in manifest.stages if stage.name in wanted)
+
+
+def _uses_plugin(model: onnx.ModelProto) -> bool:
+    return any(node.domain == DOMAIN for node in model.graph.node)
+
+
+def _graph_shapes(model: onnx.ModelProto, options: BuildOptions) -> InputShapes:
+    """Shapes of the inputs of a single graph; fixed ones need not be named.
+
+    As in trtexec, one of the three options stands for the others where they are not given.
+    """
+    from covis.engines.graph import signature
+
+    ports, _ = signature(model)
+    texts = {"min": options.minShapes, "opt": options.optShapes, "max": options.maxShapes}
+    first = options.optShapes or options.maxShapes or options.minShapes or ""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for end, text in texts.items():
+        option = f"--{end}Shapes"
+        given = parse_shapes(text or first, option) if text or first else {}
+        if strange := sorted(given.keys() - ports.keys()):
+            raise user_error(f"the graph has no input {strange[0]!r}", where=option)
+        found[end] = {}
+        for name, port in ports.items():
+            shape = given.get(name, port.shape)
+            if shape is None or any(size is None for size in shape):
+                raise user_error(
+                    f"input {name!r} has open dimensions and no shape", where=option,
+                    hint=f"add e.g. {name}:1x3x392x518",
+                )  # fmt: skip
+            found[end][name] = tuple(size for size in shape if size is not None)
+            _check_fixed(name, found[end][name], port.shape, option)
+    dynamic = frozenset(
+        name for name, port in ports.items() if port.shape is None or None in port.shape
+    )
+    return InputShapes(found["min"], found["opt"], found["max"], dynamic)
+
+
+def _check_fixed(
+    name: str, shape: tuple[int, ...], port: tuple[int | None, ...] | None, option: str
+) -> None:
+    """A shape has the graph's rank and its fixed dimensions."""
+    if port is None:
+        return
+    if len(shape) != len(port) or any(
+        fixed not in (None, size) for size, fixed in zip(shape, port, strict=True)
+    ):
+        words = "x".join("?" if size is None else str(size) for size in port) or "scalar"
+        raise user_error(f"input {name!r} is {words} in the graph", where=option)
