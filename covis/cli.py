@@ -59,6 +59,11 @@ COMMANDS = {
         "covis.commands.tune:tune",
         "Find the cheapest sparsity that keeps a scene's cameras and depth near the dense result.",
     ),
+    "bench": _Command(
+        "covis.commands.bench:BenchCommand",
+        "covis.commands.bench:bench",
+        "Measure latency, throughput and memory by stage, dense beside sparse.",
+    ),
     "inspect": _Command(
         "covis.commands.inspect:InspectCommand",
         "covis.commands.inspect:inspect",

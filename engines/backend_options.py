@@ -18,9 +18,9 @@ class BackendOptions:
     Attributes:
         backend: `onnxruntime`; `onnxruntime-tensorrt`, ONNX Runtime with its TensorRT provider;
             `tensorrt`, the plans of `covis build`.
-        device: of `onnxruntime`: `cpu`, or `cuda`, which needs onnxruntime-gpu. The others always
-            run on a GPU.
-        gpu: which one, as CUDA counts them.
+        provider: of `onnxruntime`: `cpu`, or `cuda`, which needs onnxruntime-gpu. The others
+            always run on a GPU.
+        device: which GPU, as CUDA counts them.
         plans: folder of the plans; the bundle's own `plans` where not given.
         plugin: the TensorRT plugin library, where it is not the package's own.
         trust_plan: sha256 of plans to run although this user did not build them. A plan is
@@ -29,18 +29,18 @@ class BackendOptions:
     """
 
     backend: BackendName = "onnxruntime"
-    device: Literal["cpu", "cuda"] = "cpu"
-    gpu: int = 0
+    provider: Literal["cpu", "cuda"] = "cpu"
+    device: int = 0
     plans: Path | None = None
     plugin: Path | None = None
     trust_plan: tuple[str, ...] = ()
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        if self.gpu < 0:
-            raise user_error(f"{self.gpu} is negative", where="--gpu", hint="use 0 or more")
+        if self.device < 0:
+            raise user_error(f"{self.device} is negative", where="--device", hint="use 0 or more")
 
     @property
     def on_gpu(self) -> bool:
         """Whether the stages run on a GPU."""
-        return self.backend != "onnxruntime" or self.device == "cuda"
+        return self.backend != "onnxruntime" or self.provider == "cuda"

@@ -75,7 +75,7 @@ class OnnxRuntimeBackend:
                 threads=self.threads,
                 kernel=self.kernel,
                 provider=wanted if on_gpu else "cpu",  # type: ignore[arg-type]
-                gpu=self.options.gpu,
+                gpu=self.options.device,
                 plugin=self.options.plugin,
                 cache=self.bundle.digest()[:32],
             )
@@ -100,10 +100,9 @@ class OnnxRuntimeBackend:
         """Version and provider."""
         from covis.engines.ort_settings import import_onnxruntime
 
-        place = self.options.backend if self.options.on_gpu else "onnxruntime"
-        device = "cuda" if self.options.on_gpu else "cpu"
         return {
-            "backend": f"{place} on {device}",
+            "backend": self.options.backend,
+            "device": "cuda" if self.options.on_gpu else "cpu",
             "onnxruntime": str(import_onnxruntime().__version__),
         }
 
@@ -183,6 +182,7 @@ class TensorRtBackend:
 
         return {
             "backend": "tensorrt",
+            "device": "cuda",
             "tensorrt": str(import_tensorrt().__version__),
             "gpu": self.gpu.name,
             "driver": self.gpu.driver,
@@ -234,11 +234,11 @@ def open_backend(
         from covis.engines.trt import find_plugin, import_tensorrt
 
         import_tensorrt()
-        gpu = find_gpu(options.gpu)
+        gpu = find_gpu(options.device)
         library = find_plugin(options.plugin)
         digest = sha256_of(library) if library is not None else None
-        return TensorRtBackend(bundle, options, CudaMemory(options.gpu), gpu, digest)
+        return TensorRtBackend(bundle, options, CudaMemory(options.device), gpu, digest)
     from covis.runtime.onnxruntime import check_provider
 
     check_provider("tensorrt" if options.backend == "onnxruntime-tensorrt" else "cuda")
-    return OnnxRuntimeBackend(bundle, options, threads, kernel, CudaMemory(options.gpu))
+    return OnnxRuntimeBackend(bundle, options, threads, kernel, CudaMemory(options.device))

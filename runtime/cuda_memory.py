@@ -270,6 +270,14 @@ class CudaMemory:
         pool = self._pool.attributes
         return int(pool.used_mem_current), int(pool.used_mem_high)
 
+    def reset_high(self) -> None:
+        """Let the highest use so far begin anew; `cuda.core` has no call for it."""
+        driver = importlib.import_module("cuda.bindings.driver")
+        high = driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_USED_MEM_HIGH
+        (status,) = driver.cuMemPoolSetAttribute(self._pool.handle, high, driver.cuuint64_t(0))
+        if int(status) != 0:
+            raise environment_error(f"the driver does not reset its account of memory ({status})")
+
     def failure(self, error: Exception, what: str) -> CovisError:
         """An error of `cuda.core`, in one line."""
         if "OUT_OF_MEMORY" in str(error):

@@ -114,7 +114,7 @@ def test_torch_as_the_reference(tiny_bundle: Path, photos: Path, tmp_path: Path)
         (["--depth-tolerance", "0"], "--depth-tolerance: 0.0 is not above 0"),
         (["--rotation-tolerance", "nan"], "--rotation-tolerance: nan is not above 0"),
         (["--backend", "vulkan"], "vulkan"),
-        (["--gpu", "-1"], "--gpu: -1 is negative"),
+        (["--device", "-1"], "--device: -1 is negative"),
     ],
 )
 def test_wrong_options(

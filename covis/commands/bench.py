@@ -1,0 +1,205 @@
+"""`covis bench`: latency, throughput and memory by stage, dense beside sparse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from covis.engines.backend_options import BackendOptions
+from covis.engines.errors import user_error
+from covis.engines.options import Selector, SparsityChanges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from covis.engines.bench_record import Samples
+    from covis.engines.bundle import Bundle
+    from covis.runtime.bench import Setting
+    from covis.runtime.images import Images
+    from covis.runtime.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class BenchCommand:
+    """Measure latency, throughput and memory by stage, dense beside sparse.
+
+    Attributes:
+        bundle: a folder made by `covis export`.
+        photos: a folder of photos, repeated where there are fewer than --views; made pictures
+            where not given.
+        views: of the scene; 0 takes the photos as they are.
+        against: the selector that the others are measured against, in the same run.
+        warmUp: milliseconds of runs that are not counted; two runs at least.
+        iterations: runs to count, at least, of each selector.
+        duration: seconds of counted runs, at least.
+        avgRuns: the record also holds the means of so many consecutive runs.
+        percentile: percentages P for which the time is told that P % of the runs do not exceed.
+        exportTimes: JSON file to write.
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+        where: the backend to measure.
+        sparsity: selector options to measure; those not given are the bundle's own.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    photos: Path | None = None
+    views: int = 8
+    against: Selector = "dense"
+    warmUp: float = 200.0  # noqa: N815 - trtexec's names
+    iterations: int = 10
+    duration: float = 3.0
+    avgRuns: int = 10  # noqa: N815
+    percentile: tuple[float, ...] = (90.0, 95.0, 99.0)
+    exportTimes: Path | None = None  # noqa: N815
+    chunk: int = 16
+    threads: int = 0
+    kernel: bool = True
+    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
+    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
+        default_factory=SparsityChanges
+    )
+
+    def __post_init__(self) -> None:
+        if self.views < 0 or (self.views == 0 and self.photos is None):
+            raise user_error(
+                f"{self.views} views cannot be measured", where="--views", hint="use 1 or more"
+            )
+        if self.avgRuns < 1:
+            raise user_error(f"{self.avgRuns} is below 1", where="--avgRuns", hint="use 1 or more")
+        for share in self.percentile:
+            if not 0 < share <= 100:
+                raise user_error(
+                    f"{share:g} is not in (0, 100]", where="--percentile", hint="e.g. 90,99"
+                )
+
+
+def bench(command: BenchCommand) -> None:
+    """Measure, print two tables, write the record."""
+    from rich.console import Console
+
+    from covis.engines.atomic_file import atomic_file
+    from covis.engines.bench_record import ratios
+    from covis.runtime.bench import Schedule, Setting, measure
+    from covis.runtime.pipeline import RunOptions, load
+
+    schedule = Schedule(command.warmUp, command.iterations, command.duration)
+    console = Console(stderr=True, highlight=False)
+    options = RunOptions(command.chunk, command.threads, command.kernel, backend=command.where)
+    with console.status("checking the bundle"):
+        pipeline = load(command.bundle, options)
+        images = pictures(command, pipeline.bundle)
+    chosen = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
+    settings: dict[str, Setting] = {
+        command.against: Setting(replace(chosen, selector=command.against))
+    }
+    settings.setdefault(chosen.selector, Setting(chosen))
+    with console.status("warming up") as status:
+        samples = measure(
+            pipeline, images, settings, schedule,
+            lambda name, run: status.update(f"{name}, run {run}"),
+        )  # fmt: skip
+    record = make_record(command, pipeline, images, settings, samples)
+    print_record(record, ratios(samples, command.against), on_gpu=command.where.on_gpu)
+    if command.exportTimes is not None:
+        with atomic_file(command.exportTimes) as stream:
+            stream.write(json.dumps(record, indent=1).encode() + b"\n")
+
+
+def pictures(command: BenchCommand, bundle: Bundle) -> Images:
+    """The photos asked for, over and over until there are enough, or made ones.
+
+    Raises:
+        CovisError: no photo can be read.
+    """
+    from covis.runtime.bench import made_images
+    from covis.runtime.images import find_images, load_images
+
+    if command.photos is None:
+        return made_images(command.views, bundle.manifest.pixel_rule)
+    found = find_images(command.photos)
+    wanted = command.views or len(found)
+    repeated = (found * -(-wanted // len(found)))[:wanted]
+    return load_images(repeated, bundle.manifest.pixel_rule)
+
+
+def make_record(
+    command: BenchCommand,
+    pipeline: Pipeline,
+    images: Images,
+    settings: Mapping[str, Setting],
+    samples: Mapping[str, Samples],
+) -> dict[str, Any]:
+    """Everything measured, and on what, for JSON."""
+    from covis.engines.bench_record import machine, ratios, setting_record
+
+    manifest = pipeline.bundle.manifest
+    return {
+        **machine(),
+        **pipeline.backend.about(),
+        # Ratios inside one run hold anywhere; times of a CPU say little about another day's.
+        "absolute_times": "of this GPU" if command.where.on_gpu else "of a CPU: use the ratios",
+        "model": manifest.model.name,
+        "image_size": [manifest.pixel_rule.height, manifest.pixel_rule.width],
+        "precision": manifest.precision.name,
+        "bundle": pipeline.bundle.digest(),
+        "views": len(images),
+        "chunk": command.chunk,
+        "photos": "made" if command.photos is None else str(command.photos),
+        "settings": {
+            name: {
+                "sparsity": asdict(settings[name].sparsity),
+                **setting_record(taken, len(images), command.percentile, command.avgRuns),
+            }
+            for name, taken in samples.items()
+        },
+        "speedup": ratios(samples, command.against),
+    }
+
+
+def print_record(
+    record: Mapping[str, Any], speedup: Mapping[str, Mapping[str, float]], *, on_gpu: bool
+) -> None:
+    """A row a stage and setting; times of a CPU are called so, behind the ratios."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, width=120)
+    unit = "ms" if on_gpu else "CPU ms"
+    shares = list(next(iter(record["settings"].values()))["latency_ms"]["percentiles"])
+    table = Table("selector", "stage", box=None)
+    for title in ("speed-up", "runs", "median", "mean", "min", "max", *(f"p{p}" for p in shares)):
+        table.add_column(
+            title if title in ("speed-up", "runs") else f"{title} {unit}", justify="right"
+        )
+    table.add_column("GiB", justify="right")
+    for name, setting in record["settings"].items():
+        rows = {**setting["stages"], "whole": {"latency_ms": setting["latency_ms"]}}
+        for stage, entry in rows.items():
+            times = entry["latency_ms"]
+            ratio = speedup.get(name, {}).get(stage)
+            memory = entry.get("memory_bytes")
+            table.add_row(
+                name,
+                stage,
+                "" if ratio is None else f"{ratio:.2f}",
+                str(times["runs"]),
+                *(f"{times[key]:.2f}" for key in ("median", "mean", "min", "max")),
+                *(f"{times['percentiles'][share]:.2f}" for share in shares),
+                "" if memory is None else f"{memory / 2**30:.2f}",
+            )
+    console.print(table)
+    for name, setting in record["settings"].items():
+        console.print(
+            f"{name}: {setting['views_per_second']:.1f} views/s, "
+            f"{setting['scenes_per_second']:.3f} scenes of {record['views']} views/s",
+            markup=False,
+        )
+    if not on_gpu:
+        console.print(
+            "times are of this CPU, as busy as it was: only the speed-ups can be compared"
+        )

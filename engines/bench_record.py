@@ -1,0 +1,136 @@
+"""What a benchmark says: latencies with their percentiles, throughput, memory, ratios; as JSON."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a number of runs.
+
+    Attributes:
+        runs: how many.
+        min: the quickest.
+        max: the slowest.
+        mean: of all.
+        median: of all.
+        percentiles: by percentage, e.g. {"99": ...}: the smallest time that so many percent of the
+            runs do not exceed.
+    """
+
+    runs: int
+    min: float
+    max: float
+    mean: float
+    median: float
+    percentiles: dict[str, float]
+
+
+def latency(samples: Sequence[float], percentiles: Sequence[float]) -> Latency:
+    """Summarise times in milliseconds; at least one."""
+    ordered = sorted(samples)
+    count = len(ordered)
+    middle = ordered[(count - 1) // 2], ordered[count // 2]
+    found = {f"{p:g}": ordered[max(math.ceil(p / 100 * count), 1) - 1] for p in percentiles}
+    return Latency(count, ordered[0], ordered[-1], sum(ordered) / count, sum(middle) / 2, found)
+
+
+def averages(samples: Sequence[float], runs: int) -> list[float]:
+    """Means of `runs` consecutive times each, as trtexec's --avgRuns; a rest is left out."""
+    return [
+        sum(samples[i : i + runs]) / runs
+        for i in range(0, len(samples) - len(samples) % runs, runs)
+    ]
+
+
+@dataclass
+class Samples:
+    """The times of one setting, as they are taken.
+
+    Attributes:
+        stages: milliseconds of each run, by stage, in the order of the run.
+        whole: milliseconds of each run from photos in memory to results on the host.
+        memory: highest bytes in use while a stage ran, by stage.
+    """
+
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    whole: list[float] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stage: str, milliseconds: float, memory: int) -> None:
+        """One more run of a stage."""
+        self.stages.setdefault(stage, []).append(milliseconds)
+        self.memory[stage] = max(self.memory.get(stage, 0), memory)
+
+
+def setting_record(
+    samples: Samples, views: int, percentiles: Sequence[float], avg_runs: int
+) -> dict[str, Any]:
+    """One setting, for JSON."""
+    whole = latency(samples.whole, percentiles)
+    return {
+        "latency_ms": asdict(whole),
+        "averages_ms": averages(samples.whole, avg_runs),
+        "views_per_second": 1000.0 * views / whole.mean,
+        "scenes_per_second": 1000.0 / whole.mean,
+        "stages": {
+            name: {
+                "latency_ms": asdict(latency(times, percentiles)),
+                "memory_bytes": samples.memory[name],
+            }
+            for name, times in samples.stages.items()
+        },
+    }
+
+
+def ratios(settings: Mapping[str, Samples], base: str) -> dict[str, dict[str, float]]:
+    """How many times as fast as `base` each other setting is: by stage, and as a whole.
+
+    The ratio of medians over runs that took turns: what slows the machine slows both. The two
+    aggregators stand for each other.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, samples in settings.items():
+        if name == base:
+            continue
+        by_stage = {_role(stage): times for stage, times in settings[base].stages.items()}
+        found[name] = {
+            stage: _median(by_stage[_role(stage)]) / _median(times)
+            for stage, times in samples.stages.items()
+            if _role(stage) in by_stage
+        }
+        found[name]["whole"] = _median(settings[base].whole) / _median(samples.whole)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, Python, commit and time: what every record needs besides the backend's facts."""
+    root = Path(__file__).resolve().parent.parent
+    commit = "unknown"
+    if (root / ".git").exists():
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or commit
+    return {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "commit": commit,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _median(samples: Sequence[float]) -> float:
+    return latency(samples, ()).median
+
+
+def _role(stage: str) -> str:
+    return "aggregator" if stage.startswith("aggregator") else stage

@@ -1,0 +1,98 @@
+"""`covis bench` on the CPU, and the pieces of it that a GPU shares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covis.cli import run_command
+from covis.engines.errors import CovisError
+from covis.engines.options import Sparsity
+from covis.runtime.bench import Schedule, Setting, made_images, measure
+from covis.runtime.pipeline import RunOptions, load
+
+Captured = pytest.CaptureFixture[str]
+QUICK = ("--iterations", "2", "--duration", "0", "--warmUp", "0")
+
+
+def test_dense_beside_sparse(tiny_bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "times.json"
+    arguments = ["bench", str(tiny_bundle), "--views", "5", *QUICK, "--exportTimes", str(out)]
+    assert run_command([*arguments, "--percentile", "50", "99", "--selector", "pooled"]) == 0
+    record = json.loads(out.read_text())
+    assert list(record["settings"]) == ["dense", "pooled"]
+    assert (record["views"], record["chunk"], record["photos"]) == (5, 16, "made")
+    assert record["absolute_times"] == "of a CPU: use the ratios" and record["device"] == "cpu"
+    for name, setting in record["settings"].items():
+        stages = setting["stages"]
+        aggregator = "aggregator_pooled" if name == "pooled" else "aggregator"
+        assert list(stages) == ["encoder", "saliency", aggregator, "camera", "depth", "points"]
+        assert all(s["latency_ms"]["runs"] == 2 for s in stages.values())
+        assert list(setting["latency_ms"]["percentiles"]) == ["50", "99"]
+        total = sum(s["latency_ms"]["mean"] for s in stages.values())
+        assert 0 < total <= setting["latency_ms"]["mean"]
+        assert all(s["memory_bytes"] > 1 << 20 for s in stages.values())
+    assert set(record["speedup"]) == {"pooled"}
+    assert {"whole", "aggregator_pooled"} <= set(record["speedup"]["pooled"])
+    told = capsys.readouterr().out
+    assert "CPU ms" in told and "only the speed-ups can be compared" in told
+
+
+def test_photos_are_repeated(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "times.json"
+    arguments = ["--photos", str(photos), "--views", "6", "--exportTimes", str(out)]
+    assert (
+        run_command(["bench", str(tiny_bundle), *arguments, *QUICK, "--against", "saliency"]) == 0
+    )
+    record = json.loads(out.read_text())
+    assert record["views"] == 6 and list(record["settings"]) == ["saliency"]
+    assert record["speedup"] == {}
+
+
+def test_settings_take_turns(tiny_bundle: Path) -> None:
+    pipeline = load(tiny_bundle, RunOptions(chunk=4))
+    images = made_images(3, pipeline.bundle.manifest.pixel_rule)
+    order: list[tuple[str, int]] = []
+    kept = (2 * np.eye(3, dtype=np.int8))[None, None]
+    settings = {
+        "a": Setting(Sparsity(selector="dense")),
+        "b": Setting(Sparsity(selector="saliency", layers="all"), kept),
+    }
+    samples = measure(
+        pipeline, images, settings, Schedule(0, 3, 0), lambda name, run: order.append((name, run))
+    )
+    assert order == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
+    assert all(len(taken.whole) == 3 for taken in samples.values())
+
+
+def test_made_pictures_are_the_same_everywhere(tiny_bundle: Path) -> None:
+    rule = load(tiny_bundle).bundle.manifest.pixel_rule
+    a, b = made_images(2, rule), made_images(2, rule)
+    assert a.uint8.shape == (2, 3, rule.height, rule.width)
+    np.testing.assert_array_equal(a.uint8, b.uint8)
+    assert a.uint8.std() > 40
+    assert not np.array_equal(a.uint8[0], a.uint8[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--views", "0"], "--views: 0 views cannot be measured"),
+        (["--iterations", "0"], "--iterations: 0 is below 1"),
+        (["--warmUp", "-1"], "--warmUp: -1.0 is below 0"),
+        (["--avgRuns", "0"], "--avgRuns: 0 is below 1"),
+        (["--percentile", "101"], "--percentile: 101 is not in (0, 100]"),
+        (["--provider", "tpu"], "tpu"),
+    ],
+)
+def test_wrong_options(tiny_bundle: Path, capsys: Captured, options: list[str], words: str) -> None:
+    assert run_command(["bench", str(tiny_bundle), *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_schedule_refuses_what_is_not_a_number() -> None:
+    with pytest.raises(CovisError, match="--duration"):
+        Schedule(duration=float("nan"))
