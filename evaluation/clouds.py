@@ -77,6 +77,7 @@ def compare(
     predicted: Float64,
     true: Float64,
     *,
+    queries: int = 20_000,
     max_distance: float = np.inf,
     judged: Mask | None = None,
     demanded: Mask | None = None,
@@ -92,6 +93,8 @@ def compare(
     Args:
         predicted: (N, 3) finite, in the world of the truth.
         true: (K, 3) finite.
+        queries: points of each cloud whose distance is taken, drawn at random (seeded); the clouds
+            that they are measured to stay whole, so that this adds noise and no bias.
         max_distance: distances not below it are left out.
         judged: which predicted points count for accuracy.
         demanded: which true points count for completeness.
@@ -102,44 +105,49 @@ def compare(
     if not len(predicted) or not len(true):
         nan = float("nan")
         return CloudErrors(nan, nan, nan, nan, nan, nan)
-    forth, near_true = kd_tree(true).query(predicted)
-    back, near_predicted = kd_tree(predicted).query(true)
-    p_normals, t_normals = normals(predicted), normals(true)
-    p_keep = forth < max_distance
-    t_keep = back < max_distance
-    if judged is not None:
-        p_keep &= judged(predicted)
-    if demanded is not None:
-        t_keep &= demanded(true)
-    p_cosine = np.abs(np.sum(p_normals * t_normals[near_true], axis=1))
-    t_cosine = np.abs(np.sum(t_normals * p_normals[near_predicted], axis=1))
-    accuracy, completeness = _mean(forth[p_keep]), _mean(back[t_keep])
+    p_tree, t_tree = kd_tree(predicted), kd_tree(true)
+    forth, forth_cosine = _one_way(predicted, p_tree, t_tree, judged, queries, max_distance)
+    back, back_cosine = _one_way(true, t_tree, p_tree, demanded, queries, max_distance)
+    accuracy, completeness = _mean(forth), _mean(back)
     return CloudErrors(
         accuracy=accuracy,
-        accuracy_median=_median(forth[p_keep]),
+        accuracy_median=_median(forth),
         completeness=completeness,
-        completeness_median=_median(back[t_keep]),
+        completeness_median=_median(back),
         chamfer=(accuracy + completeness) / 2,
-        normals=(_mean(p_cosine[p_keep]) + _mean(t_cosine[t_keep])) / 2,
+        normals=(_mean(forth_cosine) + _mean(back_cosine)) / 2,
     )
 
 
-def normals(points: Float64, neighbours: int = _NORMAL_NEIGHBOURS) -> Float64:
+def _one_way(
+    source: Float64, own: Any, other: Any, mask: Mask | None, queries: int, max_distance: float
+) -> tuple[Float64, Float64]:
+    """Distance of source points to the other cloud, and |cos| between the normals there."""
+    points = source if mask is None else source[mask(source)]
+    points = thinned(points, queries)
+    distance, nearest = other.query(points)
+    near = distance < max_distance
+    found = other.data[nearest[near]]
+    cosine = np.sum(normals(points[near], own) * normals(found, other), axis=1)
+    return distance[near], np.abs(cosine)
+
+
+def normals(points: Float64, tree: Any, neighbours: int = _NORMAL_NEIGHBOURS) -> Float64:
     """Unit normals (N, 3) of unknown sign: the direction in which the neighbours vary least.
 
     Principal components of the nearest points (Hoppe et al., SIGGRAPH 1992).
 
     Args:
-        points: (N, 3).
+        points: (N, 3), where.
+        tree: of the cloud that they belong to.
         neighbours: of each point, itself included; fewer where there are fewer.
     """
-    tree = kd_tree(points)
-    k = min(neighbours, len(points))
+    k = min(neighbours, tree.n)
     out = np.empty_like(points)
     for first in range(0, len(points), _BATCH):
         part = points[first : first + _BATCH]
         _, index = tree.query(part, k=[*range(1, k + 1)])
-        around = points[index]
+        around = tree.data[index]
         around = around - around.mean(axis=1, keepdims=True)
         out[first : first + _BATCH] = np.linalg.eigh(around.transpose(0, 2, 1) @ around)[1][..., 0]
     return out

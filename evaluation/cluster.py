@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from typing import Any
 
-from covis.engines.errors import environment_error
+from covis.engines.errors import CovisError, environment_error
 from covis.evaluation.execution import Died, Outcome, answer
 from covis.evaluation.job import Evaluator, Job
 from covis.evaluation.truth import SceneRef
@@ -20,6 +21,30 @@ class _Worker:
 
     def evaluate(self, scene: SceneRef) -> Any:
         return answer(self.evaluator, scene)
+
+
+def check_reachable(address: str, timeout: float = 10.0) -> None:
+    """Raise unless somebody listens at "host:port"; Ray itself would try for many minutes.
+
+    Raises:
+        CovisError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, error) from error
+
+
+def _nobody(address: str, error: Exception) -> CovisError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return environment_error(
+        f"no Ray cluster ({reason})",
+        where=f"--ray {address}",
+        hint="start one with `ray start --head`, or use --ray local",
+    )
 
 
 class RayCrew:
@@ -47,16 +72,12 @@ class RayCrew:
                 f"--ray needs Ray ({error})", hint="pip install 'covis[ray]'"
             ) from error
         self._ray = ray
+        check_reachable(address)
         options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()
-            raise environment_error(
-                f"no Ray cluster ({reason[0] if reason else type(error).__name__})",
-                where=f"--ray {address}",
-                hint="start one with `ray start --head`, or use --ray local",
-            ) from error
+            raise _nobody(address, error) from error
         # Each actor is scheduled by the cores that it uses.
         threads = job.run.threads or 1
         job = replace(job, run=replace(job.run, threads=threads))

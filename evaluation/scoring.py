@@ -41,6 +41,8 @@ Record = dict[str, Any]
 # (root mean square from its middle) do not pull in ICP.
 _RELATIVE_DISTANCE = 0.1
 _ALIGN_LIMIT = 200_000
+# Clouds beyond this are thinned as a whole: a KD-tree of them would take gigabytes.
+_CLOUD_LIMIT = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,14 @@ class ScoreOptions:
         metrics: `pose` (AUC, ATE, RPE), `depth` (AbsRel, delta), `points` (accuracy, completeness,
             normals, chamfer; needs scipy).
         source: points from the model's depth and cameras, or from its own point head.
-        max_points: of each cloud; more are thinned at random (seeded).
+        max_points: of each cloud whose distance to the other, whole one is taken; drawn at random
+            (seeded).
         icp: rounds of iterated closest points after the alignment; 0 leaves it out.
     """
 
     metrics: tuple[Metric, ...] = METRICS
     source: Literal["depth", "points"] = "depth"
-    max_points: int = 50_000
+    max_points: int = 20_000
     icp: int = 20
 
     def __post_init__(self) -> None:
@@ -267,8 +270,8 @@ def _points(
         alignment, reference = align(scene.extrinsics, truth.extrinsics), truth.points
     else:
         return {}
-    predicted = alignment.points(thinned(predicted, options.max_points))
-    reference = thinned(np.asarray(reference, np.float64), options.max_points)
+    predicted = alignment.points(thinned(predicted, _CLOUD_LIMIT))
+    reference = thinned(np.asarray(reference, np.float64), _CLOUD_LIMIT)
     if not len(predicted) or not len(reference):
         return {}
     radius = float(np.sqrt(reference.var(axis=0).sum()))
@@ -277,6 +280,7 @@ def _points(
     errors = compare(
         refined.points(predicted),
         reference,
+        queries=options.max_points,
         max_distance=distance if truth.cut_distances else np.inf,
         judged=truth.judged,
         demanded=truth.demanded,

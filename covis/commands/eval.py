@@ -47,7 +47,7 @@ class EvalCommand:
         limit: only this many scenes; 0 takes all.
         metrics: what is measured.
         source: points from depth and cameras, or from the model's own point head.
-        max_points: points of each cloud that are compared.
+        max_points: points of each cloud whose distance to the other is taken.
         icp: rounds of iterated closest points before clouds are compared.
         workers: processes on this machine, or with --ray actors; 0 with --ray fills the cluster.
         ray: address of a Ray cluster ("host:port", "auto"), or "local".
@@ -68,7 +68,7 @@ class EvalCommand:
     limit: int = 0
     metrics: tuple[MetricName, ...] = ("pose", "depth", "points")
     source: Literal["depth", "points"] = "depth"
-    max_points: int = 50_000
+    max_points: int = 20_000
     icp: int = 20
     workers: int = 1
     ray: str | None = None
@@ -87,7 +87,7 @@ class EvalCommand:
             raise user_error("0 is below 1", where="--workers", hint="use 1 or more")
 
 
-def eval(command: EvalCommand) -> None:  # noqa: A001
+def evaluate(command: EvalCommand) -> None:
     """Evaluate the scenes that are not done yet, and print the table of all."""
     from rich.console import Console
 

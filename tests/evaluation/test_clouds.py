@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covis.evaluation.clouds import closest_points, compare, normals, thinned
+from covis.evaluation.clouds import closest_points, compare, kd_tree, normals, thinned
 from tests.evaluation.geometry import Float64, rotation
 
 pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
@@ -35,6 +35,8 @@ def test_distances_are_those_of_brute_force(seed: int, n: int, k: int) -> None:
     assert found.completeness == pytest.approx(back.mean())
     assert found.completeness_median == pytest.approx(np.median(back))
     assert found.chamfer == pytest.approx((forth.mean() + back.mean()) / 2)
+    sampled = compare(predicted, true, queries=n // 2 + 1)
+    assert sampled.completeness <= back.max() + 1e-12  # to the whole cloud, not to a part of it
     cut = compare(predicted, true, max_distance=0.5)
     near = forth[forth < 0.5]
     expected = near.mean() if len(near) else float("nan")
@@ -56,12 +58,13 @@ def test_masks_choose_who_is_judged() -> None:
 def test_normals_of_planes_and_a_sphere() -> None:
     rng = np.random.default_rng(1)
     r = rotation(rng)
-    found = normals(plane(rng, 400) @ r.T)
+    turned = plane(rng, 400) @ r.T
+    found = normals(turned, kd_tree(turned))
     np.testing.assert_allclose(np.abs(found @ r[:, 2]), 1.0, atol=1e-9)
     ball = rng.normal(size=(4000, 3))
     ball /= np.linalg.norm(ball, axis=1, keepdims=True)
-    assert np.abs(np.sum(normals(ball) * ball, axis=1)).min() > 0.97
-    assert normals(ball[:2]).shape == (2, 3)
+    assert np.abs(np.sum(normals(ball, kd_tree(ball)) * ball, axis=1)).min() > 0.97
+    assert normals(ball[:2], kd_tree(ball[:2])).shape == (2, 3)
 
 
 def test_normal_consistency_is_the_cosine_between_planes() -> None:

@@ -181,3 +181,14 @@ def test_options_that_decide_a_number_are_in_the_fingerprint(tmp_path: Path) -> 
         assert replace(base, **change).options("d") != base.options("d")  # type: ignore[arg-type]
     with pytest.raises(CovisError, match="--views: 1 views make no pair"):
         replace(base, views=1)
+
+
+def test_an_unreachable_cluster_is_told_at_once() -> None:
+    from covis.evaluation.cluster import check_reachable
+
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999999"):
+        with pytest.raises(CovisError, match=r"no Ray cluster .*; start one with `ray start") as e:
+            check_reachable(address)
+        assert e.value.code == 3 and str(e.value).startswith(f"--ray {address}: ")
+    check_reachable("auto")
+    check_reachable("local")

@@ -1,0 +1,46 @@
+"""What docs/evaluation.md says to type works: commands parse, the Python example runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from covis.commands.demo import demo_bundle
+from covis.commands.eval import EvalCommand
+from covis.evaluation import scoring
+from covis.evaluation.datasets import NAMES
+from covis.evaluation.results import COLUMNS
+from tests.golden_data import ROOT
+
+TEXT = (ROOT / "docs" / "evaluation.md").read_text()
+
+
+def test_commands_parse() -> None:
+    from covis.cli import _parse
+
+    lines = [line for line in TEXT.splitlines() if re.match("covis eval [a-z]", line)]
+    assert len(lines) >= 5
+    for line in lines:
+        options = _parse(EvalCommand, "covis eval", shlex.split(line, comments=True)[2:])
+        assert isinstance(options, EvalCommand) and options.paths
+
+
+def test_every_dataset_and_metric_is_explained() -> None:
+    for name in NAMES:
+        assert f"| `{name}` |" in TEXT
+    for name in COLUMNS:
+        if name not in ("scene", "group", "views", "pairs") and not re.match("auc.*directed", name):
+            assert f"`{name}`" in TEXT, name
+
+
+def test_the_example_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
+    monkeypatch.setattr(scoring, "_CLOUD_LIMIT", 2000)  # clouds of random weights take long
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = code.replace('"bundle"', repr(str(demo_bundle()))).replace("-1000003/24", "/3")
+    exec(compile(code, "docs/evaluation.md", "exec"), {})
+    assert 0.0 <= float(capsys.readouterr().out) <= 1.0
