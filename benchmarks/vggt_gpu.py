@@ -1,0 +1,224 @@
+"""VGGT end to end on a GPU, dense beside sparse, in the set-up of the literature.
+
+    covis build BUNDLE --views 1:100:500 --chunk 16
+    python benchmarks/vggt_gpu.py BUNDLE --photos DIR --out benchmarks/results/vggt_h200.json
+
+100 and 500 views of 518 x 518, global layers 0-9 and 0-14 sparse, 12.6 % and 6.2 % of the frame
+pairs kept. tau is found by bisection on the scene's own similarity matrix. Random weights (see
+benchmarks/random_weights.py) serve for time and memory as well, but all their views look alike to
+saliency: where no tau keeps the share asked for, a made map of pairs along a camera path takes its
+place, and the record says so. All settings of one number of views take turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.backend_options import BackendOptions
+from covis.engines.bench_record import machine, ratios, setting_record
+from covis.engines.options import Sparsity
+from covis.runtime.bench import Schedule, Setting, made_images, measure
+from covis.runtime.images import Images, find_images, load_images
+from covis.runtime.pipeline import Pipeline, RunOptions, load
+
+NEAR = 0.1  # a share of pairs may be off by this part of it, for tau to be said to reach it
+PERCENTILES = (90.0, 99.0)
+
+
+def kept_pairs(similarity: NDArray[Any], tau: float, reference: int) -> NDArray[np.bool_]:
+    """(M, M): the pairs that saliency keeps; views themselves and the reference's always."""
+    kept: NDArray[np.bool_] = similarity >= tau
+    np.fill_diagonal(kept, True)
+    if reference >= 0:
+        kept[reference, :] = kept[:, reference] = True
+    return kept
+
+
+def find_tau(similarity: NDArray[Any], share: float, reference: int) -> tuple[float, float]:
+    """(tau, share of pairs kept with it): the largest tau that keeps at least `share`.
+
+    Bisection over the values that occur; the share falls as tau rises.
+    """
+    values = np.unique(np.clip(similarity.astype(np.float64), 0.0, 1.0))
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if kept_pairs(similarity, float(values[middle]), reference).mean() >= share:
+            low = middle
+        else:
+            high = middle - 1
+    tau = float(values[low])
+    return tau, float(kept_pairs(similarity, tau, reference).mean())
+
+
+def made_pairs(views: int, share: float, reference: int, seed: int = 0) -> NDArray[np.int8]:
+    """A level map (1, 1, M, M) with `share` of the pairs: neighbours along a path, and loops.
+
+    Views see themselves, the reference, and as many next neighbours as the share allows; the rest,
+    at most a tenth of it, are symmetric pairs far apart, where the path comes back to a place.
+    """
+    kept = kept_pairs(np.zeros((views, views)), 1.0, reference)
+    wanted = round(share * views * views)
+    gap = np.abs(np.subtract.outer(np.arange(views), np.arange(views)))
+    for width in range(1, views):
+        wider = kept | (gap <= width)
+        if wider.sum() > 0.9 * wanted:
+            break
+        kept = wider
+    random = np.random.default_rng(seed)
+    far = np.argwhere(np.triu(~kept))
+    missing = max(wanted - int(kept.sum()), 0) // 2
+    for i, j in far[random.permutation(len(far))[:missing]]:
+        kept[i, j] = kept[j, i] = True
+    level: NDArray[np.int8] = (2 * kept).astype(np.int8)[None, None]
+    return level
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the share of pairs was reached."""
+
+    wanted: float
+    kept: float
+    tau: float | None
+    pairs: str
+
+
+def select(
+    similarity: NDArray[Any], share: float, reference: int
+) -> tuple[Selection, NDArray[np.int8]]:
+    """Pairs by tau where that can reach the share, else a made map."""
+    tau, reached = find_tau(similarity, share, reference)
+    if abs(reached - share) <= NEAR * share:
+        level = (2 * kept_pairs(similarity, tau, reference)).astype(np.int8)[None, None]
+        return Selection(share, reached, tau, "by saliency"), level
+    level = made_pairs(len(similarity), share, reference)
+    why = f"made, along a path: saliency keeps {reached:.1%} at tau {tau:.4f}"
+    return Selection(share, float((level > 0).mean()), None, why), level
+
+
+def pictures(pipeline: Pipeline, folder: Path | None, views: int) -> tuple[Images, str]:
+    """`views` photos, spread evenly over a folder, or made ones; and which."""
+    rule = pipeline.bundle.manifest.pixel_rule
+    if folder is None:
+        return made_images(views, rule), "made"
+    found = find_images(folder)
+    chosen = [found[i] for i in np.linspace(0, len(found) - 1, views).round().astype(int)]
+    repeated = f", {views - len(set(chosen))} of them twice" if len(set(chosen)) < views else ""
+    return load_images(chosen, rule), f"{folder}{repeated}"
+
+
+def run(
+    pipeline: Pipeline, images: Images, layers: list[str], shares: list[float], schedule: Schedule
+) -> dict[str, Any]:
+    """Dense and every pair of layers and share, in turns, on one number of views."""
+    views = len(images)
+    base = Sparsity(selector="dense", layers=layers[0])
+    values = pipeline.run_stages(images, base, lambda stage, done, total: None)
+    reference = 0 if pipeline.bundle.manifest.model.reference_view else -1
+    settings = {"dense": Setting(base)}
+    selections: dict[str, Selection] = {}
+    for share in shares:
+        selection, level = select(values["similarity"], share, reference)
+        for which in layers:
+            name = f"layers {which}, {share:.1%}"
+            selections[name] = selection
+            settings[name] = Setting(Sparsity(selector="saliency", layers=which), level)
+    del values
+    samples = measure(
+        pipeline, images, settings, schedule, lambda name, turn: print(f"  {name}, run {turn}")
+    )
+    speedup = ratios(samples, "dense")
+    record: dict[str, Any] = {"views": views, "settings": {}}
+    for name, taken in samples.items():
+        record["settings"][name] = setting_record(taken, views, PERCENTILES, 1)
+        if name in selections:
+            record["settings"][name] |= {
+                "selection": asdict(selections[name]),
+                "speedup": speedup[name],
+            }
+    return record
+
+
+def table(records: list[dict[str, Any]], unit: str) -> str:
+    """Markdown: a row a setting."""
+    lines = [
+        f"| views | setting | pairs kept | aggregator {unit} | whole {unit} | aggregator "
+        "speed-up | whole speed-up |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        for name, setting in record["settings"].items():
+            stage = setting["stages"]["aggregator"]["latency_ms"]["median"]
+            selection = setting.get("selection")
+            speedup = setting.get("speedup")
+            lines.append(
+                f"| {record['views']} | {name} | "
+                f"{'100 %' if selection is None else format(selection['kept'], '.1%')} | "
+                f"{stage:.1f} | {setting['latency_ms']['median']:.1f} | "
+                + (f"{speedup['aggregator']:.2f} | {speedup['whole']:.2f} |" if speedup else " | |")
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, run, print a table, write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--views", default="100,500")
+    parser.add_argument("--layers", default="0-9;0-14", help="sets, apart by semicolons")
+    parser.add_argument("--kept", default="0.126,0.062")
+    parser.add_argument("--chunk", type=int, default=16)
+    parser.add_argument("--warm-up", type=float, default=0.0, help="ms; two runs at least")
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--backend", default="tensorrt")
+    parser.add_argument("--plans", type=Path)
+    parser.add_argument("--plugin", type=Path)
+    parser.add_argument("--weights", choices=("trained", "random"), help="what the bundle holds")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    where = BackendOptions(backend=options.backend, plans=options.plans, plugin=options.plugin)
+    pipeline = load(options.bundle, RunOptions(chunk=options.chunk, backend=where))
+    manifest = pipeline.bundle.manifest
+    rule = manifest.pixel_rule
+    record: dict[str, Any] = {
+        **machine(),
+        **pipeline.backend.about(),
+        "absolute_times": "of this GPU" if where.on_gpu else "of a CPU: use the ratios",
+        "model": manifest.model.name,
+        "weights": options.weights or f"{manifest.weights.source} (not said whether trained)",
+        "precision": manifest.precision.name,
+        "image_size": [rule.height, rule.width],
+        "published_set_up": (rule.height, rule.width) == (518, 518),
+        "chunk": options.chunk,
+        "runs": [],
+    }
+    schedule = Schedule(options.warm_up, options.iterations, 0.0)
+    for views in map(int, options.views.split(",")):
+        images, photos = pictures(pipeline, options.photos, views)
+        print(f"{views} views, {photos}", flush=True)
+        found = run(
+            pipeline,
+            images,
+            options.layers.split(";"),
+            [float(share) for share in options.kept.split(",")],
+            schedule,
+        )
+        record["runs"].append({"photos": photos, **found})
+        if options.out:  # after each number of views: the next one may not fit
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record["runs"], "ms" if where.on_gpu else "CPU ms"))
+
+
+if __name__ == "__main__":
+    main()
