@@ -1,6 +1,7 @@
-# Two commands do everything on a fresh machine with Python 3.11+ and a C++ compiler:
-#   make demo    reconstruct a made scene offline, without torch
-#   make test    install what the tests need, lint, type-check, test
+# Three commands do everything on a fresh machine with Python 3.11+ and a C++ compiler:
+#   make demo      reconstruct a made scene offline, without torch
+#   make test      install what the tests need, lint, type-check, test
+#   make plugins   build the CUDA kernels; needs no GPU and no CUDA toolkit
 # uv is used where it is on the path, else the standard library's venv and pip.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ else
 endif
 SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint unit install clean
+.PHONY: demo test lint unit install plugins clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/covis demo --out out/demo --force
@@ -50,6 +51,27 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
+
+# The toolkit and CUTLASS come as wheels, in a folder of their own: torch pins other versions of
+# some. With an own toolkit on the path: make plugins CUTLASS=<folder of cute/tensor.hpp>
+# JOBS: one compile needs up to 1.8 GiB.
+CUTLASS ?=
+JOBS ?= 2
+CUDA_WHEELS := $(VENV)/cuda/.installed
+$(CUDA_WHEELS): plugins/requirements-cuda.txt
+	@test -x $(BIN)/python || $(make_venv)
+	@rm -rf $(VENV)/cuda
+	$(install) 'cmake>=3.25' ninja
+ifeq ($(CUTLASS),)
+	$(install) --target $(VENV)/cuda -r $<
+endif
+	@mkdir -p $(@D) && touch $@
+
+plugins: $(CUDA_WHEELS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset kernels --log-level=WARNING \
+	  -DPython3_EXECUTABLE="$(CURDIR)/$(BIN)/python" -DCOVIS_CUTLASS_INCLUDE="$(CUTLASS)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset kernels -j$(JOBS)
+	@test -f build/cuda/libcovis_kernels.so
 
 clean:
 	rm -rf build out .mypy_cache .ruff_cache .pytest_cache

@@ -259,8 +259,8 @@ void covis_host_cost(const CovisAttentionParams* params, int width, int fp8, int
 
 uint32_t covis_host_divide(uint32_t n, uint32_t divisor) { return covis::FastDiv::of(divisor)(n); }
 
-int covis_host_shared_bytes(int head_dim) {
-  return covis::hopper_shared_bytes(covis::hopper_row(head_dim, false), true);
+int covis_host_shared_bytes(int head_dim, int fp8) {
+  return covis::hopper_shared_bytes(covis::hopper_row(head_dim, false), fp8 != 0);
 }
 
 }  // extern "C"
