@@ -57,7 +57,7 @@ class Results:
         if written.exists():
             self._check(written)
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and not _is_empty(self.folder):
             raise user_error(
                 "exists and holds no evaluation", where=self.folder, hint="choose another --out"
             )
@@ -113,6 +113,13 @@ class Results:
         write_whole(self.folder / "results.csv", _csv(records))
         write_whole(self.folder / "results.json", json.dumps(report, indent=1) + "\n")
         return report
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing, but for what a killed `write_whole` left."""
+    return folder.is_dir() and all(
+        path.name.startswith(".") and path.suffix == ".partial" for path in folder.iterdir()
+    )
 
 
 def write_whole(path: Path, text: str) -> None:

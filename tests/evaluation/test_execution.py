@@ -100,6 +100,22 @@ def test_ray_workers_die_and_are_replaced(
     check_crashes(crashing, outcomes, "ActorDiedError")
 
 
+def test_a_worker_that_dies_while_idle_costs_no_scene(tmp_path: Path) -> None:
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 2))
+    crew = LocalCrew(job(dataset), 1)
+
+    def report(scene: SceneRef, outcome: Record | CovisError) -> None:
+        assert isinstance(outcome, dict)
+        done.append(scene.name)
+        for process, _ in crew._workers.values():
+            process.kill()
+            process.join()
+
+    done: list[str] = []
+    run_crew(crew, dataset.scenes(), report)
+    assert sorted(done) == [scene.name for scene in dataset.scenes()]
+
+
 def test_defects_of_ours_keep_their_traceback(tmp_path: Path) -> None:
     dataset = Crashing(tmp_path, range(FIRST, FIRST + 1), faulty=(FIRST,))
     with pytest.raises(RuntimeError, match=r"(?s)1000000/3:.*crashing.py.*as if by accident"):

@@ -57,6 +57,8 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
             Results(place, OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()
+    # What a process leaves that was killed in its first write.
+    (tmp_path / "empty" / ".evaluation.json.123.partial").write_text("{")
     Results(tmp_path / "empty", OPTIONS)
 
 
@@ -104,3 +106,29 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, small_files: None) -> None
     with pytest.raises(CovisError, match=r"file.json: cannot be written \(File too large\)"):
         write_whole(path, "new" * 1000)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def printed(report: dict[str, Any]) -> list[list[str]]:
+    from rich.console import Console
+
+    from covis.evaluation.tables import table
+
+    console = Console(width=300)
+    with console.capture() as capture:
+        console.print(table(report))
+    return [line.split() for line in capture.get().splitlines()]
+
+
+def test_tables_list_scenes_or_groups(tmp_path: Path) -> None:
+    results = Results(tmp_path / "out", OPTIONS)
+    refs = [SceneRef(f"s{i:02d}", "ab"[i % 2]) for i in range(50)]
+    for ref in refs:
+        lost = {"ate": None} if ref.name == "s00" else {}
+        results.put(record(ref.name, group=ref.group, auc30=1 / 30, **lost))
+    few = printed(results.finish(refs[:3], {}))
+    assert few[0] == ["scene", "views", "AUC@30", "@15", "@5", "ATE"]
+    assert [row[0] for row in few[1:]] == ["s00", "s01", "s02", "all"]
+    assert few[1][-1] == "-" and few[2][-1] == "0.5" and few[2][2] == "0.0333"
+    many = printed(results.finish(refs, {}))
+    assert [row[0] for row in many[1:]] == ["a", "b", "all"]
+    assert many[3][:3] == ["all", "(50)", "100"]

@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from covis.engines.errors import CovisError
 from covis.evaluation import aggregate, open_dataset, score
-from covis.evaluation.scoring import ScoreOptions
+from covis.evaluation.scoring import ScoreOptions, score_pose
 from covis.evaluation.truth import DepthArray, GroundTruth, SceneRef, sample_views
 from covis.runtime.preprocess import PixelTransform
 from covis.runtime.scene import Scene
-from tests.evaluation.geometry import Float64, moved, rotation
+from tests.evaluation.geometry import Float64, moved, rotation, similarities
 
 pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
 
@@ -79,6 +81,32 @@ def test_worse_predictions_score_worse(truth: GroundTruth) -> None:
     for name in ("accuracy", "completeness", "chamfer", "rpe_rotation"):
         assert record[name] > best[name]
     assert record["normals"] < best["normals"]
+
+
+def test_the_published_auc_takes_a_mirrored_walk_for_right(truth: GroundTruth) -> None:
+    """Rotations right, all translations in the opposite direction: only `directed` minds."""
+    mirrored = truth.extrinsics.copy()
+    mirrored[:, :, 3] *= -1
+    record = score_pose(mirrored, truth)
+    assert [record[f"auc{t}"] for t in (30, 15, 5)] == [1.0, 1.0, 1.0]
+    assert [record[f"auc{t}_directed"] for t in (30, 15, 5)] == [0.0, 0.0, 0.0]
+
+
+@given(similarities(), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_pose_metrics_ignore_the_model_s_world(
+    truth: GroundTruth, motion: tuple[Float64, Float64, float], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    predicted = truth.extrinsics.copy()
+    for camera in predicted:
+        camera[:] = rotation(rng, rng.uniform(0, 0.3)) @ camera
+        camera[:, 3] += rng.normal(size=3) * 0.2
+    first = score_pose(predicted, truth)
+    second = score_pose(moved(predicted, *motion), truth)
+    for name, value in first.items():
+        if "histograms" not in name:
+            assert second[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
 def test_a_lost_camera_costs_all_its_pairs(truth: GroundTruth) -> None:
