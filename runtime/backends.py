@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,21 +119,23 @@ class TensorRtBackend:
     plugin: str | None  # digest of the library
     sessions: dict[str, StageSession] = field(default_factory=dict)
     plans: dict[tuple[str, int], PlanRecord] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def session(self, stage: Stage, size: int) -> StageSession:
         """The plan whose profile is nearest to `size`, loaded."""
         from covis.runtime.tensorrt import Session, SessionOptions
 
-        record = self._plan(stage, size)
-        if record.sha256 not in self.sessions:
-            options = SessionOptions(
-                folder=self._folder,
-                plugin=self.options.plugin,
-                trusted=self.options.trust_plan,
-                cuda_graphs=self.options.cuda_graphs,
-            )
-            self.sessions[record.sha256] = Session(record, stage, options, self.memory)
-        return self.sessions[record.sha256]
+        with self.lock:
+            record = self._plan(stage, size)
+            if record.sha256 not in self.sessions:
+                options = SessionOptions(
+                    folder=self._folder,
+                    plugin=self.options.plugin,
+                    trusted=self.options.trust_plan,
+                    cuda_graphs=self.options.cuda_graphs,
+                )
+                self.sessions[record.sha256] = Session(record, stage, options, self.memory)
+            return self.sessions[record.sha256]
 
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
         """The nearest size that a plan of this stage takes, and the fewest frames it takes."""

@@ -138,7 +138,9 @@ class Execution:
                 )
             if self._capture:
                 self._own[tensor.name] = self._memory.empty(shape, numpy_dtype(tensor.dtype))
-        self._scratch_size = int(self._context.update_device_memory_size_for_shapes())
+        # 0 is TensorRT's way to say that it cannot tell, as for shapes that depend on values.
+        needed = int(self._context.update_device_memory_size_for_shapes())
+        self._scratch_size = needed or int(self._engine.device_memory_size_v2)
         self._ready = True
 
     def _source(self, name: str, value: Value, staged: list[DeviceArray]) -> int:
@@ -190,6 +192,7 @@ class Execution:
 
     def _captured(self, stream: Any) -> Any:
         """The work of one run as a CUDA graph, or None where a layer cannot be captured."""
+        stream.sync()
         builder = stream.create_graph_builder()
         try:
             builder.begin_building("thread_local")
