@@ -28,12 +28,12 @@ test: $(VENV)/.dev lint unit
 # environment and built anew when its sources change.
 $(VENV)/.runtime: $(SOURCES)
 	@test -x $(BIN)/python || $(make_venv)
-	$(install) -e .
+	$(install) -e '.[cpu]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES)
 	@test -x $(BIN)/python || $(make_venv)
-	$(install) -e '.[export,view,eval,dev]'
+	$(install) -e '.[cpu,export,view,eval,dev]'
 	@touch $@ $(VENV)/.runtime
 
 install: $(VENV)/.dev
