@@ -20,6 +20,7 @@ except ImportError:
     stand_in.__dict__["bfloat16"] = np.float16
     sys.modules["ml_dtypes"] = stand_in
 
+from covis.export.ops import fp8
 from covis.export.ops.layout import TokenLayout
 from tests.vectors import oracle
 from tests.vectors.case import Array, AttentionCase, Layout, attention_case
@@ -106,6 +107,37 @@ def plain(case: AttentionCase, dtype: torch.dtype, device: str) -> Array:
         scores = ((q[b, h] @ k[b, h].T) * scale).to(dtype).float().masked_fill(~keep, -torch.inf)
         weights = torch.softmax(scores, -1).nan_to_num(0.0).to(dtype).float()
         out[b, h] = (weights @ v[b, h]).to(dtype).float()
+    return out.cpu().numpy()
+
+
+def all_low(case: AttentionCase) -> AttentionCase:
+    """The case with every computed pair of level 1: FP8 wherever that is allowed."""
+    return replace(case, name=f"{case.name} low", level=np.minimum(case.level, np.int8(1)))
+
+
+def plain_fp8(case: AttentionCase, dtype: torch.dtype, device: str) -> Array:
+    """The plain formula with level-1 pairs in FP8, by the scheme that the contract states.
+
+    The copies of Q, K and V are those of the torch emulation, `covis.export.ops.fp8`.
+    """
+    q, k, v = (torch.from_numpy(x).to(device) for x in (case.q, case.k, case.v))
+    out = torch.zeros_like(q)
+    scale = case.scale or q.shape[3] ** -0.5
+    patch = torch.from_numpy(oracle.patch_numbers(case.layout, q.shape[2]) >= 0).to(device)
+    low = fp8.quantize(q, k, v, patch.nonzero()[:, 0])
+    for b, h in np.ndindex(*case.q.shape[:2]):
+        level = torch.from_numpy(oracle.token_levels(case, b, h)).to(device)
+        wide_scores = q[b, h] @ (k[b, h] - low.mean[b, h]).T
+        low_scores = low.q[b, h] @ low.k[b, h].T
+        scores = torch.where(level == 1, low_scores, wide_scores) * scale
+        scores = scores.masked_fill(level <= 0, -torch.inf)
+        peak = scores.amax(1, keepdim=True)
+        weights = torch.exp(scores - torch.where(peak.isfinite(), peak, 0.0))
+        total = weights.sum(1, keepdim=True).clamp(min=1e-30)
+        rounded_weights = fp8.e4m3(weights * fp8.P_SCALE) / fp8.P_SCALE
+        sums = torch.where(level == 1, rounded_weights, 0.0) @ low.v[b, h]
+        sums += torch.where(level == 2, weights, 0.0) @ v[b, h]
+        out[b, h] = (sums / total).to(dtype).float()
     return out.cpu().numpy()
 
 

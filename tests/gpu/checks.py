@@ -15,28 +15,54 @@ from covis.engines.errors import CovisError
 from covis.export.ops import cuda, cuda_select
 from covis.export.ops.layout import TokenLayout
 from covis.export.saliency import descriptor_similarity, pair_levels
-from tests.gpu.cases import cases, exact, layout_of, plain, refresh, rounded
+from tests.gpu.cases import (
+    all_low,
+    cases,
+    exact,
+    layout_of,
+    plain,
+    plain_fp8,
+    refresh,
+    rounded,
+)
 from tests.vectors.case import Array, AttentionCase, SelectCase
 from tests.vectors.standard import standard_select_cases
 from tests.vectors.suite import check_select
 
 Record = dict[str, Any]
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+DTYPES = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}  # an ulp of 1
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One kernel of one library."""
+    """One kernel of one library; with precision "fp8", level 1 is computed in FP8."""
 
     library: ctypes.CDLL
     kernel: cuda.Kernel
+    precision: cuda.Precision = "full"
+
+    @property
+    def name(self) -> str:
+        """For records."""
+        return f"{self.kernel} {self.precision}"
+
+    @property
+    def level(self) -> int:
+        """The level that exercises this precision."""
+        return 1 if self.precision == "fp8" else 2
 
     def attention(self, *tensors: torch.Tensor, **options: Any) -> torch.Tensor:
         """The op by this kernel."""
         q, k, v, level = tensors
         return cuda.block_sparse_attention(
-            q, k, v, level, library=self.library, kernel=self.kernel, **options
+            q,
+            k,
+            v,
+            level,
+            library=self.library,
+            kernel=self.kernel,
+            precision=self.precision,
+            **options,
         )
 
 
@@ -60,43 +86,93 @@ def run_case(case: AttentionCase, dtype: torch.dtype, subject: Subject) -> torch
 
 
 def check_vectors(subjects: list[Subject], seed: int) -> list[Record]:
-    """Every case in both types: error at most twice that of plain torch in the type."""
+    """Every case in both types: error at most twice that of plain torch in the type.
+
+    In FP8, each case as it is and with every computed pair of level 1; there the measure is plain
+    torch with those pairs in emulated FP8.
+    """
     records = []
+    full = [subject for subject in subjects if subject.precision == "full"]
+    low = [subject for subject in subjects if subject.precision == "fp8"]
     for base in cases():
-        for name, dtype in DTYPES.items():
+        for dtype in DTYPES:
             case = rounded(refresh(base, seed), dtype)
             expected = exact(case, "cuda")
-            allowed = 2.0 * float(np.abs(plain(case, dtype, "cuda") - expected).max())
-            allowed = max(allowed, _EPSILON[name] * float(np.abs(case.v).max()))
-            for subject in subjects:
-                if subject.kernel == "hopper-polynomial" and base.q.shape[3] != 64:
-                    continue
-                out = run_case(case, dtype, subject)
-                repeat = bool(torch.equal(out, run_case(case, dtype, subject)))
-                error = float(np.abs(out.float().cpu().numpy() - expected).max())
-                records.append(
-                    {
-                        "case": base.name,
-                        "kernel": subject.kernel,
-                        "dtype": name,
-                        "error": error,
-                        "allowed": allowed,
-                        "bitwise_repeat": repeat,
-                        "ok": repeat and error <= allowed,  # NaN is never within
-                    }
-                )
+            error = float(np.abs(plain(case, dtype, "cuda") - expected).max())
+            records += judge(full, case, dtype, expected, error)
+            for mixed in (case, all_low(case)) if low else ():
+                error = float(np.abs(plain_fp8(mixed, dtype, "cuda") - expected).max())
+                records += judge(low, mixed, dtype, expected, error)
     return records
+
+
+def judge(
+    subjects: list[Subject],
+    case: AttentionCase,
+    dtype: torch.dtype,
+    expected: Array,
+    reference_error: float,
+) -> list[Record]:
+    """One case by each subject, twice: within twice the reference's error, and equal bits."""
+    name = str(dtype).removeprefix("torch.")
+    allowed = max(2.0 * reference_error, DTYPES[dtype] * float(np.abs(case.v).max()))
+    records = []
+    for subject in subjects:
+        if subject.kernel == "hopper-polynomial" and case.q.shape[3] != 64:
+            continue
+        out = run_case(case, dtype, subject)
+        repeat = bool(torch.equal(out, run_case(case, dtype, subject)))
+        error = float(np.abs(out.float().cpu().numpy() - expected).max())
+        records.append(
+            {
+                "case": case.name,
+                "kernel": subject.name,
+                "dtype": name,
+                "error": error,
+                "allowed": allowed,
+                "bitwise_repeat": repeat,
+                "ok": repeat and error <= allowed,  # NaN is never within
+            }
+        )
+    return records
+
+
+def check_nan(subject: Subject) -> Record:
+    """A NaN and an Inf in two queries spoil these two rows and no other."""
+    q, k, v = (torch.randn(2, 2, 640, 64, device="cuda", dtype=torch.float16) for _ in range(3))
+    level = torch.randint(1, 3, (1, 1, 5, 5), device="cuda", dtype=torch.int8)
+    options = {"q_block": 128, "k_block": 128}
+    q[1, 0, 77, 5] = q[1, 0, 500, 0] = 0.0  # not the largest of an FP8 cell
+    clean = subject.attention(q, k, v, level, **options)
+    q[1, 0, 77, 5], q[1, 0, 500, 0] = torch.nan, torch.inf
+    dirty = subject.attention(q, k, v, level, **options)
+    others = torch.ones(2, 2, 640, dtype=torch.bool, device="cuda")
+    others[1, 0, 77] = others[1, 0, 500] = False
+    same = torch.equal(clean[others], dirty[others])
+    seen = bool(dirty[1, 0, 77].isnan().all())
+    return {"case": "nan", "kernel": subject.name, "ok": bool(same and seen)}
+
+
+def check_permission(library: ctypes.CDLL) -> Record:
+    """Kernels without FP8 take the permission and compute level 1 as level 2."""
+    q, k, v = (torch.randn(1, 2, 320, 64, device="cuda", dtype=torch.float16) for _ in range(3))
+    level = torch.randint(0, 3, (1, 1, 5, 5), device="cuda", dtype=torch.int8)
+    outs = [
+        Subject(library, "portable", precision).attention(q, k, v, level, q_block=64, k_block=64)
+        for precision in ("full", "fp8")
+    ]
+    return {"case": "permission", "kernel": "portable", "ok": bool(torch.equal(*outs))}
 
 
 def check_strides(subject: Subject) -> Record:
     """Tensors as a packed QKV projection gives them: (B, S, 3, H, D), seen as (B, H, S, D)."""
     packed = torch.randn(2, 700, 3, 4, 64, device="cuda", dtype=torch.float16)
     q, k, v = packed.permute(2, 0, 3, 1, 4)
-    level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
+    level = torch.full((1, 1, 1, 1), subject.level, dtype=torch.int8, device="cuda")
     strided = subject.attention(q, k, v, level)
     whole = subject.attention(q.contiguous(), k.contiguous(), v.contiguous(), level)
     same = torch.equal(strided, whole)
-    return {"case": "strides", "kernel": subject.kernel, "ok": bool(same)}
+    return {"case": "strides", "kernel": subject.name, "ok": bool(same)}
 
 
 def check_far_offsets(subject: Subject) -> Record:
@@ -105,7 +181,7 @@ def check_far_offsets(subject: Subject) -> Record:
     tokens = frames * 1374
     q = torch.randn(1, heads, tokens, 64, device="cuda", dtype=torch.float16)
     k, v = torch.randn_like(q), torch.randn_like(q)
-    level = (2 * torch.eye(frames, device="cuda")).to(torch.int8)[None, None]
+    level = (subject.level * torch.eye(frames, device="cuda")).to(torch.int8)[None, None]
     arguments = {
         "layout": TokenLayout(1374, 5),
         "q_block": 1369,
@@ -119,7 +195,7 @@ def check_far_offsets(subject: Subject) -> Record:
     finite = bool(torch.isfinite(out[:, :, ::997]).all())
     return {
         "case": "far-offsets",
-        "kernel": subject.kernel,
+        "kernel": subject.name,
         "elements": q.numel(),
         "ok": same and finite,
     }
@@ -168,7 +244,7 @@ def check_graph(subject: Subject) -> Record:
     graph.replay()
     torch.cuda.synchronize()
     again = subject.attention(q, k, v, level, **arguments)
-    return {"case": "graph", "kernel": subject.kernel, "ok": bool(torch.equal(out, again))}
+    return {"case": "graph", "kernel": subject.name, "ok": bool(torch.equal(out, again))}
 
 
 class GpuSelect:
@@ -227,15 +303,49 @@ def check_selectors(library: ctypes.CDLL) -> list[Record]:
     return records
 
 
-def run_all(library: ctypes.CDLL, kernels: tuple[cuda.Kernel, ...]) -> list[Record]:
-    """All checks; fresh random tokens each time."""
+def subjects_of(library: ctypes.CDLL, *, hopper: bool) -> list[Subject]:
+    """Every kernel and precision that this GPU has."""
+    portable = Subject(library, "portable")
+    if not hopper:
+        return [portable]
+    kernels: tuple[cuda.Kernel, ...] = ("hopper", "hopper-polynomial")
+    precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
+    return [Subject(library, k, p) for p in precisions for k in kernels] + [portable]
+
+
+def run_all(library: ctypes.CDLL, *, hopper: bool) -> list[Record]:
+    """All checks; fresh random tokens each time, and new memory never reads as zeros.
+
+    A check that raises is a failed record: the others still run, unless the device is lost.
+    """
+    # Fills new tensors, workspaces too, with NaN or ones; run.py sets what cuBLAS wants for it.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     seed = int(time.time())
-    subjects = [Subject(library, kernel) for kernel in kernels]
+    subjects = subjects_of(library, hopper=hopper)
     records: list[Record] = [{"case": "seed", "seed": seed, "ok": True}]
-    records += check_refusals(subjects[0])
-    records += check_vectors(subjects, seed)
+
+    def add(name: str, function: Callable[[], Record | list[Record]]) -> None:
+        started = time.monotonic()
+        try:
+            found = function()
+            torch.cuda.synchronize()
+        except Exception as error:
+            found = {"case": name, "ok": False, "message": f"{type(error).__name__}: {error}"}
+        records.extend(found if isinstance(found, list) else [found])
+        print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
+
+    add("refusals", lambda: check_refusals(subjects[0]))
+    add("permission", lambda: check_permission(library))
     for subject in subjects:
-        records += [check_strides(subject), check_graph(subject)]
-    records += check_selectors(library)
-    records.append(check_far_offsets(subjects[0]))
+        add(f"strides {subject.name}", lambda s=subject: check_strides(s))
+        add(f"graph {subject.name}", lambda s=subject: check_graph(s))
+        add(f"nan {subject.name}", lambda s=subject: check_nan(s))
+    add("selectors", lambda: check_selectors(library))
+    add("vectors", lambda: check_vectors(subjects, seed))
+    for subject in subjects[: 3 if hopper else 1 : 2]:  # one of each precision
+        torch.cuda.empty_cache()
+        add(f"far offsets {subject.name}", lambda s=subject: check_far_offsets(s))
+    torch.cuda.empty_cache()
+    torch.use_deterministic_algorithms(False)
     return records

@@ -1,52 +1,96 @@
-"""A few small launches of every kernel, for compute-sanitizer: `-m tests.gpu.small LIBRARY`."""
+"""A few small launches of every kernel, for compute-sanitizer: `-m tests.gpu.small LIBRARY`.
+
+With `--fault`, one launch that reads behind its level map: what the sanitizer must report.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 
 import torch
 
-from covis.export.ops import cuda
+from covis.export.ops import cuda, cuda_select
 from covis.export.ops.layout import TokenLayout
 
+LAYOUT = TokenLayout(135, 3, 2, 1)
 
-def launch(library: str, kernel: cuda.Kernel, head_dim: int, q_block: int, k_block: int) -> None:
-    """Three frames of 130 + 5 tokens with a trailing one; whole, short and partial chunks."""
-    layout = TokenLayout(135, 3, 2, 1)
+
+def launch(
+    library: ctypes.CDLL,
+    kernel: cuda.Kernel,
+    precision: cuda.Precision,
+    head_dim: int,
+    blocks: tuple[int, int],
+) -> None:
+    """Three frames of 130 + 5 tokens with a trailing one; whole, short, low and partial chunks."""
     q, k, v = (
         torch.randn(1, 2, 3 * 135 + 1, head_dim, device="cuda", dtype=torch.float16)
         for _ in range(3)
     )
-    patches = layout.patches(q.shape[2])
-    shape = (1, 2, -(-patches // q_block), -(-patches // k_block))
+    patches = LAYOUT.patches(q.shape[2])
+    shape = (1, 2, *(-(-patches // block) for block in blocks))
     level = torch.randint(0, 3, shape, device="cuda", dtype=torch.int8)
     out = cuda.block_sparse_attention(
         q,
         k,
         v,
         level,
-        layout=layout,
-        q_block=q_block,
-        k_block=k_block,
+        layout=LAYOUT,
+        q_block=blocks[0],
+        k_block=blocks[1],
         kernel=kernel,
-        library=cuda.load_kernels(Path(library)),
+        precision=precision,
+        library=library,
     )
     torch.cuda.synchronize()
     if not torch.isfinite(out).all():
-        raise SystemExit(f"{kernel} {head_dim}: not finite")
-    print(f"launched {kernel} D={head_dim} regions {q_block} x {k_block}", flush=True)
+        raise SystemExit(f"{kernel} {precision} {head_dim}: not finite")
+    print(f"launched {kernel} {precision} D={head_dim} regions {blocks}", flush=True)
+
+
+def launch_selectors(library: ctypes.CDLL) -> None:
+    """BlockSelect and saliency."""
+    q = torch.randn(1, 2, 3 * 135 + 1, 64, device="cuda", dtype=torch.float16)
+    pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
+    scalars = [torch.tensor(x, device="cuda") for x in (0.3, 0.5)]
+    cuda_select.block_select(q, q, pair, *scalars, layout=LAYOUT, library=library)
+    limits = [torch.tensor(x, device="cuda") for x in (0.4, 0.2, 3, 0)]
+    tokens = torch.randn(9, 50, 96, device="cuda")
+    cuda_select.saliency(tokens, *limits, library=library)
+    torch.cuda.synchronize()
+    print("launched selectors", flush=True)
+
+
+def launch_fault(library: ctypes.CDLL) -> None:
+    """A map that says it has 64 x 64 regions and holds one."""
+    q = torch.randn(1, 1, 64 * 64, 64, device="cuda", dtype=torch.float16)
+    level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
+    params = cuda.pack(q, q, q, level, torch.empty_like(q), TokenLayout(64), (64, 64), None)
+    params.level_rows = params.level_cols = 64
+    size = ctypes.c_uint64()
+    cuda.call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
+    workspace = torch.empty(size.value, dtype=torch.uint8, device="cuda")
+    params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
+    cuda.call(library, "covis_attention_launch", ctypes.byref(params), None)
+    torch.cuda.synchronize()
 
 
 def main() -> None:
     """Every kernel that this GPU has."""
-    kernels: tuple[cuda.Kernel, ...] = ("portable",)
+    library = cuda.load_kernels(Path(sys.argv[1]))
+    if "--fault" in sys.argv:
+        launch_fault(library)
+        return
+    kinds: list[tuple[cuda.Kernel, cuda.Precision]] = [("portable", "full")]
     if torch.cuda.get_device_capability() == (9, 0):
-        kernels = ("hopper", "portable")
-    for kernel in kernels:
+        kinds += [("hopper", "full"), ("hopper", "fp8")]
+    for kernel, precision in kinds:
         for head_dim in (64, 128):
-            for q_block, k_block in ((130, 130), (128, 64), (50, 33)):
-                launch(sys.argv[1], kernel, head_dim, q_block, k_block)
+            for blocks in ((130, 130), (128, 64), (50, 33)):
+                launch(library, kernel, precision, head_dim, blocks)
+    launch_selectors(library)
 
 
 if __name__ == "__main__":
