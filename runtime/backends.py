@@ -133,6 +133,7 @@ class TensorRtBackend:
                     plugin=self.options.plugin,
                     trusted=self.options.trust_plan,
                     cuda_graphs=self.options.cuda_graphs,
+                    graph=self.bundle.graph(stage),
                 )
                 self.sessions[record.sha256] = Session(record, stage, options, self.memory)
             return self.sessions[record.sha256]

@@ -33,12 +33,15 @@ class SessionOptions:
         plugin: the plugin library; None looks in the package.
         trusted: sha256 of plans to run although this user did not build them.
         cuda_graphs: replay a captured CUDA graph in stages that run in chunks.
+        graph: the stage's ONNX file in the bundle, whose weights a plan built with --stripWeights
+            lacks.
     """
 
     folder: Path
     plugin: Path | None = None
     trusted: tuple[str, ...] = ()
     cuda_graphs: bool = True
+    graph: Path | None = None
 
 
 class Session:
@@ -69,6 +72,8 @@ class Session:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise failure(stage, f"TensorRT {trt.__version__} cannot load the plan {record.file}")
+        if record.options.strip_weights:
+            self._fill_weights(trt, options.graph)
         self._check_tensors(trt)
         self._local = threading.local()
         self._probe: Any = None
@@ -178,6 +183,25 @@ class Session:
         if isinstance(adopted, np.ndarray) and not isinstance(value, np.ndarray):
             raise user_error("its buffer is a foreign array on the host", where=name)
         return adopted
+
+    def _fill_weights(self, trt: Any, graph: Path | None) -> None:
+        """Weights of a stripped plan, from the bundle's file by way of the parser's own reader."""
+        from covis.engines.graph import load_graph
+        from covis.engines.parser_input import for_tensorrt
+
+        if graph is None:
+            raise user_error(
+                "has no weights of its own",
+                where=self.record.file,
+                hint="build it without --stripWeights",
+            )
+        log = tensorrt.logger()
+        refitter = trt.Refitter(self._engine, log)
+        reader = trt.OnnxParserRefitter(refitter, log)
+        model = for_tensorrt(load_graph(graph)).SerializeToString()
+        # Weights are read from the file beside the graph, not copied into the model.
+        if not reader.refit_from_bytes(model, str(graph)) or not refitter.refit_cuda_engine():
+            raise failure(self.stage, f"its weights cannot be filled in from {graph.parent}")
 
     def _check_tensors(self, trt: Any) -> None:
         """The plan has the stage's outputs, and its tensors the stage's types."""

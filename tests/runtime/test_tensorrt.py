@@ -19,6 +19,8 @@ from covis.runtime.tensorrt import Session, SessionOptions, tensorrt_dtype
 # class: {method: its arguments}; a property has none.
 CALLS: dict[str, dict[str, tuple[str, ...] | None]] = {
     "Runtime": {"deserialize_cuda_engine": ("serialized_engine",)},
+    "Refitter": {"refit_cuda_engine": ()},
+    "OnnxParserRefitter": {"refit_from_bytes": ("model", "path")},
     "ICudaEngine": {
         "create_execution_context": ("strategy",),
         "num_io_tensors": None,
