@@ -2,7 +2,8 @@
 
     python tests/gpu/run.py --out DIR [--library build/cuda/libcovis_kernels.so]
 
-Needs torch, numpy and the built library. Writes checks.json, sanitizer.json and attention.json to
+Needs torch, numpy and the built library; compute-sanitizer is taken from the path or from where
+`make plugins` put it. Writes checks.json, sanitizer.json and attention.json to
 DIR; the exit code is the number of failed checks (at most 100). Fits in 8 minutes on one H200.
 """
 
@@ -47,9 +48,10 @@ def machine() -> dict[str, Any]:
 
 def sanitize(library: Path, tool: str) -> dict[str, Any]:
     """compute-sanitizer over a small set; it counts only if kernels of ours were seen."""
-    program = shutil.which("compute-sanitizer")
+    wheel = ROOT / ".venv/cuda/nvidia/cu13/compute-sanitizer/compute-sanitizer"  # make plugins
+    program = shutil.which("compute-sanitizer") or (str(wheel) if wheel.is_file() else None)
     if program is None:
-        return {"tool": tool, "ok": False, "skipped": "compute-sanitizer is not on the path"}
+        return {"tool": tool, "ok": False, "skipped": "compute-sanitizer is not installed"}
     command = [program, "--tool", tool, "--error-exitcode", "9", "--print-level", "info"]
     if tool == "memcheck":
         command += ["--leak-check", "no"]
@@ -101,7 +103,7 @@ def main() -> int:
     import torch
 
     from covis.export.ops import cuda
-    from tests.gpu import checks
+    from tests.gpu import checks, engines
 
     library = options.library or ROOT / "build" / "cuda" / cuda.LIBRARY
     if not torch.cuda.is_available():
@@ -129,6 +131,7 @@ def main() -> int:
             print(report["tool"], "ok" if report["ok"] else "FAILED", report.get("skipped", ""))
         failed += [r for r in reports if not r["ok"] and "skipped" not in r]
 
+    failed += engines.failures(options.out)
     if not options.no_benchmark:
         subprocess.run(
             [

@@ -149,6 +149,9 @@ def test_thousand_views_and_one_token() -> None:
     assert made.tiles >= 16 * 1000 * 8
     # Specials of Q, K, V and the order: far below one percent of the four tensors.
     assert made.workspace_bytes < 0.01 * 4 * nothing.size * 2
+    params.precision = 1  # and three bytes an element of one of them
+    copies = plan(params).workspace_bytes - made.workspace_bytes
+    assert 3.0 * nothing.size * (1369 / 1374) <= copies < 3.1 * nothing.size
 
     one = np.broadcast_to(np.float32(0), (1, 1, 1, 64))
     params = params_of(AttentionCase("one", one, one, one, np.full((1, 1, 1, 1), 2, np.int8)))

@@ -146,6 +146,8 @@ def test_select_fits_500_views_and_names_what_is_bad() -> None:
         ("k_block", 1, "key blocks a row do not fit"),
         ("trailing_tokens", 3, "trailing_tokens 3"),
         ("cdf", None, "cdf is a null pointer"),
+        ("cdf", 4098, "cdf is not aligned to 4 bytes"),
+        ("k", 4097, "k is not aligned to 2 bytes"),
         ("workspace_bytes", 8, "workspace has 8 bytes"),
         ("workspace", 4097, "not 256-byte aligned"),
     ):
@@ -162,6 +164,7 @@ def test_saliency_names_what_is_bad() -> None:
         ("views", 0, "views is 0"),
         ("channels", 1 << 20, "channels is 1048576"),
         ("tau", None, "tau is a null pointer"),
+        ("reference", 4100, "reference is not aligned to 8 bytes"),
         ("workspace_bytes", 1, "workspace has 1 bytes"),
     ):
         params = SaliencyParams(struct_size=ctypes.sizeof(SaliencyParams))

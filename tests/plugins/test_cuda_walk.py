@@ -73,6 +73,22 @@ def test_any_layout_and_regions(
     check_attention(HostAdapter(width, fp8=fp8[seed % len(fp8)]), case)
 
 
+@pytest.mark.parametrize("fp8", ["no", "numbers"])
+def test_levels_out_of_range_are_clipped(fp8: Fp8) -> None:
+    """Below 1 counts as 0 and above 2 as 2: the ABI does not read the map before the launch."""
+    case = attention_case("wild", seed=9, frames=4, heads=1, head_dim=64, layout=Layout(64, 2))
+    shape = (1, 1, 4, 4)
+    rng = np.random.default_rng(9)
+    wild = rng.choice(np.array([-128, -1, 0, 1, 2, 3, 127], np.int8), shape)
+    wild[..., 0] = 3  # every row has a key
+    adapter = HostAdapter(3, fp8=fp8)
+    outs = [
+        adapter.attention(replace(case, level=level, q_block=62, k_block=62))
+        for level in (wild, np.clip(wild, 0, 2))
+    ]
+    np.testing.assert_array_equal(*outs)
+
+
 def frame_pairs(
     frames: int, density: float, patches: int = 1369, special: int = 5
 ) -> AttentionCase:

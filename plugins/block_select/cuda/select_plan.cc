@@ -65,15 +65,21 @@ int check_fields(const CovisSelectParams& p, const Message& m) {
 }
 
 int check_pointers(const CovisSelectParams& p, const Message& m) {
+  const uintptr_t element = p.data_type == kCovisSelectFloat32 ? 4 : 2;
   struct {
     const char* name;
     const void* value;
-  } const pointers[] = {{"q", p.q},       {"k", p.k},
-                        {"pair", p.pair}, {"keep_ratio", p.keep_ratio},
-                        {"cdf", p.cdf},   {"level", p.level}};
+    uintptr_t alignment;
+  } const pointers[] = {{"q", p.q, element}, {"k", p.k, element},
+                        {"pair", p.pair, 1}, {"keep_ratio", p.keep_ratio, 4},
+                        {"cdf", p.cdf, 4},   {"level", p.level, 1}};
   for (const auto& pointer : pointers) {
     if (pointer.value == nullptr) {
       return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);
+    }
+    if (reinterpret_cast<uintptr_t>(pointer.value) % pointer.alignment != 0) {
+      return m.fail(kCovisBadArgument, "%s is not aligned to %d bytes (%p)", pointer.name,
+                    static_cast<int>(pointer.alignment), pointer.value);
     }
   }
   return kCovisOk;

@@ -30,16 +30,22 @@ int make_saliency_plan(const CovisSaliencyParams& p, bool pointers, const Messag
   plan->descriptors = (vectors * kSaliencyRuns + 255) / 256 * 256;
   plan->bytes = plan->descriptors + (vectors + 255) / 256 * 256;
   if (!pointers) return kCovisOk;
+  const uintptr_t element = p.data_type == 2 ? 4 : 2;
   struct {
     const char* name;
     const void* value;
-  } const given[] = {{"tokens", p.tokens},       {"tau", p.tau},
-                     {"tau_low", p.tau_low},     {"min_neighbours", p.min_neighbours},
-                     {"reference", p.reference}, {"similarity", p.similarity},
-                     {"level", p.level}};
+    uintptr_t alignment;
+  } const given[] = {{"tokens", p.tokens, element}, {"tau", p.tau, 4},
+                     {"tau_low", p.tau_low, 4},     {"min_neighbours", p.min_neighbours, 8},
+                     {"reference", p.reference, 8}, {"similarity", p.similarity, 4},
+                     {"level", p.level, 1}};
   for (const auto& pointer : given) {
     if (pointer.value == nullptr) {
       return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);
+    }
+    if (reinterpret_cast<uintptr_t>(pointer.value) % pointer.alignment != 0) {
+      return m.fail(kCovisBadArgument, "%s is not aligned to %d bytes (%p)", pointer.name,
+                    static_cast<int>(pointer.alignment), pointer.value);
     }
   }
   if (p.workspace_bytes < plan->bytes) {
