@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <vector>
+
 namespace covis::trt {
 namespace {
 
@@ -14,15 +16,29 @@ bool find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
+// The folder of this library, the build tree's place beside it, then wherever the loader looks. By
+// full names: a RUNPATH does not serve where a tool stands between us and dlopen.
+std::vector<std::string> places() {
+  Dl_info self;
+  if (dladdr(reinterpret_cast<void*>(&kernels), &self) == 0 || self.dli_fname == nullptr) {
+    return {""};
+  }
+  const std::string path = self.dli_fname;
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "./" : path.substr(0, slash + 1);
+  return {folder, folder + "../cuda/", ""};
+}
+
 Kernels load() {
   Kernels k;
-  // A name without a slash: the loader searches this library's RUNPATH.
-  void* const library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  void* library = nullptr;
+  for (const std::string& place : places()) {
+    if (library == nullptr) library = dlopen((place + kLibrary).c_str(), RTLD_NOW | RTLD_LOCAL);
+  }
   if (library == nullptr) {
     const char* const why = dlerror();
-    k.error = std::string("the CUDA kernels cannot be loaded (") +
-              (why == nullptr ? "no reason given" : why) + "); put " + kLibrary +
-              " beside libcovis_trt.so";
+    k.error = std::string(kLibrary) + " must lie beside libcovis_trt.so and cannot be loaded: " +
+              (why == nullptr ? "no reason given" : why);
     return k;
   }
   decltype(&covis_abi_version) abi = nullptr;

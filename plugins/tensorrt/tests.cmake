@@ -35,3 +35,29 @@ foreach(target covis_kernels_on_host covis_trt_life)
 endforeach()
 target_compile_options(covis_trt_life PRIVATE -Wall -Wextra -Wno-deprecated-declarations)
 add_dependencies(covis_trt_life covis_trt covis_kernels_on_host)
+
+# The recorder: the shipped ONNX parser without a builder. NvOnnxParser.h comes with TensorRT, or
+# with its parser's own repository up to 10.6.
+find_library(covis_onnx_parser NAMES nvonnxparser PATHS ${TENSORRT_ROOT}/lib NO_DEFAULT_PATH)
+find_path(covis_onnx_parser_include NvOnnxParser.h PATHS ${COVIS_TENSORRT_INCLUDE} NO_DEFAULT_PATH)
+find_package(Python3 COMPONENTS Interpreter REQUIRED)
+if(covis_onnx_parser AND covis_onnx_parser_include)
+  set(recorder ${tests}/recorder)
+  set(bases ${CMAKE_CURRENT_BINARY_DIR}/recorder/bases.h)
+  add_custom_command(OUTPUT ${bases}
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/recorder
+    COMMAND ${Python3_EXECUTABLE} ${recorder}/generate.py ${COVIS_TENSORRT_INCLUDE}/NvInferImpl.h
+            > ${bases}
+    DEPENDS ${recorder}/generate.py VERBATIM)
+  add_executable(covis_trt_record ${recorder}/main.cc ${recorder}/network.cc ${recorder}/rules.cc
+    ${recorder}/graph.cc ${bases})
+  target_include_directories(covis_trt_record PRIVATE cuda_types ${tests} ${recorder}
+    ${CMAKE_CURRENT_BINARY_DIR}/recorder)
+  target_include_directories(covis_trt_record SYSTEM PRIVATE ${COVIS_TENSORRT_INCLUDE})
+  target_link_libraries(covis_trt_record PRIVATE ${covis_onnx_parser} ${covis_nvinfer_library}
+    ${CMAKE_DL_LIBS})
+  target_compile_features(covis_trt_record PRIVATE cxx_std_20)
+  target_compile_options(covis_trt_record PRIVATE -O1 -Wall -Wextra -Wno-deprecated-declarations
+    -Wno-overloaded-virtual)
+  add_dependencies(covis_trt_record covis_trt covis_kernels_on_host)
+endif()
