@@ -14,13 +14,17 @@ import re
 import sys
 from pathlib import Path
 
-CLASSES = """Tensor Layer Builder NetworkDefinition ActivationLayer CastLayer ConcatenationLayer
-ConstantLayer ConvolutionLayer DeconvolutionLayer DequantizeLayer ElementWiseLayer FillLayer
-GatherLayer IdentityLayer MatrixMultiplyLayer NormalizationLayer PluginV3Layer QuantizeLayer
-ReduceLayer ResizeLayer ScatterLayer SelectLayer ShapeLayer ShuffleLayer SliceLayer SoftMaxLayer
-SqueezeLayer TopKLayer UnaryLayer UnsqueezeLayer""".split()
+CLASSES = ["Tensor", "Layer", "Builder", "NetworkDefinition"]
+CLASSES += ["ActivationLayer", "CastLayer", "ConcatenationLayer", "ConstantLayer"]
+CLASSES += ["ConvolutionLayer", "DeconvolutionLayer", "DequantizeLayer", "ElementWiseLayer"]
+CLASSES += ["FillLayer", "GatherLayer", "IdentityLayer", "MatrixMultiplyLayer"]
+CLASSES += ["NormalizationLayer", "PluginV3Layer", "QuantizeLayer", "ReduceLayer", "ResizeLayer"]
+CLASSES += ["ScatterLayer", "SelectLayer", "ShapeLayer", "ShuffleLayer", "SliceLayer"]
+CLASSES += ["SoftMaxLayer", "SqueezeLayer", "TopKLayer", "UnaryLayer", "UnsqueezeLayer"]
 
-METHOD = re.compile(r"virtual\s+([\w:\s*&]+?)\s*(\w+)\(([^()]*)\)\s*(const)?\s*(noexcept)?\s*=\s*0;")
+METHOD = re.compile(
+    r"virtual\s+([\w:\s*&]+?)\s*(\w+)\(([^()]*)\)\s*(const)?\s*(noexcept)?\s*=\s*0;"
+)
 
 
 def main(header: Path) -> None:
