@@ -90,10 +90,11 @@ class GroundTruth:
         return len(self.images)
 
     def sound(self) -> GroundTruth:
-        """Without the views whose cameras are not finite; how many is added to `dropped`."""
+        """Without the views whose cameras cannot be inverted; how many is added to `dropped`."""
         good = np.isfinite(self.extrinsics).all(axis=(1, 2))
         if self.intrinsics is not None:
             good &= np.isfinite(self.intrinsics).all(axis=(1, 2))
+            good &= (self.intrinsics[:, [0, 1], [0, 1]] != 0).all(axis=1)
         kept = self.select(np.flatnonzero(good))
         return replace(kept, dropped=self.dropped + int((~good).sum()))
 

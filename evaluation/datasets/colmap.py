@@ -69,6 +69,6 @@ def _pose(image: Any) -> Float64:
 
 def intrinsics(views: list[View]) -> Float64 | None:
     """(M, 3, 3) where all cameras are pinholes; None otherwise, as a matrix would not be all."""
-    if any(view.camera.model.name not in _PINHOLE for view in views):
+    if not views or any(view.camera.model.name not in _PINHOLE for view in views):
         return None
     return np.stack([np.asarray(view.camera.calibration_matrix()) for view in views])

@@ -126,9 +126,12 @@ def decompose(projection: Float64) -> tuple[Float64, Float64]:
     """Intrinsics (3, 3) and extrinsics (3, 4) of a projection matrix (3, 4).
 
     RQ decomposition of its left part (Hartley and Zisserman, section 6.2.4), by a QR of the
-    reversed matrix; the signs are those of a camera that looks along +z.
+    reversed matrix; the signs are those of a camera that looks along +z. NaN where the matrix is
+    no camera's.
     """
     m = projection[:, :3]
+    if not np.isfinite(projection).all() or np.linalg.det(m) == 0:
+        return np.full((3, 3), np.nan), np.full((3, 4), np.nan)
     if np.linalg.det(m) < 0:
         projection, m = -projection, -m
     reverse = np.eye(3)[::-1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from covis.evaluation.datasets.files import (
     PngDepth,
+    damaged,
     folders,
     listed,
     not_there,
@@ -63,6 +64,8 @@ class ScanNet:
             read_matrix(cameras / f"intrinsic_{kind}.txt", 4, 4)[:3, :3]
             for kind in ("color", "depth")
         )
+        if not (np.isfinite(color).all() and abs(np.linalg.det(color)) > 0):
+            raise damaged(cameras / "intrinsic_color.txt", "no intrinsics")
         poses = [read_matrix(folder / "pose" / f"{path.stem}.txt", 4, 4) for path in images]
         to_depth = depth @ np.linalg.inv(color)
         return GroundTruth(
