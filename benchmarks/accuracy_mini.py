@@ -1,0 +1,326 @@
+"""Accuracy of covis-mini on held-out made scenes: dense, against baselines, and sparse.
+
+    python benchmarks/accuracy_mini.py                       # of the bundle that ships
+    python benchmarks/precision_accuracy.py                  # its table is taken in where it exists
+
+Writes `benchmarks/results/accuracy_mini.json`, `docs/accuracy.md` and the pictures beside it. An
+interrupted run goes on in `--work`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from covis.engines.options import Sparsity
+from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.job import Job
+from covis.evaluation.scoring import Record, ScoreOptions, evaluate_scene, score_pose
+from covis.evaluation.summary import aggregate
+from covis.evaluation.sweep import Plan, Sweep, settings
+from covis.evaluation.sweep_report import Row, markdown, row
+from covis.evaluation.truth import GroundTruth, sample_views
+from covis.runtime.decode import nearest_rotation
+from covis.runtime.pipeline import Pipeline, RunOptions, load
+from covis.synthetic import (
+    HELD_OUT_SEEDS,
+    TRAINING_SEEDS_START,
+    SceneSpec,
+    build,
+    camera_path,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("studio/orbit", "studio/scatter", "studio/turn", "studio/walk", "room/orbit", "loop/loop")
+SPARSE_KINDS = ("studio/scatter", "studio/orbit")
+
+
+def dense_table(
+    pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int
+) -> dict[str, dict[str, Any]]:
+    """Kind -> estimator -> summary: the model with dense attention, and two that see nothing."""
+    dense = Sparsity(selector="dense")
+    out: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        records: dict[str, list[Record]] = {"covis-mini": [], "identity": [], "mean pose": []}
+        mean = mean_training_pose(kind)
+        for truth in truths(kind, scenes, views, pipeline):
+            record = evaluate_scene(pipeline, truth, dense, ScoreOptions(metrics=("pose", "depth")))
+            records["covis-mini"].append(record)
+            guess = np.tile(mean, (len(truth), 1, 1))
+            guess[0] = np.eye(3, 4)
+            for name, cameras in (
+                ("identity", np.tile(np.eye(3, 4), (len(truth), 1, 1))),
+                ("mean pose", guess),
+            ):
+                common = {"scene": truth.scene.name, "group": truth.scene.group, "views": views}
+                records[name].append({**common, **score_pose(cameras, truth)})
+        out[kind] = {name: aggregate(found) for name, found in records.items()}
+    return out
+
+
+def truths(kind: str, scenes: int, views: int, pipeline: Pipeline) -> list[GroundTruth]:
+    """Held-out scenes: `views` of twelve along the path, in random order, as in training."""
+    dataset = made(kind, max(views, 12), pipeline)
+    return [sample_views(dataset.load(ref), views) for ref in dataset.scenes()[:scenes]]
+
+
+def made(kind: str, views: int, pipeline: Pipeline) -> MadeScenes:
+    """A dataset of a kind, rendered at the bundle's size and without shadows, as in training.
+
+    Always of the same many scenes, so that a sweep of more of them goes on where one of fewer
+    ended.
+    """
+    rule = pipeline.bundle.manifest.pixel_rule
+    first = HELD_OUT_SEEDS.start
+    spec = f"{kind}/{first}-{first + 255}/{views}"
+    return MadeScenes((spec,), (rule.height, rule.width), shadows=False)
+
+
+def mean_training_pose(kind: str, scenes: int = 200) -> NDArray[np.float64]:
+    """(3, 4): the mean pose of another view in a first view's frame, over training scenes.
+
+    The rotation nearest to the mean matrix, and the mean translation.
+    """
+    family, _, path = kind.partition("/")
+    relative = []
+    for seed in range(TRAINING_SEEDS_START, TRAINING_SEEDS_START + scenes):
+        world = build(SceneSpec(seed, family))  # type: ignore[arg-type]
+        extrinsics = camera_path(world, 12, path).extrinsics  # type: ignore[arg-type]
+        order = np.random.default_rng(seed).permutation(12)
+        e = extrinsics[order]
+        r = e[1:, :, :3] @ e[0, :, :3].T
+        t = e[1:, :, 3] - r @ e[0, :, 3]
+        relative.append(np.concatenate([r, t[:, :, None]], axis=2))
+    mean = np.concatenate(relative).mean(axis=0)
+    rotation = nearest_rotation(mean[None, :, :3])[0]
+    return np.concatenate([rotation, mean[:, 3:]], axis=1)
+
+
+def sparse_sweep(
+    pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int, work: Path, plan: Plan
+) -> dict[str, list[Row]]:
+    """Kind -> the rows of a sweep over many views, of which many do not see each other."""
+    manifest = pipeline.bundle.manifest
+    out = {}
+    for kind in kinds:
+        job = Job(
+            bundle=pipeline.bundle.path,
+            dataset=made(kind, views, pipeline),
+            sparsity=manifest.sparsity,
+            score=ScoreOptions(metrics=("pose",)),
+            views=views,
+        )
+        # Neighbours that are always kept would blur what tau alone does.
+        base = Sparsity(min_neighbours=0)
+        points = settings(plan, base, manifest.model.global_layers)
+        whole = Sweep(work / kind.replace("/", "-"), {"": pipeline}, job, points)
+        refs = job.dataset.scenes()[:scenes]
+        whole.run(refs, lambda scene, name: print(f"\r{scene} {name:<40}", end="", flush=True))
+        print()
+        out[kind] = [row(s, whole.records(s, refs)) for s in whole.settings]
+    return out
+
+
+def attention_table(pipeline: Pipeline, kind: str, scenes: int, views: int) -> list[dict[str, Any]]:
+    """Attention by layer; empty without torch."""
+    try:
+        import torch
+
+        from covis.export.attention_analysis import analyse, mean_over_scenes, model_of_bundle
+    except ModuleNotFoundError:
+        return []
+    from covis.runtime.images import load_images
+
+    model = model_of_bundle(pipeline.bundle)
+    found = []
+    for truth in truths(kind, scenes, views, pipeline):
+        images = load_images(truth.images, pipeline.bundle.manifest.pixel_rule)
+        found.append(analyse(model, torch.from_numpy(images.batch(0, len(images)))))
+    return mean_over_scenes(found)
+
+
+def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
+    """docs/accuracy.md."""
+    options = record["options"]
+    named = {path.stem: f"![{path.stem}]({path.parent.name}/{path.name})" for path in pictures}
+    parts = [
+        "# Accuracy of covis-mini\n",
+        "Made by `python benchmarks/accuracy_mini.py` (raw numbers: "
+        "`benchmarks/results/accuracy_mini.json`). " + _provenance(record["training"]),
+        "AUC is over all pairs of views, the error of a pair being the larger of its rotation and "
+        "translation angles, as for CO3D in VGGT's evaluation; see [evaluation.md](evaluation.md). "
+        "Scenes are held out: no seed of theirs was trained on. AUC in percent.\n",
+        "## Dense, against baselines\n",
+        f"{options['scenes']} scenes a kind, {options['views']} views each. `identity`: all cameras"
+        " in one place; `mean pose`: every view where the training scenes' views are on average."
+        " Kinds that were not trained on are marked.\n",
+        _dense_markdown(record["dense"], record["training"]),
+    ]
+    for kind, rows in record["sparse"].items():
+        parts += [
+            f"## Sparse: {kind}\n",
+            f"{options['wide_scenes']} scenes of {options['wide_views']} views. `random` pairs and"
+            " `oracle` (true co-visibility) have the same count as `saliency`; all keep self-pairs"
+            " and those of the first view, which is the floor of `pairs kept`.\n",
+            markdown(rows, record["depth"]),
+        ]
+    parts += [named[n] + "\n" for n in ("pareto", "pairs", "layers") if n in named]
+    if record["attention"]:
+        parts += ["## What attention looks at\n", _attention_markdown(record["attention"])]
+        parts += [named["attention"] + "\n"] if "attention" in named else []
+    if record["precision"]:
+        from precision_accuracy import markdown as precision_markdown
+
+        low = record["precision"]
+        parts += [
+            "## Low precision against skipping\n",
+            f"`python benchmarks/precision_accuracy.py`: {low['scenes']} scenes of each of"
+            f" {', '.join(low['kinds'])}, {low['views']} views, all global layers. FP8 is emulated"
+            " in torch (e4m3 with the scales of the Hopper kernels), not run on hardware. Regime 2"
+            " computes the kept share of the pairs in full and the others in FP8.\n",
+            precision_markdown(low["rows"]),
+        ]
+    return "\n".join(parts)
+
+
+def _provenance(training: dict[str, Any] | None) -> str:
+    if not training:
+        return "The bundle has no training record: its numbers mean nothing.\n"
+    run = training.get("training", {})
+    return (
+        f"{training.get('parameters', 0) / 1e6:.2f} M parameters, {run.get('steps_done', 0):,} "
+        f"steps in {run.get('hours', 0):.1f} h on a CPU ({run.get('images_seen', 0):,} images).\n"
+    )
+
+
+def _dense_markdown(table: dict[str, dict[str, Any]], training: dict[str, Any] | None) -> str:
+    seen = _trained_kinds(training)
+    errors = "AUC@30 | AUC@15 | AUC@5 | rotation | translation | AbsRel | delta < 1.25"
+    lines = [f"| scenes | estimator | {errors} |", "|" + "---|" * 9]
+    for kind, estimators in table.items():
+        for name, found in estimators.items():
+            cells = [f"{100 * found[f'auc{t}']:.1f}" for t in (30, 15, 5)]
+            cells += [f"{found[k]:.1f}°" for k in ("rotation_median", "translation_median")]
+            depth = (found.get("abs_rel"), found.get("delta_1.25"))
+            cells += ["" if v is None else f"{v:.3f}" for v in depth]
+            mark = "" if not seen or kind in seen else " (not trained on)"
+            lines.append(f"| {kind}{mark} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _trained_kinds(training: dict[str, Any] | None) -> set[str]:
+    curriculum = (training or {}).get("training", {}).get("configuration", {}).get("curriculum", [])
+    return {kind for phase in curriculum for kind in phase["scenes"]}
+
+
+def _attention_markdown(layers: list[dict[str, Any]]) -> str:
+    kinds = ("special_special", "special_patch", "patch_special", "patch_patch")
+    head = [f"{kind.replace('_', ' to ')}: mean, max" for kind in kinds]
+    columns = ("layer", *head, "top 1 % of blocks", "5 %", "10 %")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * 8]
+    for layer in layers:
+        cells = [
+            f"{layer['attention'][k]['mean']:.2e}, {layer['attention'][k]['max']:.2f}"
+            for k in kinds
+        ]
+        cells += [f"{layer['top_blocks'][s]:.1%}" for s in ("1", "5", "10")]
+        lines.append(f"| {layer['layer']} | {' | '.join(cells)} |")
+    note = f"Blocks of 128 x 64 patch tokens, {layers[0]['blocks']} a layer and head.\n"
+    return "\n".join(lines) + "\n\n" + note
+
+
+def draw(record: dict[str, Any], folder: Path) -> list[Path]:
+    """The pictures of the first sparse kind."""
+    from covis.evaluation import sweep_pictures as pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = next(iter(record["sparse"].values()), [])
+    drawn = []
+    if rows:
+        drawn = [
+            pictures.draw_pareto(rows, folder / "pareto.png"),
+            pictures.draw_pairs(rows, folder / "pairs.png"),
+            pictures.draw_drops(rows, folder / "layers.png"),
+        ]
+    if record["attention"]:
+        drawn.append(pictures.draw_attention(record["attention"], folder / "attention.png"))
+    return [path for path in drawn if path is not None]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as JSON holds it."""
+    begun = time.process_time()
+    options = RunOptions(chunk=24, threads=arguments.threads)
+    pipeline = load(arguments.bundle, options)
+    plan = Plan(taus=tuple(arguments.taus), keep_ratios=(0.5, 0.25, 0.1))
+    training = _read(arguments.bundle.resolve().parent / "covis-mini.json")
+    return {
+        "options": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},
+        "onnxruntime": onnxruntime.__version__,
+        "bundle": pipeline.bundle.digest(),
+        "depth": pipeline.bundle.manifest.model.global_layers,
+        "training": training,
+        "dense": dense_table(pipeline, arguments.kinds, arguments.scenes, arguments.views),
+        "sparse": sparse_sweep(
+            pipeline,
+            arguments.sparse_kinds,
+            arguments.wide_scenes,
+            arguments.wide_views,
+            arguments.work,
+            plan,
+        ),
+        "attention": attention_table(
+            pipeline, arguments.sparse_kinds[0], min(2, arguments.wide_scenes), arguments.wide_views
+        ),
+        "precision": _read(arguments.precision),
+        "cpu_seconds": round(time.process_time() - begun, 1),
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    results = ROOT / "benchmarks" / "results"
+    out.add_argument("--bundle", type=Path, default=ROOT / "covis" / "assets" / "demo")
+    out.add_argument("--kinds", nargs="+", default=list(KINDS))
+    out.add_argument("--sparse-kinds", nargs="+", default=list(SPARSE_KINDS))
+    out.add_argument("--scenes", type=int, default=16, help="of each kind, for the dense table")
+    out.add_argument("--views", type=int, default=8)
+    out.add_argument("--wide-scenes", type=int, default=2, help="of each kind, for the sweep")
+    out.add_argument("--wide-views", type=int, default=24)
+    out.add_argument("--taus", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9])
+    out.add_argument("--threads", type=int, default=1)
+    out.add_argument("--work", type=Path, default=ROOT / "build" / "accuracy_mini")
+    out.add_argument("--precision", type=Path, default=results / "precision_accuracy.json")
+    out.add_argument("--out", type=Path, default=results / "accuracy_mini.json")
+    out.add_argument("--page", type=Path, default=ROOT / "docs" / "accuracy.md")
+    return out
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, and write the record, the page and the pictures."""
+    arguments = parser().parse_args(words)
+    record = measure(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    pictures = draw(record, arguments.page.parent / "accuracy")
+    arguments.page.write_text(page(record, pictures))
+    print(arguments.page.read_text())
+    print(f"{record['cpu_seconds']} CPU seconds")
+
+
+if __name__ == "__main__":
+    main()
