@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from covis.runtime.tensorrt import Session
 
 Memory = HostMemory | CudaMemory
+_CONTEXTS = 32 << 20  # bytes that execution contexts take for themselves, and 2 % for rounding
 
 
 class StageSession(Protocol):
@@ -162,7 +163,8 @@ class TensorRtBackend:
             return session.scratch_bytes({**sizes, symbol: fitted})
 
         def needs(count: int) -> int:
-            return flow.peak_bytes(run, count, chunk, probes, scratch)
+            peak = flow.peak_bytes(run, count, chunk, probes, scratch)
+            return peak + peak // 50 + _CONTEXTS
 
         # What an earlier run has left in the pool is used again.
         free = self.memory.free() + self.memory.used()[0]

@@ -224,7 +224,7 @@ class CudaMemory:
                 self.stream.wait(value.stream)
             return value
         if isinstance(value, np.ndarray):
-            return np.ascontiguousarray(value)
+            return contiguous(value)
         return adopt(value, self.stream, self.index)
 
     def scratch(self, size: int) -> DeviceArray:
@@ -321,6 +321,11 @@ def adopt(value: Any, stream: Any, index: int) -> Value:
             f"lies on GPU {view.device_id}, not {index}", where=name, hint="move it there"
         )
     return DeviceArray(view, int(view.ptr), view.shape, np.dtype(view.dtype), stream)
+
+
+def contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in C order, itself where it is; scalars stay so, unlike in ascontiguousarray."""
+    return np.asarray(array, order="C")
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int] | None) -> bool:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.manifest import Stage, Tensor
 from covis.engines.ort_settings import import_onnxruntime, session_settings
-from covis.runtime.cuda_memory import CudaMemory, DeviceArray, HostMemory, first_line, out_of_memory
+from covis.runtime.cuda_memory import (
+    CudaMemory,
+    DeviceArray,
+    HostMemory,
+    contiguous,
+    first_line,
+    out_of_memory,
+)
 from covis.runtime.native import find_library
 
 Array = NDArray[Any]
@@ -74,6 +81,7 @@ class Session:
         self.stage = stage
         self._memory = memory if memory is not None else HostMemory()
         self._on_gpu = options.provider != "cpu"
+        self._gpu = options.gpu
         library = find_library() if options.kernel and not self._on_gpu else None
         settings = session_settings(options.threads, library)
         model: str | bytes = str(graph)
@@ -116,7 +124,8 @@ class Session:
         control = import_onnxruntime().RunOptions()
         if self._on_gpu:
             # An arena keeps the largest ever needed, and each session has one of its own.
-            control.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0")
+            place = f"gpu:{self._gpu}"
+            control.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
         # In a thread of its own, so that Ctrl-C is heard: ONNX Runtime then stops at the next node.
         running = self._runner.submit(self._session.run_with_iobinding, binding, control)
         try:
@@ -134,7 +143,7 @@ class Session:
             gpu = value.stream.device.device_id
             kind, place, address = "cuda", int(gpu), value.ptr
         else:
-            value = np.ascontiguousarray(value)
+            value = contiguous(value)
             kind, place, address = "cpu", 0, value.ctypes.data
         binding.bind_input(
             tensor.name, kind, place, _element_type(value.dtype), tuple(value.shape), address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,12 +63,18 @@ class Pipeline:
     """A loaded bundle: call it with photos, get a `Scene`.
 
     Stages are loaded when first needed and kept, so a second call starts at once.
+
+    Attributes:
+        bundle: opened and checked.
+        options: how it runs.
+        notes: what was done in another way than asked for, in words, once each.
     """
 
     def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
         self._backend: Backend | None = None
+        self.notes: list[str] = []
 
     def __call__(
         self,
@@ -148,6 +155,7 @@ class Pipeline:
         except CovisError as error:
             if is_out_of_memory(error):
                 values = {}
+                traceback.clear_frames(error.__traceback__)  # they hold the failed run's arrays
                 backend.release()
                 backend.check(run, views, self.options.chunk, self.options.probes)
             raise
@@ -189,7 +197,13 @@ class Pipeline:
             outputs[tensor.name] = memory.empty(shape, dtype)
         length, least = total, 1
         if stage.scope == "frames":
-            length, least = backend.chunk(stage, min(self.options.chunk, total))
+            wanted = min(self.options.chunk, total)
+            length, least = backend.chunk(stage, wanted)
+            if length != wanted:
+                self._note(
+                    f"{stage.name} takes {length} frames at once, not {wanted}: its plan's "
+                    "profile ends there"
+                )
         for first, last in flow.chunks(total, length, least):
             session = backend.session(stage, last - first)
             inputs = {t.name: _slice(t, images, values, first, last) for t in stage.inputs}
@@ -200,6 +214,10 @@ class Pipeline:
             if isinstance(array, np.ndarray) and not _is_sound(array):
                 _refuse_non_finite(stage, name, array, images)
         return outputs
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _images(self, photos: Images | Path | str | Sequence[Any], tell: Progress) -> Images:
         if isinstance(photos, Images):

@@ -100,6 +100,8 @@ def run(command: RunCommand) -> None:
             force=command.force,
         )
         progress("writing", 1, 1)
+    for note in pipeline.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
     report = scene.sparsity
     assert report is not None
     console.print(f"{len(scene)} views; {kept_line(report, sparsity, len(scene))}", highlight=False)

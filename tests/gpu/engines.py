@@ -214,26 +214,27 @@ def check_memory(place: Place) -> Any:
     """A full GPU: the largest number of views that fits is named, is right, and can be run then."""
     import re
 
-    from covis.runtime.cuda_memory import CudaMemory
+    from cuda.bindings import driver
+
     from covis.runtime.pipeline import load
 
     pipeline = load(place.bundle, place.options())
     images = pictures(place.bundle)
     expected = pipeline(images)
     pipeline.backend.release()
-    hog, held = CudaMemory(), []
-    said = ""
-    size = hog.free() - (64 << 20)
-    while size > 1 << 20 and not said:
-        with contextlib.suppress(Exception):
-            held.append(hog.empty((size,), np.dtype(np.uint8)))
-            hog.wait()
+    memory = pipeline.backend.memory
+    held: list[Any] = []
+    size, said = memory.free() - (128 << 20), ""  # type: ignore[operator]
+    while not said:
+        status, pointer = driver.cuMemAlloc(size)
+        assert int(status) == 0, "the GPU was filled, and the run still went on"
+        held.append(pointer)
+        size = 2 << 20
         try:
             pipeline(images)
         except Exception as error:
             said = str(error)
-        size //= 2
-    assert "out of memory" in said, said or "the GPU could not be filled"
+    assert "out of memory" in said, said
     found = re.search(r"use at most (\d+) views", said)
     if found:
         most = int(found.group(1))
@@ -241,8 +242,8 @@ def check_memory(place: Place) -> Any:
         pipeline(cut(images, most))
         with refusal(3, "out of memory"):
             pipeline(cut(images, most + 1))
-    held.clear()
-    hog.release()
+    for pointer in held:
+        driver.cuMemFree(pointer)
     again = pipeline(images)
     assert np.array_equal(again.depth, expected.depth)
     return said
@@ -255,6 +256,7 @@ def check_profiles(place: Place) -> Any:
     pipeline = load(place.bundle, replace(place.options(), chunk=64))
     expected = load(place.bundle, place.options())(pictures(place.bundle))
     assert np.array_equal(pipeline(pictures(place.bundle)).depth, expected.depth)
+    assert any(f"takes {CHUNK} frames at once" in note for note in pipeline.notes)
     with refusal(2, "outside the profile"):
         pipeline(pictures(place.bundle, VIEWS + 20))
     return "refused"

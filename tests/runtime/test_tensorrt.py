@@ -13,7 +13,7 @@ import pytest
 from covis.engines.bundle import open_bundle
 from covis.engines.errors import CovisError
 from covis.engines.plans import EngineOptions, PlanRecord, Range
-from covis.runtime.cuda_memory import DeviceArray, is_contiguous
+from covis.runtime.cuda_memory import DeviceArray, contiguous, is_contiguous
 from covis.runtime.tensorrt import Session, SessionOptions, tensorrt_dtype
 
 # class: {method: its arguments}; a property has none.
@@ -155,3 +155,10 @@ def test_contiguity_is_numpys(view: Any, expected: bool) -> None:
     turned = part.swapaxes(-1, -2)
     if 0 not in turned.shape and min(turned.shape[-2:]) > 1:
         assert not is_contiguous(turned.shape, tuple(s // 4 for s in turned.strides))
+
+
+def test_scalars_stay_scalars() -> None:
+    scalar = np.zeros((), np.float32)
+    assert contiguous(scalar).shape == () and contiguous(scalar) is scalar
+    turned = np.zeros((3, 4), np.float32).T
+    assert contiguous(turned).flags.c_contiguous and contiguous(turned) is not turned
