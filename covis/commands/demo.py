@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from covis.engines.errors import user_error
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RECORD = "demo.json"
 SEES = 0.05  # a pair sees each other where it shares this much of the surface
 _SIZE = 224  # pixels of the photos
+CameraPath = Literal["loop", "orbit", "walk", "turn", "scatter"]
 _FORMATS = ("ply", "glb", "colmap", "saliency", "html", "nerfstudio", "npz")
 
 
@@ -30,7 +31,9 @@ class DemoCommand:
 
     Attributes:
         out: folder to write; holds `photos`, `scene` and `demo.json` afterwards.
-        views: photos to render, once around the room; most pairs do not see each other.
+        views: photos to render.
+        path: of the cameras; `loop` goes once around the room, looking ahead: most pairs of views
+            do not see each other.
         seed: of the scene; the default was never trained on.
         bundle: another bundle to show; the one that ships where not given.
         force: replace an existing output folder.
@@ -38,6 +41,7 @@ class DemoCommand:
 
     out: Path = Path("out/demo")
     views: int = 24
+    path: CameraPath = "loop"
     seed: int | None = None
     bundle: Path | None = None
     force: bool = False
@@ -94,7 +98,7 @@ def demo(command: DemoCommand) -> None:
     pipeline = load(command.bundle or demo_bundle())
     with atomic_folder(command.out, force=command.force) as scratch, progress_bar(console) as tell:
         tell("rendering", 0, 1)
-        truth = made_truth(command.views, command.seed)
+        truth = made_truth(command.views, command.seed, command.path)
         photos = write_photos(scratch / "photos", truth)
         tell("rendering", 1, 1)
         dense, sparse, seconds = both_ways(pipeline, photos, tell)
@@ -111,12 +115,12 @@ def demo(command: DemoCommand) -> None:
     print(command.out / "photos")
 
 
-def made_truth(views: int, seed: int | None) -> RenderedScene:
-    """Once around a room, looking ahead: neighbours see the same things, opposite sides do not."""
+def made_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
+    """A held-out room, rendered; along a loop, neighbours see the same and opposite sides do not."""
     from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
 
     world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, "studio"))
-    return render(world, camera_path(world, views, "loop"), _SIZE, _SIZE, shadows=False)
+    return render(world, camera_path(world, views, path), _SIZE, _SIZE, shadows=False)
 
 
 def both_ways(
