@@ -116,7 +116,7 @@ def demo(command: DemoCommand) -> None:
 
 
 def made_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
-    """A held-out room, rendered; along a loop, neighbours see the same and opposite sides do not."""
+    """A held-out room, rendered; on a loop, opposite sides do not see the same, neighbours do."""
     from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
 
     world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, "studio"))
