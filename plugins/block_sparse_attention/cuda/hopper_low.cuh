@@ -39,6 +39,26 @@ constexpr bool weights_match_values() {
   return true;
 }
 
+// The same for the tiles: where wgmma looks for a number, apart from the swizzle of 64- or 128-byte
+// rows, the copies of load_low put it.
+template <class Traits>
+constexpr bool tiles_match_copies() {
+  constexpr int kDim = Traits::kHeadDim;
+  constexpr auto kKeys = typename Traits::LowLayoutK{}.layout_b();
+  constexpr auto kValues = typename Traits::LowLayoutV{}.layout_b();
+  constexpr int kRows[] = {0, 1, 9, 63, 64, 127};
+  for (const int key : kRows) {
+    for (const int d : {0, 17, kDim - 1}) {
+      for (const int slot : {0, 2}) {
+        const int tile = slot * kKeysPerStage * kDim + key / kPiece * Traits::kLowChunk;
+        if (int(kKeys(key, d, slot)) != tile + key % kPiece * kDim + d) return false;
+        if (int(kValues(d, key, slot)) != tile + d * kPiece + key % kPiece) return false;
+      }
+    }
+  }
+  return true;
+}
+
 // Four floats to e4m3, saturating; the first in the lowest byte.
 __device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d) {
   uint32_t packed;
@@ -59,6 +79,7 @@ struct LowPhase {
   using Low = typename Traits::Low;
   static constexpr int kScores = Consumer::kScores;
   static constexpr int kOutputs = Consumer::kOutputs;
+  static_assert(tiles_match_copies<Traits>());
   static_assert(weights_match_values<typename Traits::LowMmaQk, typename Traits::LowMmaPv>());
 
   Consumer& self;
