@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import user_error
+from covis.engines.errors import CovisError, ExitCode, user_error
 from covis.engines.options import Selector, Sparsity, parse_layers
 from covis.evaluation.covisibility import true_covisibility
 from covis.evaluation.job import Job
@@ -174,21 +174,37 @@ class Sweep:
         names = [scene.name for scene in scenes]
         return sum(r.get(name) is None for r in self.results.values() for name in names)
 
-    def run(self, scenes: Iterable[SceneRef], advance: Advance = lambda scene, name: None) -> None:
-        """Everything that is missing, scene by scene: photos are read once a bundle."""
+    def run(
+        self, scenes: Iterable[SceneRef], advance: Advance = lambda scene, name: None
+    ) -> dict[str, CovisError]:
+        """Everything that is missing, scene by scene; a scene that fails does not stop the others.
+
+        Returns:
+            scene -> why, for those that failed.
+        """
+        failed: dict[str, CovisError] = {}
         for ref in scenes:
             todo = [s for s in self.settings if self.results[s.name].get(ref.name) is None]
-            if not todo:
-                continue
-            job = self.job
-            truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
-            for label in dict.fromkeys(setting.bundle for setting in todo):
-                run = _SceneRun(self.pipelines[label], truth, job.score, self.seed)
-                for setting in todo:
-                    if setting.bundle == label:
-                        advance(ref.name, setting.name)
-                        self._warm_up(setting, truth)
-                        self.results[setting.name].put(run(setting))
+            try:
+                if todo:
+                    self._run_scene(ref, todo, advance)
+            except CovisError as error:
+                if error.code == ExitCode.ENVIRONMENT:  # a full disk fails all of them
+                    raise
+                failed[ref.name] = error
+        return failed
+
+    def _run_scene(self, ref: SceneRef, todo: Sequence[Setting], advance: Advance) -> None:
+        """Settings of one scene; its photos are read once a bundle."""
+        job = self.job
+        truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
+        for label in dict.fromkeys(setting.bundle for setting in todo):
+            run = _SceneRun(self.pipelines[label], truth, job.score, self.seed)
+            for setting in todo:
+                if setting.bundle == label:
+                    advance(ref.name, setting.name)
+                    self._warm_up(setting, truth)
+                    self.results[setting.name].put(run(setting))
 
     def _warm_up(self, setting: Setting, truth: GroundTruth) -> None:
         """Load the stages before the clock of a first run starts."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from covis.commands.eval import DatasetName, MetricName
-from covis.engines.errors import user_error
+from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import Selector
 
 if TYPE_CHECKING:
@@ -97,9 +97,19 @@ def sweep(command: SweepCommand) -> None:
     total = len(whole.settings) * len(scenes)
     if missing < total:
         console.print(f"{total - missing} of {total} runs are done already", highlight=False)
-    run_with_bar(whole, scenes, missing, total, console)
-    for path in report(command, whole, scenes):
+    failed = run_with_bar(whole, scenes, missing, total, console)
+    for path in report(command, whole, [s for s in scenes if s.name not in failed]):
         print(path)
+    if failed:
+        for name, error in failed.items():
+            line = printable(f"{name}: {error}")
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        raise CovisError(
+            next(iter(failed.values())).code,
+            f"{len(failed)} of {len(scenes)} scenes could not be run",
+            where=next(iter(failed)) if len(failed) == 1 else "",
+            hint="their reasons stand above; run the same command again to retry them alone",
+        )
 
 
 def make_sweep(command: SweepCommand) -> Sweep:
@@ -154,8 +164,8 @@ def make_plan(command: SweepCommand) -> Plan:
 
 def run_with_bar(
     whole: Sweep, scenes: list[SceneRef], missing: int, total: int, console: Any
-) -> None:
-    """Run what is missing, with a bar of runs."""
+) -> dict[str, CovisError]:
+    """Run what is missing, with a bar of runs; scene -> why, for those that failed."""
     from rich.markup import escape
     from rich.progress import (
         BarColumn,
@@ -164,8 +174,6 @@ def run_with_bar(
         TextColumn,
         TimeRemainingColumn,
     )
-
-    from covis.engines.errors import printable
 
     columns = (
         TextColumn("runs"),
@@ -180,7 +188,7 @@ def run_with_bar(
         def advance(scene: str, name: str) -> None:
             bars.update(task, advance=1, description=escape(printable(f"{scene} {name}")))
 
-        whole.run(scenes, advance)
+        return whole.run(scenes, advance)
 
 
 def report(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[Path]:

@@ -14,7 +14,7 @@ import pytest
 from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from covis.commands.sweep import SweepCommand, make_sweep
-from covis.engines.errors import CovisError
+from covis.engines.errors import CovisError, user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation import sweep as sweeps
 from covis.evaluation.covisibility import true_covisibility
@@ -162,6 +162,31 @@ def test_an_interruption_keeps_what_is_done(
         make_sweep(command(tmp_path / "out", layers=("all",), drops=False)).missing(scenes)
         == total - 2
     )
+
+
+def test_a_scene_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    arguments += ["--taus", "0.5", "--layers", "all", "--no-drops"]
+    real = MadeScenes.load
+
+    def load_one(self: MadeScenes, ref: Any) -> Any:
+        if ref.name.endswith(f"{HELD_OUT_SEEDS.start}/5"):
+            raise user_error("is damaged", where="photo 3")
+        return real(self, ref)
+
+    monkeypatch.setattr(MadeScenes, "load", load_one)
+    assert run_command(arguments) == 2
+    told = capsys.readouterr().err
+    assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; their reasons" in (
+        " ".join(told.split()).replace(f"studio/scatter/{HELD_OUT_SEEDS.start}/5: 1 of", "1 of")
+    )
+    assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 1
+    monkeypatch.undo()
+    assert run_command(arguments) == 0
+    assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 2
 
 
 def test_other_options_are_refused(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
