@@ -449,6 +449,13 @@ COVIS_TEST(configure_tactics_workspace) {
     CHECK(here > 0 && here <= bytes, "%ld views need %zu of %zu", long(views), here, bytes);
     CHECK(views < 500 || here == bytes, "the most is needed at 500 views: %zu, %zu", here, bytes);
   }
+  // FP8 copies of the tokens need room of their own.
+  const auto fp8 = frames().integer("q_block", 24).integer("k_block", 24).text("precision", "fp8")
+                       .create("BlockSparseAttention");
+  CHECK(build(*fp8).configurePlugin(wide.data(), 4, &out, 1) == 0, "%s", recorder().take().c_str());
+  const size_t tokens = size_t{16} * (500 * 29 + 1) * 64;
+  const size_t more = build(*fp8).getWorkspaceSize(wide.data(), 4, &out, 1);
+  CHECK(more >= bytes + 2 * tokens, "%zu with fp8, %zu without", more, bytes);
   const auto bad = profile(1, 4, 80);
   CHECK(build(*plugin).configurePlugin(bad.data(), 4, &out, 1) != 0, "head_dim 80");
   CHECK(recorder().take().find("head_dim is 80; 64 and 128 are supported") != std::string::npos,

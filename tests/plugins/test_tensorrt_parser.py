@@ -26,7 +26,7 @@ DEMO = Path(__file__).resolve().parents[2] / "covis" / "assets" / "demo"
 CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
 NARROW = [name for name in get_args(Precision) if name != "fp32"]
 TRUNK = ("encoder", "aggregator", "aggregator_pooled")
-LENGTHS = {"M": 500, "N": 16, "K": 1024}  # views, frames of a chunk, probes
+LENGTHS = {"M": 500, "N": 16, "K": 64}  # views, frames of a chunk, probes
 
 
 @pytest.fixture(scope="module", autouse=True)
