@@ -151,7 +151,7 @@ class TensorRtBackend:
             CovisError: a plan is missing (exit code 2), or memory is (3).
         """
         from covis.runtime import flow
-        from covis.runtime.cuda_memory import out_of_memory
+        from covis.runtime.device_array import out_of_memory
 
         # All engines are loaded first: then their weights are counted in what is taken.
         loaded = {s.stage.name: self._loaded(s.stage, views, chunk) for s in run}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from covis.runtime.cuda_memory import CudaMemory, import_cuda_core
+from covis.runtime.cuda_memory import CudaMemory
+from covis.runtime.device_array import import_cuda_core
 
 
 class Clock(Protocol):

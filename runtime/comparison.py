@@ -14,11 +14,12 @@ from covis.engines.errors import user_error
 from covis.engines.manifest import Stage
 from covis.engines.options import Sparsity
 from covis.runtime import flow
-from covis.runtime.cuda_memory import numpy_dtype
 from covis.runtime.decode import decode
+from covis.runtime.device_array import numpy_dtype
 from covis.runtime.images import Images
-from covis.runtime.pipeline import Pipeline, Progress, plain
+from covis.runtime.pipeline import Pipeline, Progress
 from covis.runtime.scene import Scene
+from covis.runtime.stage_values import plain
 
 Array = NDArray[Any]
 Runner = Callable[[flow.Step, Images, Mapping[str, Array]], dict[str, Array]]

@@ -1,6 +1,6 @@
-"""Arrays in GPU memory, and what copies them: in the order of one stream a thread.
+"""Memory that stages work in: the host's, or a GPU's, in the order of one stream a thread.
 
-Built on `cuda.core`; arrays come in and go out through DLPack and the CUDA Array Interface.
+Built on `cuda.core`.
 """
 
 from __future__ import annotations
@@ -10,103 +10,21 @@ import math
 import threading
 from collections import deque
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import CovisError, environment_error, printable
-
-ALIGNMENT = 256
-"""Bytes that TensorRT wants every tensor's address to be a multiple of."""
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy type of a manifest's tensor; bfloat16 is that of ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        wide: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return wide
-    return np.dtype(name)
-
-
-class DeviceArray:
-    """A C-contiguous array in GPU memory, valid in the order of the stream it was made on.
-
-    Attributes:
-        owner: keeps the memory alive.
-        ptr: address on the device.
-        shape: of the array.
-        dtype: NumPy's, or ml_dtypes' bfloat16.
-        stream: the `cuda.core.Stream` whose work fills and frees it.
-    """
-
-    __slots__ = ("dtype", "owner", "ptr", "shape", "stream")
-
-    def __init__(
-        self, owner: Any, ptr: int, shape: Sequence[int], dtype: np.dtype[Any], stream: Any
-    ) -> None:
-        self.owner = owner
-        self.ptr = ptr
-        self.shape = tuple(shape)
-        self.dtype = dtype
-        self.stream = stream
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, frames: slice) -> DeviceArray:
-        """A view of whole entries of the leading dimension; steps other than 1 are not possible."""
-        first, last, step = frames.indices(self.shape[0])
-        if step != 1:
-            raise IndexError("a device array is cut by whole, adjoining entries only")
-        count = max(last - first, 0)
-        offset = first * math.prod(self.shape[1:]) * self.dtype.itemsize
-        return DeviceArray(
-            self.owner, self.ptr + offset, (count, *self.shape[1:]), self.dtype, self.stream
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the elements."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        if self.dtype.kind not in "biuf":
-            raise AttributeError("the CUDA Array Interface has no bfloat16; use DLPack")
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.ptr, False),
-            "strides": None,
-            "version": 3,
-            "stream": int(self.stream.handle),
-        }
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, int(self.stream.device.device_id)  # kDLCUDA
-
-    def __dlpack__(self, *, stream: int | None = None, **wishes: Any) -> Any:
-        """A DLPack capsule; the consumer's stream waits for the work that fills the array."""
-        core = import_cuda_core()
-        if stream is None or stream == 1:
-            core.LEGACY_DEFAULT_STREAM.wait(self.stream)
-        elif stream == 2:
-            core.PER_THREAD_DEFAULT_STREAM.wait(self.stream)
-        elif stream != -1:
-            core.Stream.from_handle(stream).wait(self.stream)
-        buffer = core.Buffer.from_handle(self.ptr, self.nbytes, owner=self)
-        view = importlib.import_module("cuda.core.utils").StridedMemoryView.from_buffer(
-            buffer, self.shape, dtype=self.dtype
-        )
-        return view.__dlpack__(stream=-1, **wishes)
-
-
-Value = NDArray[Any] | DeviceArray
-"""An array where a backend keeps it."""
+from covis.engines.errors import CovisError, environment_error
+from covis.runtime.device_array import (
+    DeviceArray,
+    Value,
+    adopt,
+    contiguous,
+    first_line,
+    import_cuda_core,
+    out_of_memory,
+)
 
 
 class HostMemory:
@@ -296,79 +214,3 @@ class CudaMemory:
         if not value.flags.c_contiguous:
             raise ValueError("a host array must be C-contiguous to be copied")
         return self._core.Buffer.from_handle(value.ctypes.data, value.nbytes, owner=value)
-
-
-def adopt(value: Any, stream: Any, index: int) -> Value:
-    """A foreign array as a `DeviceArray`, or as NumPy's where it lies on the host."""
-    from covis.engines.errors import user_error
-
-    name = type(value).__name__
-    view_of = importlib.import_module("cuda.core.utils").StridedMemoryView
-    try:
-        view = view_of.from_any_interface(value, int(stream.handle))
-    except Exception as error:  # BufferError, and whatever the producer raises
-        raise user_error(
-            f"cannot be taken in ({first_line(error)})",
-            where=name,
-            hint="give an array that speaks DLPack or the CUDA Array Interface",
-        ) from error
-    if view.dtype is None or not is_contiguous(view.shape, view.strides):
-        raise user_error("is not C-contiguous", where=name, hint="call its .contiguous()")
-    if not view.is_device_accessible:
-        return np.from_dlpack(value)
-    if view.device_id != index:
-        raise user_error(
-            f"lies on GPU {view.device_id}, not {index}", where=name, hint="move it there"
-        )
-    return DeviceArray(view, int(view.ptr), view.shape, np.dtype(view.dtype), stream)
-
-
-def contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in C order, itself where it is; scalars stay so, unlike in ascontiguousarray."""
-    return np.asarray(array, order="C")
-
-
-def is_contiguous(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
-    """Whether strides, in elements, are those of C order; where the size is 1 any will do."""
-    if strides is None or 0 in shape:
-        return True
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def import_cuda_core() -> ModuleType:
-    """The `cuda.core` module of cuda-python.
-
-    Raises:
-        CovisError: it is not installed (exit code 3).
-    """
-    try:
-        return importlib.import_module("cuda.core")
-    except ImportError as error:
-        raise environment_error(
-            f"cuda-python is missing ({printable(str(error))})",
-            hint="pip install 'covis[trt]' or 'covis[gpu]'",
-        ) from None
-
-
-def out_of_memory(what: str, free: int | None = None, hint: str = "use fewer views") -> CovisError:
-    """The one error for a GPU that is full; `is_out_of_memory` knows it again."""
-    left = "" if free is None else f" ({free / 2**30:.1f} GiB are free)"
-    return environment_error(f"{_FULL}: {what} do not fit{left}", hint=hint)
-
-
-_FULL = "the GPU is out of memory"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU is full."""
-    return isinstance(error, CovisError) and _FULL in error.what
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's first line, safe to print, or its type where it says nothing."""
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:400])

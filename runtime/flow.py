@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from covis.engines.manifest import Manifest, Stage, Tensor
 from covis.engines.options import Sparsity
 from covis.runtime.controls import stage_names
-from covis.runtime.cuda_memory import numpy_dtype
+from covis.runtime.device_array import numpy_dtype
 
 REPORTED = frozenset({"pair_level", "similarity", "probe"})
 """Values that the scene's report shows: never freed before the end."""

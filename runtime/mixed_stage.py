@@ -16,7 +16,7 @@ from covis.engines.manifest import Stage
 from covis.engines.mixed_graph import LayeredGraph, common_layers, layered, mix
 from covis.engines.ort_settings import import_onnxruntime, session_settings
 from covis.runtime import flow
-from covis.runtime.cuda_memory import first_line, numpy_dtype
+from covis.runtime.device_array import first_line, numpy_dtype
 from covis.runtime.images import Images
 from covis.runtime.native import find_library
 

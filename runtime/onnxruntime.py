@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.manifest import Stage, Tensor
 from covis.engines.ort_settings import import_onnxruntime, session_settings
-from covis.runtime.cuda_memory import (
-    CudaMemory,
-    DeviceArray,
-    HostMemory,
-    contiguous,
-    first_line,
-    out_of_memory,
-)
+from covis.runtime.cuda_memory import CudaMemory, HostMemory
+from covis.runtime.device_array import DeviceArray, contiguous, first_line, out_of_memory
 from covis.runtime.native import find_library
 
 Array = NDArray[Any]

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from covis.engines.backend_options import BackendOptions
 from covis.engines.bundle import Bundle, open_bundle
-from covis.engines.errors import CovisError, numerics_error, user_error
-from covis.engines.manifest import Stage, Tensor
+from covis.engines.errors import CovisError, user_error
 from covis.engines.options import Sparsity
 from covis.runtime import flow
 from covis.runtime.backends import Backend, open_backend
 from covis.runtime.controls import control_inputs
-from covis.runtime.cuda_memory import HostMemory, Value, is_out_of_memory, numpy_dtype
+from covis.runtime.cuda_memory import HostMemory
 from covis.runtime.decode import decode
+from covis.runtime.device_array import Value, is_out_of_memory, numpy_dtype
 from covis.runtime.images import Images, find_images, load_images
 from covis.runtime.scene import Scene
+from covis.runtime.stage_values import is_sound, plain, refuse_non_finite, stage_input
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -206,13 +207,13 @@ class Pipeline:
                 )
         for first, last in flow.chunks(total, length, least):
             session = backend.session(stage, last - first)
-            inputs = {t.name: _slice(t, images, values, first, last) for t in stage.inputs}
+            inputs = {t.name: stage_input(t, images, values, first, last) for t in stage.inputs}
             chunk = {n: a[first:last] if length < total else a for n, a in outputs.items()}
             session.run(inputs, chunk)
             tell(stage.name, last, total)
         for name, array in outputs.items():
-            if isinstance(array, np.ndarray) and not _is_sound(array):
-                _refuse_non_finite(stage, name, array, images)
+            if isinstance(array, np.ndarray) and not is_sound(array):
+                refuse_non_finite(stage, name, array, images)
         return outputs
 
     def _note(self, text: str) -> None:
@@ -307,46 +308,3 @@ def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[
         )
     checked: NDArray[np.int8] = level.astype(np.int8)[None, None]
     return checked
-
-
-def _slice(
-    tensor: Tensor, images: Images, values: Mapping[str, Value], first: int, last: int
-) -> Value:
-    if tensor.name == "images":
-        return images.batch(first, last).astype(numpy_dtype(tensor.dtype), copy=False)
-    if tensor.name not in values:
-        raise user_error(
-            "is wanted by a graph of this bundle and unknown to this version of covis",
-            where=f"input {tensor.name}",
-            hint="update covis or export the bundle again",
-        )
-    value = values[tensor.name]
-    return value[first:last] if tensor.shape and tensor.shape[0] == "N" else value
-
-
-def plain(array: Array) -> Array:
-    """Half precision widened: what comes after the stages computes in float32 and float64."""
-    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
-
-
-def _is_sound(array: Array) -> bool:
-    """Whether all numbers are finite, or their sum overflows, which is looked into again."""
-    array = plain(array)
-    with np.errstate(invalid="ignore"):  # both infinities in one sum
-        return array.dtype.kind != "f" or bool(np.isfinite(array.sum(dtype=np.float64)))
-
-
-def _refuse_non_finite(stage: Stage, name: str, array: Array, images: Images) -> None:
-    """A sum overflows before its numbers do, so look again before refusing."""
-    bad = ~np.isfinite(plain(array))
-    if not bad.any():
-        return
-    where = f"stage {stage.name}, output {name}"
-    if stage.scope == "frames":
-        frame = int(np.flatnonzero(bad.reshape(len(images), -1).any(axis=1))[0])
-        where += f", photo {images.names[frame]}"
-    raise numerics_error(
-        f"{int(bad.sum()):,} of {array.size:,} numbers are not finite",
-        where=where,
-        hint="check the weights (`covis inspect`), or export with --dtype float32",
-    )

@@ -18,7 +18,8 @@ from covis.engines import trt as tensorrt
 from covis.engines.errors import environment_error, user_error
 from covis.engines.manifest import Stage
 from covis.engines.plans import PlanRecord, read_plan
-from covis.runtime.cuda_memory import CudaMemory, DeviceArray, Value, numpy_dtype
+from covis.runtime.cuda_memory import CudaMemory
+from covis.runtime.device_array import DeviceArray, Value, numpy_dtype
 from covis.runtime.trt_execution import Execution, Shapes, failure, new_context
 
 _MOST_SHAPES = 3  # contexts a thread keeps: the full chunk, the last one, one before a change

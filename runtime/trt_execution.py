@@ -17,14 +17,8 @@ from numpy.typing import NDArray
 from covis.engines import trt as tensorrt
 from covis.engines.errors import CovisError, environment_error
 from covis.engines.manifest import Stage
-from covis.runtime.cuda_memory import (
-    ALIGNMENT,
-    CudaMemory,
-    DeviceArray,
-    Value,
-    numpy_dtype,
-    out_of_memory,
-)
+from covis.runtime.cuda_memory import CudaMemory
+from covis.runtime.device_array import ALIGNMENT, DeviceArray, Value, numpy_dtype, out_of_memory
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -16,7 +16,7 @@ from covis.engines.errors import CovisError
 from covis.engines.manifest import Stage, Tensor
 from covis.engines.ort_settings import import_onnxruntime
 from covis.runtime.backends import OnnxRuntimeBackend, open_backend
-from covis.runtime.cuda_memory import is_out_of_memory, numpy_dtype, out_of_memory
+from covis.runtime.device_array import is_out_of_memory, numpy_dtype, out_of_memory
 from covis.runtime.onnxruntime import Session, SessionOptions, check_provider
 from covis.runtime.pipeline import load
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from covis.engines.manifest import Stage
 from covis.engines.options import Sparsity
 from covis.runtime import flow
-from covis.runtime.cuda_memory import HostMemory, Value, numpy_dtype
+from covis.runtime.cuda_memory import HostMemory
+from covis.runtime.device_array import Value, numpy_dtype
 from covis.runtime.pipeline import load
 
 
@@ -61,7 +62,8 @@ def test_results_are_not_kept_on_the_device(tiny_bundle: Path) -> None:
     assert run["encoder"].read_later == {"patch_tokens"}
     assert run["depth"].read_later == run["points"].read_later == frozenset()
     assert "patch_tokens" in run["aggregator"].done and "patch_tokens" not in run["saliency"].done
-    assert {"tap0", "tap1", "tap2", "tap3"} <= run["points"].done
+    taps = {f"tap{i}_{half}" for i in range(4) for half in ("frame", "global")}
+    assert taps <= run["points"].done
     assert not any(step.done & flow.REPORTED for step in run.values())
 
 

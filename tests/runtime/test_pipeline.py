@@ -136,7 +136,7 @@ def test_progress_names_every_stage(tiny_bundle: Path, photos: Path) -> None:
 
 
 def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: Path) -> None:
-    from covis.runtime.pipeline import _refuse_non_finite
+    from covis.runtime.stage_values import refuse_non_finite
 
     pipeline = load(tiny_bundle)
     stage = pipeline.bundle.manifest.stage("depth")
@@ -144,7 +144,7 @@ def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: P
     depth = np.ones((4, 56, 84), np.float32)
     depth[2, 5, 6] = np.nan
     with pytest.raises(CovisError, match=r"stage depth, output depth, photo view_002") as caught:
-        _refuse_non_finite(stage, "depth", depth, images)
+        refuse_non_finite(stage, "depth", depth, images)
     assert caught.value.code == 4
 
 

@@ -13,7 +13,7 @@ import pytest
 from covis.engines.bundle import open_bundle
 from covis.engines.errors import CovisError
 from covis.engines.plans import EngineOptions, PlanRecord, Range
-from covis.runtime.cuda_memory import DeviceArray, contiguous, is_contiguous
+from covis.runtime.device_array import DeviceArray, contiguous, is_contiguous
 from covis.runtime.tensorrt import Session, SessionOptions, tensorrt_dtype
 
 # class: {method: its arguments}; a property has none.
