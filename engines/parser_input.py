@@ -33,7 +33,7 @@ _FOLDED = {"Add", "Cast", "Concat", "Div", "Gather", "Identity", "Mul", "Reshape
 _FOLDED |= {"Squeeze", "Sub", "Unsqueeze"}
 
 
-def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.ModelProto:
+def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> onnx.ModelProto:
     """A copy whose `covis` nodes become plugins in TensorRT's parser, 10.6 to 11.x.
 
     Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
@@ -43,7 +43,8 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.
 
     Args:
         model: as `engines.graph.load_graph` reads it, external weights left on the disk.
-        precision: what the plugin may compute level 1 in, "full" or "fp8".
+        precision: what the plugin may compute level 1 in, "full" or "fp8". None: "fp8" where the
+            graph itself lowers every level to at most 1 (`covis export --precision fp8`).
 
     Returns:
         A new model; `model` is not changed. Pass the original file's path beside the serialised
@@ -57,15 +58,17 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision = "full") -> onnx.
     for graph in _graphs(copy.graph):
         _fold_integers(graph)
         _slice_sequences(graph)
+        lowered = _lowered(graph)
         for node in graph.node:
             if node.domain == DOMAIN:
-                _name_plugin(node, precision)
+                allowed = "fp8" if lowered.intersection(node.input) else "full"
+                _name_plugin(node, precision or allowed)
     widen_levels(copy.graph, DOMAIN)
     return copy
 
 
 def for_onnxruntime_tensorrt(
-    model: onnx.ModelProto, precision: Precision = "full"
+    model: onnx.ModelProto, precision: Precision | None = None
 ) -> onnx.ModelProto:
     """A copy for ONNX Runtime's TensorRT provider: as `for_tensorrt`, in that provider's domain.
 
@@ -93,7 +96,19 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(inner)
 
 
-def _name_plugin(node: onnx.NodeProto, precision: Precision) -> None:
+def _lowered(graph: onnx.GraphProto) -> set[str]:
+    """Values that are at most 1: minima with a constant, and casts of those."""
+    types = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.INT8)
+    ones = {name for name, value in _constants(graph, types) if np.all(value <= 1)}
+    found: set[str] = set()
+    for node in graph.node:
+        low = node.op_type == "Min" and ones.intersection(node.input)
+        if low or (node.op_type in ("Cast", "Identity") and node.input[0] in found):
+            found.update(node.output)
+    return found
+
+
+def _name_plugin(node: onnx.NodeProto, precision: str) -> None:
     wanted = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
     if node.op_type == "BlockSparseAttention":
         wanted["precision"] = precision
@@ -183,8 +198,10 @@ def _scalar(constants: dict[str, Integers], name: str, otherwise: int) -> int:
     return int(value) if value is not None and value.ndim == 0 else otherwise
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Integers]]:
-    """The small constants of 64-bit integers that the graph itself holds."""
+def _constants(
+    graph: onnx.GraphProto, types: tuple[int, ...] = (onnx.TensorProto.INT64,)
+) -> Iterator[tuple[str, Integers]]:
+    """The small constants of these types that the graph itself holds."""
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
         if node.op_type == "Constant" and len(node.attribute) == 1:
@@ -198,5 +215,5 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Integers]]:
     for name, tensor in tensors:
         inside = tensor.data_location != onnx.TensorProto.EXTERNAL
         small = math.prod(tensor.dims) <= _LARGEST
-        if tensor.data_type == onnx.TensorProto.INT64 and inside and small:
+        if tensor.data_type in types and inside and small:
             yield name, numpy_helper.to_array(tensor)

@@ -84,6 +84,22 @@ def test_axes_become_constants() -> None:
         assert all(node.input[1] in constants for node in reductions if len(node.input) > 1)
 
 
+@pytest.mark.parametrize(("most", "expected"), [(1, b"fp8"), (2, b"full")])
+def test_lowered_levels_are_computed_in_fp8(most: int, expected: bytes) -> None:
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 20, "covis": 1]>
+        low (float16[1, 1, 4, 64] x, int8[1, 1, 1, 1] level) => (float16[1, 1, 4, 64] y)
+        <int32 most = {{{most}}}> {{
+          wide = Cast <to = 6> (level)
+          cut = Min (wide, most)
+          narrow = Cast <to = 3> (cut)
+          y = covis.BlockSparseAttention (x, x, x, narrow)
+        }}"""
+    )
+    (node,) = (n for n in for_tensorrt(model).graph.node if n.domain == "covis")
+    assert _attributes(node)["precision"] == expected
+
+
 def test_low_precision_is_asked_for() -> None:
     copy = for_tensorrt(load_graph(DEMO / "camera.onnx"), precision="fp8")
     ours = [node for node in copy.graph.node if node.domain == "covis"]

@@ -39,7 +39,7 @@ def record(graph: Path, folder: Path, lengths: Mapping[str, int] | None = None) 
 
 
 def plugin_fields(graph: Path) -> list[str]:
-    """The line each op node's plugin must print of its fields, in the order of the nodes."""
+    """What each op node's plugin must say of its attributes, in the order of the nodes."""
     return [_fields(node) for node in load_graph(graph).graph.node if node.domain == DOMAIN]
 
 
@@ -72,5 +72,5 @@ def _fields(node: onnx.NodeProto) -> str:
     if node.op_type == "BlockSelect":
         words.append(f"pool={given.get('pool', b'mean').decode()}")
     else:
-        words += [f"scale={given.get('scale', 0.0):f}", "precision=full"]
+        words.append(f"scale={given.get('scale', 0.0):f}")
     return " ".join([node.op_type, *words])

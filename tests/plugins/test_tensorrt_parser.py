@@ -43,7 +43,8 @@ def check(graph: Path, made: Record) -> None:
     assert made["parsed"] and not made["errors"], made["errors"] or made["log"]
     assert not made["issues"]
     assert set(made["unimplemented"]) <= {"Tensor::setDimensionName"}, "the recorder is too small"
-    assert [plugin["fields"] for plugin in made["plugins"]] == plugin_fields(graph)
+    said = [plugin["fields"].partition(" precision=")[0] for plugin in made["plugins"]]
+    assert said == plugin_fields(graph)
     kinds = {tensor["type"] for tensor in tensors(made)}
     assert kinds <= {"float32", "float16", "bfloat16", "float8", "int8", "int32", "int64", "bool"}
 
@@ -77,6 +78,9 @@ def test_narrow(config: str, precision: str, tmp_path: Path) -> None:
         check(graph, made)
         if stage in TRUNK:
             assert made["plugins"] and all(plugin["has_format"] for plugin in made["plugins"])
+            allowed = "fp8" if precision == "fp8" else "full"
+            ends = {plugin["fields"].rpartition("precision=")[2] for plugin in made["plugins"]}
+            assert ends == {allowed}
 
 
 @pytest.mark.parametrize("stage", ["encoder", "aggregator", "aggregator_pooled", "saliency"])
