@@ -64,6 +64,16 @@ COMMANDS = {
         "covis.commands.bench:bench",
         "Measure latency, throughput and memory by stage, dense beside sparse.",
     ),
+    "plan": _Command(
+        "covis.commands.plan:PlanCommand",
+        "covis.commands.plan:plan",
+        "Predict the memory of a run, and name what limits the number of views.",
+    ),
+    "triton": _Command(
+        "covis.commands.triton:TritonCommand",
+        "covis.commands.triton:triton",
+        "Write a model repository for Triton Inference Server.",
+    ),
     "inspect": _Command(
         "covis.commands.inspect:InspectCommand",
         "covis.commands.inspect:inspect",

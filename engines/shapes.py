@@ -21,8 +21,9 @@ from covis.engines.parser_input import DOMAIN
 
 Shape = tuple[int, ...]
 
-# Shape arithmetic handles a few numbers; index ranges over tokens are data and stay unknown.
-_SMALL: Final = 4096
+# Shape arithmetic handles a few numbers; ranges of views or tokens are data and stay unknown.
+_SMALL: Final = 64
+_GROWING: Final = frozenset({"Range", "Expand", "ConstantOfShape", "Tile"})
 
 
 @dataclass(frozen=True)
@@ -63,53 +64,72 @@ def tensor_facts(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[st
     Raises:
         CovisError: a shape cannot be known before the graph runs (exit code 2).
     """
-    return _Evaluator(model, inputs).facts
+    return ShapeEvaluator(model)(inputs)
 
 
-class _Evaluator:
-    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> None:
-        self.facts: dict[str, TensorFacts] = {}
-        self._values: dict[str, Any] = {}
+class ShapeEvaluator:
+    """The same for many shapes of one graph's inputs: what does not depend on them is done once."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
         self._opsets = list(model.opset_import)
         versions = {entry.domain or "": entry.version for entry in self._opsets}
         self._opset = versions.get("", 20)
         self._ir = model.ir_version
         self._schemas: dict[str, Any] = {}
-        for value in model.graph.input:
-            if value.name in inputs:
-                kind = value.type.tensor_type.elem_type
-                self.facts[value.name] = TensorFacts(kind, inputs[value.name])
+        self._runners: dict[str, ReferenceEvaluator] = {}
+        self._inputs = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
+        self._facts: dict[str, TensorFacts] = {}
+        self._values: dict[str, Any] = {}
         for tensor in model.graph.initializer:
-            self.facts[tensor.name] = TensorFacts(tensor.data_type, tuple(tensor.dims))
+            self._facts[tensor.name] = TensorFacts(tensor.data_type, tuple(tensor.dims))
             small = math.prod(tensor.dims) <= _SMALL
             if small and tensor.data_location != onnx.TensorProto.EXTERNAL:
                 self._values[tensor.name] = numpy_helper.to_array(tensor)
+        self._moving: list[onnx.NodeProto] = []
         for node in model.graph.node:
+            if node.op_type == "Constant" or self._foldable(node):
+                self._visit(node)
+            else:
+                self._moving.append(node)
+        self._fixed = dict(self._facts), dict(self._values)
+
+    def __call__(self, inputs: Mapping[str, Shape]) -> dict[str, TensorFacts]:
+        """See `tensor_facts`."""
+        self._facts, self._values = dict(self._fixed[0]), dict(self._fixed[1])
+        for name, kind in self._inputs.items():
+            if name in inputs:
+                self._facts[name] = TensorFacts(kind, inputs[name])
+        for node in self._moving:
             self._visit(node)
+        return self._facts
 
     def _visit(self, node: onnx.NodeProto) -> None:
         if node.domain == DOMAIN:
-            self.facts[node.output[0]] = self._ours(node)
+            self._facts[node.output[0]] = self._ours(node)
         elif node.op_type == "Shape":
             start = next((a.i for a in node.attribute if a.name == "start"), 0)
             end = next((a.i for a in node.attribute if a.name == "end"), None)
-            shape = self.facts[node.input[0]].shape[start:end]
+            shape = self._facts[node.input[0]].shape[start:end]
             self._know(node.output[0], np.asarray(shape, np.int64))
         elif node.op_type == "Constant" or self._foldable(node):
-            fed = {name: self._values[name] for name in node.input if name}
-            for name, value in zip(node.output, _run(node, fed, self._opset), strict=False):
+            for name, value in zip(node.output, self._run(node), strict=False):
                 self._know(name, np.asarray(value))
         else:
             self._infer(node)
 
     def _know(self, name: str, value: Any) -> None:
         dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
-        self.facts[name] = TensorFacts(dtype, tuple(value.shape))
+        self._facts[name] = TensorFacts(dtype, tuple(value.shape))
         if value.size <= _SMALL:
             self._values[name] = value
 
     def _foldable(self, node: onnx.NodeProto) -> bool:
-        return bool(node.input) and all(not name or name in self._values for name in node.input)
+        if not node.input or any(name and name not in self._values for name in node.input):
+            return False
+        if node.op_type not in _GROWING:
+            return True
+        self._infer(node)  # a row of indices over all tokens is not to be written out
+        return self._facts[node.output[0]].elements <= _SMALL
 
     def _infer(self, node: onnx.NodeProto) -> None:
         types = {name: self._type(name) for name in node.input if name}
@@ -123,7 +143,7 @@ class _Evaluator:
         )
         for name in node.output:
             if name:
-                self.facts[name] = self._closed(node, name, found.get(name))
+                self._facts[name] = self._closed(node, name, found.get(name))
 
     def _closed(self, node: onnx.NodeProto, name: str, kind: Any) -> TensorFacts:
         tensor = (kind or onnx.TypeProto()).tensor_type
@@ -137,7 +157,7 @@ class _Evaluator:
         return TensorFacts(tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim))
 
     def _type(self, name: str) -> onnx.TypeProto:
-        facts = self.facts[name]
+        facts = self._facts[name]
         return helper.make_tensor_type_proto(facts.dtype, facts.shape)
 
     def _schema(self, node: onnx.NodeProto) -> Any:
@@ -147,9 +167,9 @@ class _Evaluator:
 
     def _ours(self, node: onnx.NodeProto) -> TensorFacts:
         """The output of a node of ours: see the contracts of the two ops."""
-        query = self.facts[node.input[0]]
+        query = self._facts[node.input[0]]
         if node.op_type == "BlockSparseAttention":
-            value = self.facts[node.input[2]].shape
+            value = self._facts[node.input[2]].shape
             return TensorFacts(query.dtype, (*query.shape[:3], value[3]))
         sizes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
         batch, heads, tokens, _ = query.shape
@@ -160,7 +180,10 @@ class _Evaluator:
         columns = -(-patches // sizes.get("k_block", 1))
         return TensorFacts(onnx.TensorProto.INT8, (batch, heads, rows, columns))
 
-
-def _run(node: onnx.NodeProto, inputs: dict[str, Any], opset: int) -> list[Any]:
-    with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(node, opsets={"": opset}).run(None, inputs))
+    def _run(self, node: onnx.NodeProto) -> list[Any]:
+        key = node.output[0]
+        if key not in self._runners:
+            self._runners[key] = ReferenceEvaluator(node, opsets={"": self._opset})
+        fed = {name: self._values[name] for name in node.input if name}
+        with np.errstate(all="ignore"):
+            return list(self._runners[key].run(None, fed))

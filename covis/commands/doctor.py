@@ -10,6 +10,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+OLDEST_GPU: Final = (8, 0)  # of the plugin's kernels
+OLDEST_CUDA: Final = (12, 0)  # of TensorRT 10.6
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ def doctor(command: DoctorCommand) -> None:
     findings = list(examine())
     for finding in findings:
         console.print(f"{marks[finding.ok]}  ", end="")
-        console.print(finding.text, markup=False)
+        console.print(finding.text, markup=False, soft_wrap=True)
     if any(finding.ok is False for finding in findings):
         raise environment_error("this machine cannot run bundles", hint="mend what is marked NO")
 
@@ -53,8 +58,9 @@ def examine() -> Iterator[Finding]:
     yield from _onnxruntime()
     yield _kernel()
     yield _package("torch", "covis export", "pip install 'covis[export]'")
-    yield _package("tensorrt", "TensorRT engines", "pip install 'covis[trt]'")
-    yield _gpu()
+    yield from _gpus()
+    yield _tensorrt()
+    yield _plugin()
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -106,17 +112,59 @@ def _package(name: str, what: str, cure: str) -> Finding:
     return Finding(True, f"{name} {_version(name) or 'of unknown version'}: {what}")
 
 
-def _gpu() -> Finding:
-    from pathlib import Path
+def _gpus() -> Iterator[Finding]:
+    """The driver, and the first GPU; without them bundles run on the CPU."""
+    from covis.engines.errors import CovisError, printable
+    from covis.engines.gpu import find_gpu
 
     driver = Path("/proc/driver/nvidia/version")
-    if driver.is_file():
-        return Finding(True, f"NVIDIA driver: {driver.read_text().splitlines()[0].strip()}")
-    if shutil.which("nvidia-smi"):
-        return Finding(
-            None, "nvidia-smi is here but no NVIDIA driver is loaded: bundles run on the CPU"
-        )
-    return Finding(None, "no NVIDIA driver: bundles run on the CPU")
+    loaded = driver.is_file()
+    if not loaded:
+        more = ", though nvidia-smi is here" if shutil.which("nvidia-smi") else ""
+        yield Finding(None, f"no NVIDIA driver is loaded{more}: bundles run on the CPU")
+    try:
+        gpu = find_gpu()
+    except CovisError as error:
+        if loaded:
+            words = printable(driver.read_text().splitlines()[0].strip())
+            yield Finding(None, f"NVIDIA driver: {words}; no GPU answers: {error}")
+        return
+    major, minor = gpu.compute_capability
+    facts = (
+        f"{gpu.name}, compute capability {major}.{minor}, {gpu.memory / 2**30:.0f} GiB, "
+        f"driver {gpu.driver} (CUDA {gpu.cuda})"
+    )
+    if gpu.compute_capability < OLDEST_GPU:
+        yield Finding(None, f"{facts}: too old, engines need compute capability 8.0")
+    elif _numbers(gpu.cuda) < OLDEST_CUDA:
+        yield Finding(None, f"{facts}: the driver is too old, engines need one for CUDA 12.0")
+    else:
+        yield Finding(True, facts)
+
+
+def _tensorrt() -> Finding:
+    from covis.engines.errors import CovisError
+    from covis.engines.trt import import_tensorrt
+
+    try:
+        module = import_tensorrt()
+    except CovisError as error:
+        return Finding(None, f"no TensorRT engines: {error}")
+    return Finding(True, f"TensorRT {module.__version__}: `covis build` makes engines")
+
+
+def _plugin() -> Finding:
+    from covis.engines.bundle import sha256_of
+    from covis.engines.trt import find_plugin
+
+    library = find_plugin()
+    if library is None:
+        return Finding(None, "no TensorRT plugin (libcovis_trt.so) was built: see docs/tensorrt.md")
+    return Finding(True, f"TensorRT plugin {library}, sha256 {sha256_of(library)[:12]}...")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _version(name: str) -> str | None:

@@ -1,0 +1,228 @@
+"""A model repository for Triton Inference Server: a model a stage, and an ensemble that ties them.
+
+Fields and values are those of Triton's `model_config.proto`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from covis.engines.atomic import atomic_folder, copy_file
+from covis.engines.bundle import Bundle
+from covis.engines.errors import user_error
+from covis.engines.manifest import Stage, Tensor
+from covis.engines.plans import PlanRecord, read_plan, records
+from covis.engines.trt import find_plugin, missing_plugin
+
+Backend = Literal["tensorrt", "onnxruntime"]
+ENSEMBLE: Final = "covis"
+MODELS: Final = "models"
+PLUGINS: Final = "plugins"  # beside the models: Triton takes every folder among them for a model
+_TYPES: Final = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "int8": "TYPE_INT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "bool": "TYPE_BOOL",
+}
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """What goes into a model repository.
+
+    Attributes:
+        backend: `tensorrt` serves the plans of `covis build`, `onnxruntime` the graphs.
+        stages: of the ensemble, in order.
+        views: number of views it is to be fast for; the plan tuned nearest is taken.
+        plans: folder of the plans.
+        plugin: the plugin library; None looks in the package.
+        trusted: sha256 of plans to serve although this user did not build them.
+        gpu: index of the GPU on the server.
+    """
+
+    backend: Backend
+    stages: tuple[Stage, ...]
+    views: int
+    plans: Path
+    plugin: Path | None = None
+    trusted: tuple[str, ...] = ()
+    gpu: int = 0
+
+
+def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force: bool) -> str:
+    """Write the repository, whole or not at all.
+
+    Returns:
+        The command that serves it.
+
+    Raises:
+        CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists.
+    """
+    if force and out.is_dir() and not (out / MODELS / ENSEMBLE / "config.pbtxt").is_file():
+        raise user_error(
+            "is no repository of covis, and is not replaced", where=out, hint="choose another name"
+        )
+    command = f"tritonserver --model-repository={out}/{MODELS}"
+    with atomic_folder(out, force=force) as folder:
+        models = folder / MODELS
+        weights: Path | None = None
+        for stage in options.stages:
+            place = models / model_name(stage)
+            (place / "1").mkdir(parents=True)
+            if options.backend == "tensorrt":
+                record = _plan_for(bundle, stage, options)
+                data = read_plan(record, options.plans, options.trusted)
+                (place / "1" / "model.plan").write_bytes(data)
+            else:
+                weights = _place_onnx(bundle, stage, place / "1" / "model.onnx", weights)
+            (place / "config.pbtxt").write_text(stage_config(stage, options))
+        (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton wants a version, even an empty one
+        text = ensemble_config(options.stages)
+        (models / ENSEMBLE / "config.pbtxt").write_text(text)
+        if options.backend == "tensorrt":
+            library = find_plugin(options.plugin)
+            if library is None:
+                raise missing_plugin(options.plugin)
+            (folder / PLUGINS).mkdir()
+            copy_file(library, folder / PLUGINS / library.name)
+            command += f" --backend-config=tensorrt,plugins={out}/{PLUGINS}/{library.name}"
+        (folder / "README.txt").write_text(_readme(command, options))
+    return command
+
+
+def stage_config(stage: Stage, options: TritonOptions) -> str:
+    """The `config.pbtxt` of one stage."""
+    on_gpu = options.backend == "tensorrt"
+    lines = [
+        f"name: {_text(model_name(stage))}",
+        f"backend: {_text(options.backend)}",
+        "max_batch_size: 0",
+        *(_tensor("input", tensor) for tensor in stage.inputs),
+        *(_tensor("output", tensor) for tensor in stage.outputs),
+    ]
+    if on_gpu:
+        lines.append(f"instance_group {{ count: 1 kind: KIND_GPU gpus: {options.gpu} }}")
+    else:
+        lines.append("instance_group { count: 1 kind: KIND_CPU }")
+    return "\n".join(lines) + "\n"
+
+
+def ensemble_config(stages: Sequence[Stage]) -> str:
+    """The `config.pbtxt` of the ensemble: photos and controls in, every result out.
+
+    Triton's ensembles do not loop, so the stages that elsewhere run in chunks see all views here.
+    """
+    made = {tensor.name for stage in stages for tensor in stage.outputs}
+    wanted = {tensor.name: tensor for s in stages for tensor in s.inputs if tensor.name not in made}
+    read = {tensor.name for stage in stages for tensor in stage.inputs}
+    results = [
+        tensor
+        for stage in stages
+        for tensor in stage.outputs
+        if tensor.name not in read or tensor.name == "pair_level"
+    ]
+    lines = [
+        f"name: {_text(ENSEMBLE)}",
+        'platform: "ensemble"',
+        "max_batch_size: 0",
+        *(_tensor("input", tensor) for tensor in wanted.values()),
+        *(_tensor("output", tensor) for tensor in results),
+        "ensemble_scheduling {",
+    ]
+    for stage in stages:
+        maps = [("input_map", tensor.name) for tensor in stage.inputs]
+        maps += [("output_map", tensor.name) for tensor in stage.outputs]
+        lines += [
+            "  step {",
+            f"    model_name: {_text(model_name(stage))}",
+            "    model_version: -1",
+            *(f"    {kind} {{ key: {_text(name)} value: {_text(name)} }}" for kind, name in maps),
+            "  }",
+        ]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def model_name(stage: Stage) -> str:
+    """A stage's name in the repository."""
+    return f"{ENSEMBLE}_{stage.name}"
+
+
+def _tensor(kind: str, tensor: Tensor) -> str:
+    dims = [-1 if isinstance(size, str) else size for size in tensor.shape]
+    # Triton has no tensors of rank 0: one number travels, and the model gets it as a scalar.
+    shape = "".join(f" dims: {size}" for size in dims or [1])
+    reshape = "" if dims else " reshape { }"
+    name, kind_of = _text(tensor.name), _TYPES[tensor.dtype]
+    return f"{kind} {{ name: {name} data_type: {kind_of}{shape}{reshape} }}"
+
+
+def _text(words: str) -> str:
+    return json.dumps(words)  # names are plain ASCII, so both grammars agree
+
+
+def _plan_for(bundle: Bundle, stage: Stage, options: TritonOptions) -> PlanRecord:
+    """The plan of this very graph and weights tuned nearest to the views.
+
+    Whether it suits the server's GPU, driver and TensorRT is seen there; Triton refuses others.
+    """
+    digests = {file.path: file.sha256 for file in bundle.manifest.files}
+    weights = digests[bundle.manifest.weights.file]
+    mine = [
+        record
+        for record in records(options.plans)
+        if (record.stage, record.graph, record.weights)
+        == (stage.name, digests[stage.graph], weights)
+    ]
+    if not mine:
+        raise user_error(
+            "has no plan of this bundle's graph",
+            where=f"stage {stage.name}",
+            hint=f"covis build {bundle.path} --stages {stage.name} "
+            f"--views 1:{options.views}:{options.views} --chunk {options.views}",
+        )
+    best = min(mine, key=lambda r: (options.views not in r.views, abs(r.views.opt - options.views)))
+    if options.views not in best.views:
+        raise user_error(
+            f"no plan holds {options.views} views (nearest: {best.views})",
+            where=f"stage {stage.name}",
+            hint=f"covis build {bundle.path} --stages {stage.name} "
+            f"--views 1:{options.views}:{options.views} --chunk {options.views}",
+        )
+    return best
+
+
+def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None) -> Path:
+    """The graph and the weights it points to, in a folder named `model.onnx` as Triton wants it.
+
+    The weights are written once; further stages get other names of the same file.
+    """
+    place.mkdir()
+    copy_file(bundle.graph(stage), place / "model.onnx")
+    mine = place / bundle.manifest.weights.file
+    if weights is None:
+        copy_file(bundle.weights, mine)
+    else:
+        os.link(weights, mine)
+    return mine
+
+
+def _readme(command: str, options: TritonOptions) -> str:
+    lines = [
+        "Serve with",
+        f"  {command}",
+        "",
+        f"Model {ENSEMBLE!r} takes the photos as the bundle's pixel rule makes them, and the",
+        "selector's options as tensors; it runs all views in one go. Cameras come as the model",
+        "writes them: `covis.runtime.decode` turns them into matrices.",
+    ]
+    if options.backend == "onnxruntime":
+        lines += ["", "Without the CPU kernel's library attention runs dense, in more memory."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,184 @@
+"""The model repository for Triton: every file by Triton's own schema, every tensor connected."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from covis.cli import run_command
+from covis.engines.bundle import PLANS, Bundle, open_bundle
+from covis.engines.cache import PlanCache
+from covis.engines.plans import Range
+from tests.engines.plan_inputs import plan_inputs
+from tests.engines.triton_schema import model_config
+from tests.golden_data import ROOT
+
+DEMO = ROOT / "covis" / "assets" / "demo"
+TYPES = {
+    "float32": "TYPE_FP32", "int8": "TYPE_INT8", "int64": "TYPE_INT64", "bool": "TYPE_BOOL",
+}  # fmt: skip
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def configs(repository: Path) -> dict[str, Any]:
+    models = repository / "models"
+    return {
+        folder.name: model_config((folder / "config.pbtxt").read_text())
+        for folder in models.iterdir()
+    }
+
+
+def kinds(config: Any, field: str) -> dict[str, tuple[str, list[int], bool]]:
+    enum = type(config).DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
+    return {
+        t.name: (enum[t.data_type].name, list(t.dims), t.HasField("reshape"))
+        for t in getattr(config, field)
+    }
+
+
+@pytest.mark.parametrize(("selector", "without"), [
+    ("saliency", "aggregator_pooled"), ("both", "aggregator"),
+])  # fmt: skip
+def test_repository_of_graphs(
+    capsys: Captured, tmp_path: Path, selector: str, without: str
+) -> None:
+    out = tmp_path / "repository"
+    arguments = ["triton", str(DEMO), "--out", str(out), "--backend", "onnxruntime"]
+    assert run_command([*arguments, "--selector", selector]) == 0
+    assert capsys.readouterr().out == f"tritonserver --model-repository={out}/models\n"
+    manifest = open_bundle(DEMO).manifest
+    stages = [stage for stage in manifest.stages if stage.name != without]
+    found = configs(out)
+    assert found.keys() == {"covis", *(f"covis_{stage.name}" for stage in stages)}
+    for stage in stages:
+        config = found[f"covis_{stage.name}"]
+        assert config.name == f"covis_{stage.name}" and config.backend == "onnxruntime"
+        assert config.max_batch_size == 0 and len(config.instance_group) == 1
+        for field, tensors in (("input", stage.inputs), ("output", stage.outputs)):
+            told = kinds(config, field)
+            assert told.keys() == {tensor.name for tensor in tensors}
+            for tensor in tensors:
+                dims = [-1 if isinstance(n, str) else n for n in tensor.shape]
+                assert told[tensor.name] == (TYPES[tensor.dtype], dims or [1], not dims)
+        # What is served loads and runs, weights and all.
+        graph = out / "models" / f"covis_{stage.name}" / "1" / "model.onnx" / "model.onnx"
+        session = ort.InferenceSession(str(graph))
+        assert {value.name for value in session.get_inputs()} == {t.name for t in stage.inputs}
+    files = list(out.rglob("model.safetensors"))
+    assert len(files) == len(stages) and len({file.stat().st_ino for file in files}) == 1
+    check_ensemble(found, [stage.name for stage in stages])
+
+
+def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
+    """Every tensor of every step is there when it is read, in the type and shape it was made."""
+    ensemble = found["covis"]
+    assert ensemble.platform == "ensemble" and ensemble.max_batch_size == 0
+    there = kinds(ensemble, "input")
+    assert "images" in there and there["tau"] == ("TYPE_FP32", [1], True)
+    steps = ensemble.ensemble_scheduling.step
+    assert [step.model_name for step in steps] == [f"covis_{name}" for name in order]
+    for step in steps:
+        model = found[step.model_name]
+        takes, gives = kinds(model, "input"), kinds(model, "output")
+        assert step.input_map.keys() == takes.keys() and step.output_map.keys() == gives.keys()
+        for name, tensor in step.input_map.items():
+            assert there[tensor] == takes[name], tensor
+        there |= {tensor: gives[name] for name, tensor in step.output_map.items()}
+    results = kinds(ensemble, "output")
+    assert {"pose_enc", "depth", "world_points", "pair_level"} <= results.keys()
+    assert all(there[name] == result for name, result in results.items())
+
+
+def build_plans(bundle: Bundle, folder: Path, most: int) -> dict[str, bytes]:
+    """A file for each stage in the cache; the repository never looks inside."""
+    digests = {file.path: file.sha256 for file in bundle.manifest.files}
+    made = {}
+    for stage in bundle.manifest.stages:
+        symbol = "N" if stage.scope == "frames" else "M"
+        for high in (most, 4 * most):
+            data = f"{stage.name} up to {high}".encode()
+            inputs = plan_inputs(
+                stage=stage.name, graph=digests[stage.graph],
+                weights=digests[bundle.manifest.weights.file],
+                profile={symbol: Range(min=1, opt=high, max=high)},
+            )  # fmt: skip
+            PlanCache(folder).get(inputs, lambda write, data=data: write(data))
+            made[f"{stage.name}-{high}"] = data
+    return made
+
+
+def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
+    bundle, out = open_bundle(DEMO), tmp_path / "repository"
+    plugin = tmp_path / "libcovis_trt.so"
+    plugin.write_bytes(b"library")
+    plans = build_plans(bundle, tmp_path / PLANS, 8)
+    arguments = ["triton", str(DEMO), "--plans", str(tmp_path / PLANS), "--plugin", str(plugin)]
+    assert run_command([*arguments, "--out", str(out), "--views", "8", "--device", "1"]) == 0
+    assert capsys.readouterr().out == (
+        f"tritonserver --model-repository={out}/models "
+        f"--backend-config=tensorrt,plugins={out}/plugins/libcovis_trt.so\n"
+    )
+    found = configs(out)
+    for stage in bundle.manifest.stages:
+        if stage.name == "aggregator_pooled":
+            continue
+        place = out / "models" / f"covis_{stage.name}"
+        assert (place / "1" / "model.plan").read_bytes() == plans[f"{stage.name}-8"]
+        group = found[f"covis_{stage.name}"].instance_group[0]
+        assert list(group.gpus) == [1] and found[f"covis_{stage.name}"].backend == "tensorrt"
+    assert (out / "plugins" / "libcovis_trt.so").read_bytes() == b"library"
+    assert list((out / "models" / "covis" / "1").iterdir()) == []
+    again = [*arguments, "--out", str(out), "--views", "20"]
+    assert run_command(again) == 2 and "already exists" in capsys.readouterr().err
+    assert run_command([*again, "--force"]) == 0
+    plan = out / "models" / "covis_depth" / "1" / "model.plan"
+    assert plan.read_bytes() == plans["depth-32"]
+
+
+def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, folder, out = open_bundle(DEMO), tmp_path / PLANS, tmp_path / "repository"
+    arguments = ["triton", str(DEMO), "--plans", str(folder), "--out", str(out)]
+
+    def refused(words: str, *more: str, code: int = 2) -> None:
+        assert run_command([*arguments, *more]) == code
+        assert words in capsys.readouterr().err and not out.exists()
+
+    refused("stage encoder: has no plan of this bundle's graph; covis build")
+    plans = build_plans(bundle, folder, 8)
+    refused("stage encoder: no plan holds 99 views (nearest: 1:32:32)", "--views", "99")
+    refused("nowhere.so: no such plugin library", "--plugin", "nowhere.so")
+    monkeypatch.setattr("covis.engines.triton.find_plugin", lambda path: None)
+    refused("was not built; see docs/tensorrt.md", code=3)
+    plan = next(folder.glob("encoder-*.plan"))
+    plan.write_bytes(plan.read_bytes()[::-1])
+    other = {hashlib.sha256(data).hexdigest() for data in plans.values()}
+    assert hashlib.sha256(plan.read_bytes()).hexdigest() not in other
+    views = "8" if "up to 8" in plan.read_bytes()[::-1].decode() else "32"
+    refused("is not what was built (sha256 differs)", "--views", views)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    arguments[-1] = str(tmp_path / "mine")
+    assert run_command([*arguments, "--force"]) == 2
+    assert "is no repository of covis, and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "file").exists()
+    assert run_command([*arguments, "--views", "0"]) == 2
+
+
+def test_schema_is_strict() -> None:
+    """The parser that judges the files does refuse what Triton does not know."""
+    from google.protobuf.text_format import ParseError
+
+    with pytest.raises(ParseError):
+        model_config('name: "x" colour: 3')
+    with pytest.raises(ParseError):
+        model_config('input { name: "x" data_type: TYPE_FLOAT32 dims: 1 }')
+    assert list(model_config('input { name: "x" dims: -1 }').input[0].dims) == [-1]

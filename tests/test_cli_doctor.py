@@ -1,0 +1,82 @@
+"""`covis doctor` on machines with and without driver, GPU, TensorRT and plugin."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from covis.commands.doctor import Finding, examine
+from covis.engines.errors import environment_error
+from covis.engines.gpu import Gpu
+
+H200 = Gpu("NVIDIA H200", (9, 0), 150 << 30, "580.95.05", "13.0")
+
+
+def findings(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | str) -> list[Finding]:
+    """What is said where the driver tells of `gpu`, or fails with those words."""
+
+    def find(index: int = 0) -> Gpu:
+        if isinstance(gpu, str):
+            raise environment_error(gpu)
+        return gpu
+
+    monkeypatch.setattr("covis.engines.gpu.find_gpu", find)
+    return list(examine())
+
+
+def about(found: list[Finding], words: str) -> Finding:
+    return next(finding for finding in found if words in finding.text)
+
+
+def test_good_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = about(findings(monkeypatch, H200), "H200")
+    assert found.ok is True
+    assert found.text == (
+        "NVIDIA H200, compute capability 9.0, 150 GiB, driver 580.95.05 (CUDA 13.0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words"),
+    [
+        (Gpu("Tesla T4", (7, 5), 1 << 34, "580.1", "13.0"), "too old, engines need compute"),
+        (Gpu("A100", (8, 0), 1 << 36, "470.1", "11.4"), "the driver is too old, engines need one"),
+    ],
+)
+def test_too_old(monkeypatch: pytest.MonkeyPatch, gpu: Gpu, words: str) -> None:
+    found = about(findings(monkeypatch, gpu), gpu.name)
+    assert found.ok is None and words in found.text  # the CPU goes on: nothing is marked NO
+
+
+def test_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr("covis.engines.trt.find_plugin", lambda path=None: None)
+    found = findings(monkeypatch, "no NVIDIA driver answers")
+    assert not any(finding.ok is False for finding in found)
+    assert about(found, "no TensorRT engines: TensorRT is").ok is None
+    assert "pip install 'covis[trt]'" in about(found, "no TensorRT engines").text
+    assert "see docs/tensorrt.md" in about(found, "no TensorRT plugin").text
+    if not Path("/proc/driver/nvidia/version").is_file():
+        assert about(found, "no NVIDIA driver is loaded").ok is None
+
+
+def test_tensorrt_and_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugin = tmp_path / "libcovis_trt.so"
+    plugin.write_bytes(b"x")
+    monkeypatch.setattr("covis.engines.trt.find_plugin", lambda path=None: plugin)
+    for version, good in (("10.15.1.29", True), ("10.5.0", None), ("12.0.0", None)):
+        module = types.ModuleType("tensorrt")
+        module.__version__ = version  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        found = findings(monkeypatch, H200)
+        assert about(found, f"TensorRT {version}").ok is good
+        assert about(found, "TensorRT plugin").ok is True
+
+
+def test_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covis.commands.doctor._version", lambda name: "1.31")
+    found = about(findings(monkeypatch, H200), "onnxruntime and onnxruntime-gpu are both")
+    assert found.ok is False and "pip uninstall both" in found.text
