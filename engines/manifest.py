@@ -15,6 +15,7 @@ OP_VERSION: Final = 1  # of the ONNX domain `covis`
 OPSET: Final = 20
 
 Scope = Literal["frames", "sequence"]
+WeightsDtype = Literal["float32", "float16", "bfloat16", "float8_e4m3fn"]
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int32", "int64", "bool"]
 
 
@@ -55,13 +56,18 @@ def _plain(tensor: Tensor) -> tuple[str, tuple[int | str, ...]]:
 
 
 class Stage(_Strict):
-    """One graph: read `inputs`, write `outputs`; `frames` stages run in chunks of frames."""
+    """One graph: read `inputs`, write `outputs`; `frames` stages run in chunks of frames.
+
+    `longest` is the largest M (of a `frames` stage: N) at which every tensor of the graph has fewer
+    than 2^31 elements, which is TensorRT's limit; None in bundles that do not say.
+    """
 
     name: Identifier
     scope: Scope
     graph: FileName
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    longest: Annotated[int, Field(ge=0)] | None = None
 
 
 class File(_Strict):
@@ -103,6 +109,8 @@ class Drift(_Strict):
         output: its name.
         max_abs: largest difference.
         max_rel: that, over the largest value in float32.
+        rms_rel: root mean square of the differences over that of the values: what is judged, as
+            single pixels of an output such as a unit vector can be at the mercy of any rounding.
     """
 
     stage: Identifier
@@ -110,6 +118,7 @@ class Drift(_Strict):
     output: Identifier
     max_abs: float
     max_rel: float
+    rms_rel: float
 
 
 class SceneDrift(_Strict):
@@ -133,6 +142,8 @@ class Precision(_Strict):
         name: of `covis export --precision`.
         keep_fp32: stages and layers left in float32 on request.
         passes: rewrites of the graphs, in order.
+        calibration: photos that set the scales of FP8.
+        fp8_attention: attention is permitted FP8: level 1 where the map has 2.
         ran_as: how ONNX Runtime's CPU provider ran the graphs for the drift; empty: it was not
             measured.
         drift: by output; empty in float32, whose verdicts are the manifest's `checks`.
@@ -142,6 +153,8 @@ class Precision(_Strict):
     name: Literal["fp32", "fp16", "bf16", "fp8"] = "fp32"
     keep_fp32: tuple[str, ...] = ()
     passes: tuple[PassRecord, ...] = ()
+    calibration: Count = 0
+    fp8_attention: bool = False
     ran_as: str = ""
     drift: tuple[Drift, ...] = ()
     scene: tuple[SceneDrift, ...] = ()
@@ -157,7 +170,7 @@ class Weights(_Strict):
     source: str
     revision: str | None
     licence: str
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: WeightsDtype
 
 
 class Model(_Strict):

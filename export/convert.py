@@ -12,7 +12,13 @@ from torch import Tensor
 
 from covis.engines.errors import numerics_error
 
-_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+_NAMES = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+_E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 
 def convert_weights(
@@ -20,6 +26,7 @@ def convert_weights(
     target: Path,
     dtype: torch.dtype | Mapping[str, torch.dtype],
     cure: str = "use --dtype bfloat16",
+    scales: Mapping[str, float] | None = None,
 ) -> None:
     """Write `source` with its tensors rounded.
 
@@ -28,6 +35,7 @@ def convert_weights(
         target: the file to write.
         dtype: of all tensors, or by name; tensors that are not named are left out.
         cure: what to do where a number overflows.
+        scales: by name, what a tensor is divided by before it is rounded to FP8.
 
     Raises:
         CovisError: a number overflows in its type (exit code 4).
@@ -39,7 +47,10 @@ def convert_weights(
         else:
             types = dict.fromkeys(names, dtype)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in types}
-        tensors = (_rounded(file.get_tensor(n), n, t, cure) for n, t in types.items())
+        tensors = (
+            _rounded(_scaled(file.get_tensor(n), t, (scales or {}).get(n)), n, t, cure)
+            for n, t in types.items()
+        )
         write_safetensors(target, types, shapes, tensors)
 
 
@@ -74,9 +85,17 @@ def write_safetensors(
             stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
+def _scaled(tensor: Tensor, dtype: torch.dtype, scale: float | None) -> Tensor:
+    """What is stored: FP8 in units of its scale, and never past its largest number."""
+    if dtype != torch.float8_e4m3fn:
+        return tensor
+    assert scale is not None
+    return (tensor.to(torch.float32) / scale).clamp(-_E4M3_MAX, _E4M3_MAX)
+
+
 def _rounded(tensor: Tensor, name: str, dtype: torch.dtype, cure: str) -> Tensor:
     rounded = tensor.to(dtype).reshape(-1)
-    if not torch.isfinite(rounded).all():
+    if not torch.isfinite(rounded.to(torch.float32)).all():
         raise numerics_error(
             f"overflows in {str(dtype).removeprefix('torch.')}",
             where=f"weight {name}",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import onnx_ir as ir
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import covis
 from covis.engines.atomic import atomic_folder, copy_file
 from covis.engines.bundle import MANIFEST, check_replaceable, describe_file
+from covis.engines.errors import user_error
 from covis.engines.manifest import (
     FORMAT,
     OP_VERSION,
@@ -20,47 +22,49 @@ from covis.engines.manifest import (
     Check,
     Manifest,
     Model,
-    PassRecord,
     Precision,
-    Stage,
     Weights,
 )
-from covis.engines.manifest import Tensor as PortRecord
 from covis.engines.options import parse_layers
 from covis.engines.pixel_rule import PixelRule, RuleKind
 from covis.export.convert import convert_weights
 from covis.export.drift import measure_drift
-from covis.export.graph import export_graph
-from covis.export.initializers import Entry, point_at_weights, read_entries
 from covis.export.models import load_model, model_info
 from covis.export.models.dinov2 import PATCH
 from covis.export.models.multiview import MultiViewModel, patch_grid
 from covis.export.models.stages import stages as model_stages
-from covis.export.models.weights import canonical, find_weights
-from covis.export.ops.translate import attach_functions
+from covis.export.models.weights import find_weights
 from covis.export.options import ExportOptions, read_config
-from covis.export.passes import Parameters, Pass, run_passes
-from covis.export.precision import (
-    KeepList,
-    base_passes,
-    narrowing_passes,
-    stored_dtype,
-    stored_types,
-)
+from covis.export.precision import base_passes, stored_dtype
 from covis.export.saliency import Pooling, saliency_stage
-from covis.export.stage import Port, StageModule
+from covis.export.stage import StageModule
 from covis.export.verify import refuse_failures, verify_stages
+from covis.export.write import (
+    WEIGHTS,
+    Progress,
+    record_passes,
+    trace_stages,
+    write_graphs,
+    write_narrow,
+)
 
-WEIGHTS = "model.safetensors"
-Progress = Callable[[str], None]
+__all__ = ["WEIGHTS", "LoadPhotos", "export_bundle", "write_graphs"]
+
+LoadPhotos = Callable[[Path, PixelRule], NDArray[np.float32]]
+"""A folder of photos and the bundle's pixel rule -> images (M, 3, H, W) in [0, 1]."""
 
 
-def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) -> Manifest:
+def export_bundle(
+    options: ExportOptions,
+    tell: Progress = lambda text: None,
+    load_photos: LoadPhotos | None = None,
+) -> Manifest:
     """Export, verify and write a bundle.
 
     Args:
         options: see `ExportOptions`.
         tell: told of each step in words.
+        load_photos: reads `options.calibration`; the exporter itself opens no pictures.
 
     Returns:
         The manifest as written.
@@ -88,8 +92,8 @@ def export_bundle(options: ExportOptions, tell: Progress = lambda text: None) ->
                 # What is verified must be what is stored: torch takes the rounded weights too.
                 model = load_model(options.model, config, weights)
                 stages = _stages(model, rule, options.pooling)
-            records = write_graphs(stages, weights, folder, model, tell)
-            precision = Precision(passes=record_passes(base_passes()))
+            records = write_graphs(stages, weights, folder, model, tell, options.max_views)
+            precision = Precision(passes=record_passes(base_passes("sequence")))
             if options.verify:
                 checks = _verify(stages, folder, rule, tell)
         else:
@@ -174,115 +178,18 @@ def _movable(source: Path, options: ExportOptions) -> bool:
     )
 
 
-def write_graphs(
-    stages: Sequence[StageModule],
-    weights: Path,
-    folder: Path,
-    model: MultiViewModel,
-    tell: Progress = lambda text: None,
-) -> tuple[Stage, ...]:
-    """Export stages to `<stage>.onnx` in `folder`, pointing into `weights`, which lies there."""
-    entries = read_entries(weights)
-    keys = canonical(entries, model.aliases)
-    records = []
-    for stage in stages:
-        tell(f"exporting {stage.name}")
-        graph = trace(stage, entries, keys, base_passes())
-        records.append(save(stage, graph, weights, entries, keys))
-    return tuple(records)
-
-
-def trace_stages(
-    stages: Sequence[StageModule],
-    source: Path,
-    model: MultiViewModel,
-    tell: Progress = lambda text: None,
-) -> dict[str, ir.Model]:
-    """Every stage as a float32 graph, by name, its parameters marked as tensors of `source`."""
-    entries = read_entries(source)
-    keys = canonical(entries, model.aliases)
-    graphs = {}
-    for stage in stages:
-        tell(f"exporting {stage.name}")
-        graphs[stage.name] = trace(stage, entries, keys, base_passes())
-    return graphs
-
-
-def write_narrow(
-    graphs: Mapping[str, ir.Model],
-    stages: Sequence[StageModule],
-    source: Path,
-    folder: Path,
-    model: MultiViewModel,
-    options: ExportOptions,
-    tell: Progress = lambda text: None,
-) -> tuple[tuple[Stage, ...], Precision]:
-    """Turn traced stages into `options.precision`; write them and the weights they want.
-
-    In which types the weights are stored is known only when every stage has been rewritten.
-    """
-    keep = KeepList.parse(options.keep_fp32)
-    keep.check(graphs)
-    passes: list[Pass] = []
-    for name, graph in graphs.items():
-        passes = narrowing_passes(options.precision, keep, name)
-        run_passes(graph, passes)
-    tell(f"converting the weights to {options.precision}")
-    target = folder / WEIGHTS
-    types = stored_types(graphs.values())
-    convert_weights(source, target, types, cure="use --precision bf16 or --keep-fp32")
-    entries = read_entries(target)
-    keys = canonical(entries, model.aliases)
-    records = tuple(save(s, graphs[s.name], target, entries, keys) for s in stages)
-    return records, Precision(
-        name=options.precision,
-        keep_fp32=keep.entries,
-        passes=record_passes([*base_passes(), *passes]),
-    )
-
-
-def record_passes(passes: Sequence[Pass]) -> tuple[PassRecord, ...]:
-    """What the manifest says of passes."""
-    return tuple(PassRecord(name=each.name, version=each.version) for each in passes)
-
-
-def trace(
-    stage: StageModule,
-    entries: Mapping[str, Entry],
-    keys: Mapping[str, str],
-    passes: Sequence[Pass],
-) -> ir.Model:
-    """A stage as a graph that went through `passes`, its parameters marked."""
-    graph = export_graph(stage)
-    Parameters.mark(graph.graph, entries, keys)
-    run_passes(graph, passes)
-    return graph
-
-
-def save(
-    stage: StageModule,
-    graph: ir.Model,
-    weights: Path,
-    entries: Mapping[str, Entry],
-    keys: Mapping[str, str],
-) -> Stage:
-    """Point a graph into `weights`, write it beside that file, and describe the stage."""
-    point_at_weights(graph.graph, weights, entries, weights.name, keys)
-    attach_functions(graph)
-    name = f"{stage.name}.onnx"
-    ir.save(graph, weights.parent / name)
-    return Stage(
-        name=stage.name,
-        scope=stage.scope,
-        graph=name,
-        inputs=tuple(_record(port) for port in stage.inputs),
-        outputs=tuple(_record(port) for port in stage.outputs),
-    )
-
-
-def _record(port: Port) -> PortRecord:
-    dtype = str(port.dtype).removeprefix("torch.")
-    return PortRecord.model_validate({"name": port.name, "dtype": dtype, "shape": port.shape})
+def _calibration_images(
+    options: ExportOptions, rule: PixelRule, load_photos: LoadPhotos | None
+) -> NDArray[np.float32] | None:
+    if options.calibration is None:
+        return None
+    if load_photos is None:
+        raise user_error(
+            "photos cannot be read here",
+            where="--calibration",
+            hint="give export_bundle a load_photos, as `covis export` does",
+        )
+    return load_photos(options.calibration, rule)
 
 
 def _verify(

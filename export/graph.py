@@ -18,6 +18,7 @@ from torch import Tensor
 from covis.engines.manifest import OPSET
 from covis.export.ops.translate import translation_table
 from covis.export.selection import Q_BLOCK
+from covis.export.sizes import name_symbols
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 _EXAMPLE = {FRAMES: 3, PROBES: 5}  # 0 and 1 would be taken for constants
@@ -106,7 +107,13 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _name_ports(graph: ir.Graph, stage: StageModule) -> None:
-    """Inputs and outputs get their ports' symbols in place of the tracer's (`s77`)."""
+    """Every shape speaks in the symbols of the ports in place of the tracer's (`s77`)."""
+    symbols = {}
+    for value, port in zip(graph.inputs, stage.inputs, strict=True):
+        for dim, name in zip(value.shape or (), port.shape, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(name, str):
+                symbols[str(dim.value)] = name
+    name_symbols(graph, symbols)
     for value, port in zip(
         [*graph.inputs, *graph.outputs], [*stage.inputs, *stage.outputs], strict=True
     ):

@@ -10,8 +10,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from covis.engines.errors import user_error
+from covis.export.passes.base import Parameters
 
-_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+_DTYPES = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+}
 _MAX_HEADER = 100 << 20  # safetensors' own limit
 
 
@@ -23,6 +29,11 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
     length: int
+
+    def rows(self, first: int, count: int) -> Entry:
+        """Some of its rows (first dimension), which lie one behind the other."""
+        row = self.length // self.shape[0]
+        return Entry(self.dtype, (count, *self.shape[1:]), self.offset + first * row, count * row)
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
@@ -78,9 +89,14 @@ def point_at_weights(
     """
     for value in list(graph.initializers.values()):
         assert value.name is not None
-        entry = entries.get(keys.get(value.name, value.name))
+        key = Parameters.key(value) or keys.get(value.name, value.name)
+        entry = entries.get(key)
         if entry is None:
             continue  # a table made at export, not a parameter: it stays in the graph
+        first_row = Parameters.first_row(value)
+        if first_row is not None:
+            assert value.shape is not None
+            entry = entry.rows(first_row, int(str(value.shape[0])))
         tensor = ir.ExternalTensor(
             location=location,
             offset=entry.offset,

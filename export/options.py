@@ -12,9 +12,11 @@ import tyro
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 
+_MOST_VIEWS = 1_000_000
+
 ModelName = Literal["vggt", "pi3", "mapanything"]
 StoredDtype = Literal["float32", "float16", "bfloat16"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,13 @@ class ExportOptions:
         dtype: how the weights are stored; float32 takes the file as it is. Computing is in float32:
             only `--precision fp32` leaves a choice here, the others store what they compute in.
         precision: in what type linear layers, convolutions and attention compute. The residual
-            stream, LayerNorm and softmax statistics stay in float32.
+            stream, LayerNorm and softmax statistics stay in float32. `fp8` is fp16 with the linear
+            layers in FP8 (e4m3), and needs `--calibration`.
+        calibration: `--precision fp8`: folder of photos of the kind the bundle is meant for, which
+            set the scales.
+        fp8_attention: `--precision fp8`: also permit FP8 to the attention kernels.
+        max_views: MLPs and projections are cut into exact parts where a tensor would pass
+            TensorRT's limit of 2^31 elements at this number of views.
         keep_fp32: what stays in float32 all the same: `heads`, stages, or `stage/layer` with a
             layer's name in the checkpoint, as a list with commas; `none`.
         pooling: what saliency compares: one descriptor a view, or best matches of its tokens.
@@ -52,6 +60,9 @@ class ExportOptions:
     dtype: StoredDtype = "float32"
     precision: Precision = "fp32"
     keep_fp32: str = "heads"
+    calibration: Path | None = None
+    fp8_attention: bool = False
+    max_views: int = 1000
     pooling: Literal["descriptor", "best-match"] = "descriptor"
     move_weights: bool = False
     verify: bool = True
@@ -70,7 +81,26 @@ class ExportOptions:
             raise user_error(
                 "there is nothing to keep: the whole bundle is in float32",
                 where="--keep-fp32",
-                hint="give --precision fp16 or bf16 with it",
+                hint="give --precision fp16, bf16 or fp8 with it",
+            )
+        if self.precision == "fp8" and self.calibration is None:
+            raise user_error(
+                "FP8 needs photos to set its scales by",
+                where="--precision",
+                hint="give --calibration FOLDER, some photos of the kind the bundle is meant for",
+            )
+        for option in ("calibration", "fp8_attention"):
+            if self.precision != "fp8" and getattr(self, option):
+                raise user_error(
+                    f"has no meaning with --precision {self.precision}",
+                    where=f"--{option.replace('_', '-')}",
+                    hint="give --precision fp8 with it, or leave it out",
+                )
+        if not 1 <= self.max_views <= _MOST_VIEWS:
+            raise user_error(
+                f"{self.max_views} is not in [1, {_MOST_VIEWS:,}]",
+                where="--max-views",
+                hint="give a number of views",
             )
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import torch
 
 from covis.engines.errors import user_error
+from covis.engines.manifest import Scope, WeightsDtype
 from covis.export.graph import layer_of
 from covis.export.options import ExportOptions, Precision
-from covis.export.passes import Fold, MoveCasts, Narrow, Parameters, Pass
+from covis.export.passes import (
+    Fold,
+    LowAttention,
+    MoveCasts,
+    Narrow,
+    Parameters,
+    Pass,
+    Quantize,
+    SplitQkv,
+    SplitRows,
+)
+from covis.export.sizes import PROBES as MOST_PROBES
+from covis.export.stage import PROBES, VIEWS
 
 NARROW = {
     "fp16": ir.DataType.FLOAT16,
@@ -23,7 +35,9 @@ _TORCH = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
+MAX_VIEWS = 1000
 HEADS = "heads"
 _TRUNK = ("encoder", "saliency", "aggregator", "aggregator_pooled")
 
@@ -34,7 +48,8 @@ class KeepList:
 
     Attributes:
         entries: `heads` (every stage after the aggregator), a stage, or `stage/layer`, where a
-            layer is a module's path in the checkpoint and stands for all that is inside it.
+            layer is a module's path in the checkpoint and stands for all that is inside it. The two
+            aggregators are the same layers over the same weights: either name stands for both.
     """
 
     entries: tuple[str, ...]
@@ -52,7 +67,8 @@ class KeepList:
     @staticmethod
     def _covers(entry: str, stage: str, layer: str) -> bool:
         name, _, inner = entry.partition("/")
-        if name != stage and not (name == HEADS and stage not in _TRUNK):
+        same = _same_weights(name) == _same_weights(stage)
+        if not same and not (name == HEADS and stage not in _TRUNK):
             return False
         return not inner or layer == inner or layer.startswith(f"{inner}.")
 
@@ -66,7 +82,7 @@ class KeepList:
             layers = [
                 (stage, layer_of(node)) for stage, model in graphs.items() for node in model.graph
             ]
-            if any(self._covers(entry, stage, layer) for stage, layer in layers):
+            if entry == HEADS or any(self._covers(entry, stage, layer) for stage, layer in layers):
                 continue
             stage, _, inner = entry.partition("/")
             known = stage in graphs or stage == HEADS
@@ -78,28 +94,60 @@ class KeepList:
             )
 
 
+def _same_weights(stage: str) -> str:
+    return stage.removesuffix("_pooled")
+
+
 def _some_layer(layers: Sequence[tuple[str, str]]) -> str:
     return next(
         (f"{s}/{layer}" for s, layer in layers if layer.count(".") >= 2), "encoder/blocks.0"
     )
 
 
-def base_passes() -> list[Pass]:
-    """What every graph goes through."""
-    return [Fold()]
+def base_passes(scope: Scope = "frames", max_views: int = MAX_VIEWS) -> list[Pass]:
+    """What every graph goes through; those that see all views at once are cut to size as well."""
+    if scope == "frames":  # the runtime chooses how many frames they take at once
+        return [Fold()]
+    lengths = {VIEWS: max_views, PROBES: MOST_PROBES}
+    return [Fold(), SplitQkv(lengths), SplitRows(lengths)]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What calibration found.
+
+    Attributes:
+        peaks: by layer, the largest magnitude it read.
+        weights: by name in the weights file, the scale it is stored at.
+    """
+
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def narrowing_passes(precision: Precision, keep: KeepList, stage: str) -> list[Pass]:
-    """What a stage goes through after the base passes."""
+    """What a stage goes through after the base passes, to half precision."""
     if precision == "fp32":
         return []
     return [Narrow(NARROW[precision], lambda layer: keep.keeps(stage, layer)), MoveCasts()]
 
 
-def stored_dtype(options: ExportOptions) -> Literal["float32", "float16", "bfloat16"]:
+def fp8_passes(scales: Scales, keep: KeepList, stage: str, attention: bool) -> list[Pass]:
+    """What a half-precision stage goes through to FP8."""
+
+    def keeps(layer: str) -> bool:
+        return keep.keeps(stage, layer)
+
+    passes: list[Pass] = [Quantize(scales.peaks, scales.weights, keeps)]
+    return [*passes, LowAttention(keeps)] if attention else passes
+
+
+def stored_dtype(options: ExportOptions) -> WeightsDtype:
     """The type of the linear layers' weights in the bundle."""
     if options.precision == "fp32":
         return options.dtype
+    if options.precision == "fp8":
+        return "float8_e4m3fn"
     return "bfloat16" if NARROW[options.precision] == ir.DataType.BFLOAT16 else "float16"
 
 

@@ -34,17 +34,17 @@ def round_results(model: ir.Model, dtype: ir.DataType) -> None:
         for place, value in enumerate(node.inputs):
             if value is not None and value.dtype == dtype:
                 cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)})
-                cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
+                cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
                 graph.insert_before(node, cast)
                 node.replace_input_with(place, cast.outputs[0])
         for value in node.outputs:
             if value.dtype == dtype:
                 cast = ir.node("Cast", [value], attributes={"to": int(dtype)})
-                cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
+                cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(dtype), value.shape
                 graph.insert_after(node, cast)
                 value.replace_all_uses_with(cast.outputs[0], replace_graph_outputs=True)
                 cast.replace_input_with(0, value)
-                value.dtype = ir.DataType.FLOAT
+                value.type = ir.TensorType(ir.DataType.FLOAT)
     NameFixPass()(model)
 
 

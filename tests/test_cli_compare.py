@@ -89,7 +89,7 @@ def test_dense_against_sparse(tiny_bundle: Path, photos: Path, tmp_path: Path) -
     assert found["reference"]["sparsity"]["selector"] == "dense"
     assert found["candidate"]["sparsity"]["selector"] == "saliency"
     assert alone["patch_tokens"]["max_abs"] == alone["similarity"]["max_abs"] == 0
-    assert alone["pair_level"]["max_abs"] == 2 and alone["tap3"]["rel_l2"] > 0
+    assert alone["pair_level"]["max_abs"] == 2 and alone["tap3_global"]["rel_l2"] > 0
     assert alone["depth"]["max_abs"] == 0  # its own error; that of the aggregator is not its fault
     assert found["bisection"] is None
     compare(tiny_bundle, photos, "--out", out, *options, "--selector", "pooled")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from covis.engines.errors import environment_error, printable
 from covis.engines.manifest import Drift, Precision
+from covis.engines.pixel_rule import PixelRule
 from covis.export.options import ExportOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def export(options: ExportOptions) -> None:
@@ -31,7 +38,7 @@ def export(options: ExportOptions) -> None:
             status.update(escape(printable(text)))
             say(f"  {printable(text)}", style="dim")
 
-        manifest = export_bundle(options, tell)
+        manifest = export_bundle(options, tell, _load_photos)
     graphs = sum(f.size for f in manifest.files if f.path.endswith(".onnx"))
     weights = sum(f.size for f in manifest.files) - graphs
     say(
@@ -41,6 +48,13 @@ def export(options: ExportOptions) -> None:
     for line in drift_lines(manifest.precision):
         say(f"  {line}")
     say(f"licence of the weights: {manifest.weights.licence}")
+
+
+def _load_photos(folder: Path, rule: PixelRule) -> NDArray[np.float32]:
+    """The photos of a folder as the model takes them, (M, 3, H, W) in [0, 1]."""
+    from covis.runtime.images import find_images, load_images
+
+    return load_images(find_images(folder), rule).pixels
 
 
 def drift_lines(precision: Precision) -> list[str]:
@@ -54,10 +68,11 @@ def drift_lines(precision: Precision) -> list[str]:
     worst: dict[tuple[str, str], Drift] = {}
     for drift in precision.drift:
         key = drift.stage, drift.output
-        if key not in worst or drift.max_rel > worst[key].max_rel:
+        if key not in worst or drift.rms_rel > worst[key].rms_rel:
             worst[key] = drift
     lines += [
-        f"{d.stage}.{d.output}: {d.max_abs:.2g} at most, {d.max_rel:.2g} of the largest value"
+        f"{d.stage}.{d.output}: {d.rms_rel:.2g} of its size (rms); at most {d.max_abs:.2g}, "
+        f"{d.max_rel:.2g} of the largest value"
         for d in worst.values()
     ]
     for scene in precision.scene:

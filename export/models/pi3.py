@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -189,7 +190,11 @@ class Pi3(MultiViewModel):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Head tokens (B, M, T, 2C): the last frame block's output beside the last global one's."""
+        """Head tokens in two halves: what the last frame and the last global block gave.
+
+        (B, M, T, C) each; the heads join them. Together they would be the one tensor that passes
+        2^31 elements at the most views.
+        """
         patch_tokens = encoded[0]
         batch, views, _, channels = patch_tokens.shape
         layout = self.layout(height, width)
@@ -207,28 +212,28 @@ class Pi3(MultiViewModel):
             x = by_frame.reshape(batch, -1, channels)
             x = self.decoder[2 * i + 1](x, rotate, attend)
         shape = batch, -1, layout.frame_tokens, channels
-        return (order.undo(torch.cat([by_frame.reshape(shape), x.reshape(shape)], dim=-1)),)
+        return order.undo(by_frame.reshape(shape)), order.undo(x.reshape(shape))
 
-    def local_points(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Head tokens (N, T, 2C) -> points (N, H, W, 3) in the frame of their own camera."""
-        features = self.point_decoder(tokens, height, width)
+    def local_points(self, halves: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """Head tokens, two of (N, T, C) -> points (N, H, W, 3) in the frame of their own camera."""
+        features = self.point_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         x, y, log_z = self.point_head(features, height, width).unbind(-1)
         z = torch.exp(log_z)
         return torch.stack([x * z, y * z, z], dim=-1)
 
-    def confidence(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Head tokens (N, T, 2C) -> logits (N, H, W, 1)."""
-        features = self.conf_decoder(tokens, height, width)
+    def confidence(self, halves: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """Head tokens, two of (N, T, C) -> logits (N, H, W, 1)."""
+        features = self.conf_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         logits: Tensor = self.conf_head(features, height, width)
         return logits
 
-    def camera(self, tokens: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Head tokens (N, T, 2C) -> camera-to-world translation (N, 3), nine numbers (N, 9).
+    def camera(self, halves: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Head tokens, two of (N, T, C) -> camera-to-world translation (N, 3), nine numbers (N, 9).
 
         The rotation nearest to the nine takes a singular value decomposition, which ONNX does not
         have: the runtime finishes it on the host, in float64.
         """
-        features = self.camera_decoder(tokens, height, width)
+        features = self.camera_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         pose: tuple[Tensor, Tensor] = self.camera_head(features)
         return pose
 
@@ -238,7 +243,8 @@ class Pi3(MultiViewModel):
 
     def aggregated_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
         tokens = self.layout(height, width).frame_tokens
-        return (Port("head_tokens", (views, tokens, 2 * self.config.dec_embed_dim)),)
+        shape = views, tokens, self.config.dec_embed_dim
+        return tuple(Port(f"head_tokens_{block}", shape) for block in ("frame", "global"))
 
     def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
         head_tokens = self.aggregated_ports(height, width, FRAMES)
@@ -246,21 +252,21 @@ class Pi3(MultiViewModel):
             StageModule(
                 "points",
                 "frames",
-                HeadStage(self, lambda model, tokens: model.local_points(tokens, height, width)),
+                HeadStage(self, lambda model, *halves: model.local_points(halves, height, width)),
                 head_tokens,
                 (Port("local_points", (FRAMES, height, width, 3)),),
             ),
             StageModule(
                 "confidence",
                 "frames",
-                HeadStage(self, lambda model, tokens: model.confidence(tokens, height, width)),
+                HeadStage(self, lambda model, *halves: model.confidence(halves, height, width)),
                 head_tokens,
                 (Port("conf", (FRAMES, height, width, 1)),),
             ),
             StageModule(
                 "camera",
                 "frames",
-                HeadStage(self, lambda model, tokens: model.camera(tokens, height, width)),
+                HeadStage(self, lambda model, *halves: model.camera(halves, height, width)),
                 head_tokens,
                 (
                     Port("translation", (FRAMES, 3)),
@@ -279,7 +285,8 @@ class Pi3(MultiViewModel):
         encoded = tuple(
             torch.unflatten(x, 0, (batch, -1)) for x in self.encode(images.flatten(0, 1))
         )
-        tokens = self.aggregate(encoded, height, width, selection)[0].flatten(0, 1)
+        aggregated = self.aggregate(encoded, height, width, selection)
+        tokens = [half.flatten(0, 1) for half in aggregated]
         translation, nine = self.camera(tokens, height, width)
         pose = homogeneous(rotation_from_nine(nine), translation)
         local = self.local_points(tokens, height, width)

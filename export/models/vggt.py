@@ -125,9 +125,11 @@ class Aggregator(nn.Module):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Patch tokens (B, M, P, C) -> camera tokens (B, M, 2C) and four taps (B, M, P, 2C).
+        """Patch tokens (B, M, P, C) -> camera tokens (B, M, 2C) and four taps, in two halves each.
 
-        The arguments are those of MultiViewModel.aggregate.
+        The arguments are those of MultiViewModel.aggregate. A tap is what the frame block and what
+        the global block of a layer gave, (B, M, P, C) each; the map heads join them. Together they
+        would be the one tensor that passes 2^31 elements at the most views.
         """
         batch, views, patches, channels = patch_tokens.shape
         special = self.special_tokens
@@ -138,17 +140,19 @@ class Aggregator(nn.Module):
         x = self.special(views).unsqueeze(0).expand(batch, -1, -1, -1)
         x = order.apply(torch.cat([x, patch_tokens], dim=2))
         tokens, layout = special + patches, self.layout(patches)
-        taps: dict[int, Tensor] = {}
-        last = x
+        taps: dict[int, tuple[Tensor, Tensor]] = {}
+        halves = x, x
         for i in range(self.config.depth):
             by_frame = self.frame_blocks[i](x.reshape(-1, tokens, channels), rotate)
             attend = AttendSelected(selection, i, layout)
             x = self.global_blocks[i](by_frame.reshape(batch, -1, channels), rotate, attend)
             x = x.reshape(batch, -1, tokens, channels)
-            last = torch.cat([by_frame.reshape(batch, -1, tokens, channels), x], dim=-1)
+            halves = by_frame.reshape(batch, -1, tokens, channels), x
             if i in self.config.dpt_layers:
-                taps[i] = order.undo(last)[:, :, special:]
-        return last[:, :, 0], *(taps[i] for i in self.config.dpt_layers)
+                first, second = (order.undo(half)[:, :, special:] for half in halves)
+                taps[i] = first, second
+        camera = torch.cat([half[:, :, 0] for half in halves], dim=-1)
+        return camera, *(half for i in self.config.dpt_layers for half in taps[i])
 
 
 class Vggt(MultiViewModel):
@@ -196,7 +200,7 @@ class Vggt(MultiViewModel):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Camera tokens (B, M, 2C) and the taps for the map heads, four of (B, M, P, 2C)."""
+        """Camera tokens (B, M, 2C) and the halves of four taps, eight of (B, M, P, C)."""
         outputs: tuple[Tensor, ...] = self.aggregator(
             encoded[0], height, width, selection, patch_order
         )
@@ -207,9 +211,10 @@ class Vggt(MultiViewModel):
         return (Port("patch_tokens", (views, patches, self.config.embed_dim)),)
 
     def aggregated_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
-        patches, c = math.prod(patch_grid(height, width)), 2 * self.config.embed_dim
-        taps = (Port(f"tap{i}", (views, patches, c)) for i in range(4))
-        return Port("camera_token", (views, c)), *taps
+        patches, c = math.prod(patch_grid(height, width)), self.config.embed_dim
+        names = (f"tap{i}_{block}" for i in range(4) for block in ("frame", "global"))
+        taps = (Port(name, (views, patches, c)) for name in names)
+        return Port("camera_token", (views, 2 * c)), *taps
 
     def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
         camera_token, *_ = self.aggregated_ports(height, width, VIEWS)
@@ -244,13 +249,13 @@ class Vggt(MultiViewModel):
         )
 
     def depth(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Taps (N, P, 2C) -> depth along z (N, H, W), confidence (N, H, W) of at least 1."""
-        raw = self.depth_head(taps, height, width)
+        """Halves of taps (N, P, C) -> depth along z (N, H, W), confidence (N, H, W), at least 1."""
+        raw = self.depth_head(_joined(taps), height, width)
         return torch.exp(raw[:, 0]), 1 + torch.exp(raw[:, 1])
 
     def points(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Taps (N, P, 2C) -> points (N, H, W, 3) in the frame of view 0, confidence (N, H, W)."""
-        raw = self.point_head(taps, height, width).permute(0, 2, 3, 1)
+        """Halves of taps (N, P, C) -> points (N, H, W, 3) as view 0 sees them, confidence."""
+        raw = self.point_head(_joined(taps), height, width).permute(0, 2, 3, 1)
         return inverse_log(raw[..., :3]), 1 + torch.exp(raw[..., 3])
 
     def forward(self, images: Tensor, selection: Selection = dense_selection) -> dict[str, Tensor]:
@@ -282,6 +287,12 @@ class Vggt(MultiViewModel):
             "intrinsic": intrinsic,
             **{name: torch.unflatten(value, 0, (batch, -1)) for name, value in by_frame.items()},
         }
+
+
+def _joined(halves: Sequence[Tensor]) -> list[Tensor]:
+    """Frame and global half of each tap, (N, P, C) each -> taps (N, P, 2C)."""
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return [torch.cat(pair, dim=-1) for pair in pairs]
 
 
 def inverse_log(y: Tensor) -> Tensor:

@@ -6,7 +6,22 @@ pass makes another graph of the same input.
 
 from covis.export.passes.base import Parameters, Pass, run_passes
 from covis.export.passes.fold import Fold
+from covis.export.passes.low_attention import LowAttention
 from covis.export.passes.move_casts import MoveCasts
 from covis.export.passes.narrow import Narrow
+from covis.export.passes.qkv import SplitQkv
+from covis.export.passes.quantize import Quantize
+from covis.export.passes.rows import SplitRows
 
-__all__ = ["Fold", "MoveCasts", "Narrow", "Parameters", "Pass", "run_passes"]
+__all__ = [
+    "Fold",
+    "LowAttention",
+    "MoveCasts",
+    "Narrow",
+    "Parameters",
+    "Pass",
+    "Quantize",
+    "SplitQkv",
+    "SplitRows",
+    "run_passes",
+]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 _KEY = "covis.key"
+_FIRST_ROW = "covis.first_row"
 
 
 class Pass(ir.passes.InPlacePass):
@@ -49,6 +50,18 @@ class Parameters:
     def key(value: ir.Value | None) -> str | None:
         """The tensor's name in the weights file; None for all but parameters."""
         return None if value is None else value.meta.get(_KEY)
+
+    @staticmethod
+    def mark_part(part: ir.Value, whole: ir.Value, first_row: int) -> None:
+        """Mark `part` as rows of the parameter `whole`, from `first_row` on."""
+        part.meta[_KEY] = whole.meta[_KEY]
+        part.meta[_FIRST_ROW] = first_row
+
+    @staticmethod
+    def first_row(value: ir.Value) -> int | None:
+        """Where a part of a parameter begins; None: it is whole."""
+        row: int | None = value.meta.get(_FIRST_ROW)
+        return row
 
 
 def run_passes(model: ir.Model, passes: Sequence[Pass]) -> None:

@@ -38,7 +38,21 @@ class Fold(Pass):
             IdentityEliminationPass(),
             RemoveUnusedNodesPass(),
         )(model)
+        _complete_shapes(model.graph)
         return True
+
+
+def _complete_shapes(graph: ir.Graph) -> None:
+    """Products of symbols, which shape inference leaves open: tokens as rows of a matrix."""
+    for node in graph:
+        data = node.inputs[0] if node.inputs else None
+        if data is None or data.shape is None:
+            continue
+        if node.op_type == "Flatten" and node.attributes["axis"].as_int() == -1:
+            rows = [str(dim) if isinstance(dim, int) else str(dim.value) for dim in data.shape[:-1]]
+            node.outputs[0].shape = ir.Shape(["*".join(f"({n})" for n in rows), data.shape[-1]])
+        elif node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].shape:
+            node.outputs[0].shape = ir.Shape([data.shape[0], node.inputs[1].shape[0]])
 
 
 def _without_parameters(node: ir.Node) -> bool | None:

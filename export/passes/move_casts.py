@@ -96,7 +96,7 @@ def _store_narrow(value: ir.Value) -> None:
         return
     (dtype,) = types
     assert dtype is not None
-    value.dtype = dtype
+    value.type = ir.TensorType(dtype)
     value.const_value = None  # what is there is still wide; the weights file will have it
     for cast in casts:
         cast.outputs[0].replace_all_uses_with(value)

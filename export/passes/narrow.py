@@ -65,7 +65,7 @@ class Narrow(Pass):
         """A cast of `value`, right behind what makes it."""
         node = ir.node("Cast", [value], attributes={"to": int(self.dtype)})
         out = node.outputs[0]
-        out.dtype, out.shape = self.dtype, value.shape
+        out.type, out.shape = ir.TensorType(self.dtype), value.shape
         out.name = f"{value.name}.{_suffix(self.dtype)}"
         node.name = f"{value.name}/Cast"
         producer = value.producer()
@@ -83,11 +83,12 @@ def widen_output(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.Data
     cast = ir.node("Cast", [value], attributes={"to": int(wide)})
     cast.name = f"{name}/Cast_back"
     out = cast.outputs[0]
-    out.dtype, out.shape = wide, value.shape
+    out.type, out.shape = ir.TensorType(wide), value.shape
     graph.insert_after(node, cast)
     value.replace_all_uses_with(out, replace_graph_outputs=True)
     cast.replace_input_with(0, value)
-    value.dtype, value.name = dtype, f"{name}.{_suffix(dtype)}"
+    # A type of its own: values may share the object that holds it.
+    value.type, value.name = ir.TensorType(dtype), f"{name}.{_suffix(dtype)}"
     out.name = name  # a graph output keeps its name
 
 

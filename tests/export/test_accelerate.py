@@ -102,7 +102,8 @@ def ours_sparse(ours: MultiViewModel, images: Tensor, sparsity: Sparsity) -> Ten
         order = torch.from_numpy(patch_order(sparsity.order, HEIGHT // 14, WIDTH // 14))
         one = tuple(x.unsqueeze(0) for x in encoded)
         outputs = ours.aggregate(one, HEIGHT, WIDTH, selection, order)
-        results.append(outputs[-1] if ours.name != "mapanything" else outputs[3])
+        last = outputs[3] if ours.name == "mapanything" else torch.cat(outputs[-2:], dim=-1)
+        results.append(last)
     return torch.cat(results)
 
 

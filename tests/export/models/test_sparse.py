@@ -57,8 +57,9 @@ def run(
             pose = model.camera_head(camera)
             return {"pose_enc": pose, "depth": depth[None, ..., None], "depth_conf": conf[None]}
         assert isinstance(model, Pi3)
-        points = model.local_points(aggregated[0][0], height, width)
-        translation, _ = model.camera(aggregated[0][0], height, width)
+        halves = [half[0] for half in aggregated]
+        points = model.local_points(halves, height, width)
+        translation, _ = model.camera(halves, height, width)
         return {"local_points": points[None], "translation": translation[None]}
 
 
