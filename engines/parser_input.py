@@ -97,10 +97,10 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _lowered(graph: onnx.GraphProto) -> set[str]:
-    """Values that are at most 1: minima with a constant, and casts of those."""
+    """Values that are at most 1: constants, minima with one, and casts of those."""
     types = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.INT8)
     ones = {name for name, value in _constants(graph, types) if np.all(value <= 1)}
-    found: set[str] = set()
+    found = set(ones)
     for node in graph.node:
         low = node.op_type == "Min" and ones.intersection(node.input)
         if low or (node.op_type in ("Cast", "Identity") and node.input[0] in found):

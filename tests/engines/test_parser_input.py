@@ -98,6 +98,12 @@ def test_lowered_levels_are_computed_in_fp8(most: int, expected: bytes) -> None:
     )
     (node,) = (n for n in for_tensorrt(model).graph.node if n.domain == "covis")
     assert _attributes(node)["precision"] == expected
+    del model.graph.node[:3]
+    model.graph.initializer[0].CopyFrom(
+        helper.make_tensor("narrow", onnx.TensorProto.INT8, [1, 1, 1, 1], [most])
+    )
+    (node,) = (n for n in for_tensorrt(model).graph.node if n.domain == "covis")
+    assert _attributes(node)["precision"] == expected
 
 
 def test_low_precision_is_asked_for() -> None:

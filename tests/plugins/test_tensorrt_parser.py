@@ -71,7 +71,8 @@ def test_narrow(config: str, precision: str, tmp_path: Path) -> None:
     """Every model in every precision: strongly typed, and the plugin has a kernel for the types."""
     from tests.export.passes.precision_chain import narrowed
 
-    graphs, _ = narrowed(config, tmp_path, precision)
+    options = {"fp8_attention": True} if precision == "fp8" else {}
+    graphs, _ = narrowed(config, tmp_path, precision, **options)
     for stage in graphs:
         graph = tmp_path / f"{stage}.onnx"
         made = record(graph, tmp_path)
