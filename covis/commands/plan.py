@@ -154,18 +154,19 @@ class _Prediction:
         views = self.command.views
         rows = self._rows()
         limits: list[tuple[int, str, str]] = []
+        cap = _MOST_VIEWS
         if budget is not None:
-            most = largest_views(self.total, budget, _MOST_VIEWS)
-            one = most + 1
-            words = f"{one} need {_size(self.total(one))}, there are {_size(budget)}"
-            limits.append((most, words, self._fullest(one)))
-        if self.command.backend == "tensorrt":
-            most = largest_views(self.elements, MOST_ELEMENTS, _MOST_VIEWS)
+            cap = largest_views(self.total, budget, _MOST_VIEWS)
+            if cap < _MOST_VIEWS:
+                words = f"{cap + 1} need {_size(self.total(cap + 1))}, there are {_size(budget)}"
+                limits.append((cap, words, self._fullest(cap + 1)))
+        # Asked only whether it comes first: a search reckons every stage a dozen times.
+        if self.command.backend == "tensorrt" and cap and self.elements(cap) > MOST_ELEMENTS:
+            most = largest_views(self.elements, MOST_ELEMENTS, cap)
             over = max(self.run, key=lambda step: self.need(step, most + 1).elements)
             tensor = self.need(over, most + 1).largest
             words = f"TensorRT takes no tensor of 2^31 elements, which {tensor!r} has at {most + 1}"
             limits.append((most, words, over.stage.name))
-        limits = [limit for limit in limits if limit[0] < _MOST_VIEWS]
         fewest = min(limits, default=None)
         return {
             "bundle": self.bundle.digest(),
