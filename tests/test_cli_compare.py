@@ -89,7 +89,8 @@ def test_dense_against_sparse(tiny_bundle: Path, photos: Path, tmp_path: Path) -
     assert found["reference"]["sparsity"]["selector"] == "dense"
     assert found["candidate"]["sparsity"]["selector"] == "saliency"
     assert alone["patch_tokens"]["max_abs"] == alone["similarity"]["max_abs"] == 0
-    assert alone["pair_level"]["max_abs"] == 2 and alone["tap3_global"]["rel_l2"] > 0
+    last = [error["rel_l2"] for name, error in alone.items() if name.startswith("tap3")]
+    assert alone["pair_level"]["max_abs"] == 2 and max(last) > 0
     assert alone["depth"]["max_abs"] == 0  # its own error; that of the aggregator is not its fault
     assert found["bisection"] is None
     compare(tiny_bundle, photos, "--out", out, *options, "--selector", "pooled")
