@@ -30,7 +30,7 @@ def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
         from covis.export.saliency import saliency_stage
     except ImportError as error:
         raise environment_error(
-            f"torch is needed for this reference ({error})", hint="pip install 'covis[export]'"
+            f"torch is needed for this reference ({error})", hint="pip install 'covis[cpu,export]'"
         ) from error
 
     manifest = bundle.manifest

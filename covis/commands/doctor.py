@@ -57,7 +57,7 @@ def examine() -> Iterator[Finding]:
     yield Finding(True, f"{_cores()} cores, {_memory_gib():.0f} GiB of memory")
     yield from _onnxruntime()
     yield _kernel()
-    yield _package("torch", "covis export", "pip install 'covis[export]'")
+    yield _package("torch", "covis export", "pip install 'covis[cpu,export]'")
     yield from _gpus()
     yield _tensorrt()
     yield _plugin()

@@ -28,7 +28,7 @@ def export(options: ExportOptions) -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise environment_error(
-            f"exporting needs PyTorch ({error})", hint="pip install 'covis[export]'"
+            f"exporting needs PyTorch ({error})", hint="pip install 'covis[cpu,export]'"
         ) from error
     from covis.export.exporter import export_bundle
 

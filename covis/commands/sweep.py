@@ -245,7 +245,7 @@ def _attention(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> l
         raise environment_error(
             f"{error.name} is not installed",
             where="--attention",
-            hint="pip install 'covis[export]', or leave it out",
+            hint="pip install 'covis[cpu,export]', or leave it out",
         ) from error
     from covis.evaluation.truth import sample_views
     from covis.runtime.images import load_images

@@ -22,7 +22,13 @@ _CURVE_POINTS = 100
 
 
 def release(
-    run: Path, out: Path, kinds: tuple[str, ...], *, scenes: int = 32, views: int = 8
+    run: Path,
+    out: Path,
+    kinds: tuple[str, ...],
+    *,
+    scenes: int = 32,
+    views: int = 8,
+    earlier: tuple[Path, ...] = (),
 ) -> tuple[Path, Path]:
     """Write `covis-mini.safetensors` and `covis-mini.json`.
 
@@ -34,6 +40,7 @@ def release(
         kinds: `family/path` of the held-out scenes to score on.
         scenes: of each kind.
         views: of each scene.
+        earlier: folders of the runs that this one started from (`--start-from`), first to last.
 
     Returns:
         The paths of the weights and of the record.
@@ -59,11 +66,10 @@ def release(
             "dtype": "float16",
         },
         "training": {
-            "steps_done": state.step,
-            "hours": round(state.seconds / 3600, 3),
-            "images_seen": state.step * config.images,
+            **_amount(state),
             "written_on": f"{platform.machine()}, torch {torch.__version__}",
             "configuration": json.loads(config.to_json()),
+            "earlier_runs": [_earlier(folder) for folder in earlier],
             "training_seeds_from": TRAINING_SEEDS_START,
             "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
             "curves": _curves(run / LOG),
@@ -76,6 +82,22 @@ def release(
     }
     record.write_text(json.dumps(content, indent=1) + "\n")
     return weights, record
+
+
+def _amount(state: checkpoint.Checkpoint) -> dict[str, Any]:
+    return {
+        "steps_done": state.step,
+        "hours": round(state.seconds / 3600, 3),
+        "images_seen": state.step * state.config.images,
+    }
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What a run contributed that gave another its first weights."""
+    state = checkpoint.load(folder)
+    configuration = json.loads(state.config.to_json())
+    del configuration["model"]  # `start_from` takes only the same model
+    return {**_amount(state), "configuration": configuration}
 
 
 def _curves(path: Path) -> dict[str, list[float]]:
@@ -93,6 +115,7 @@ def main(
     kinds: tuple[str, ...] = ("studio/orbit", "studio/walk", "room/orbit", "loop/loop"),
     scenes: int = 32,
     views: int = 8,
+    earlier: tuple[Path, ...] = (),
 ) -> None:
     """
     Write the weights that ship, with their record.
@@ -103,8 +126,9 @@ def main(
         kinds: family/path of the held-out scenes to score on.
         scenes: of each kind.
         views: of each scene.
+        earlier: folders of the runs that this one started from, first to last.
     """
-    for path in release(run, out, kinds, scenes=scenes, views=views):
+    for path in release(run, out, kinds, scenes=scenes, views=views, earlier=earlier):
         print(path)
 
 

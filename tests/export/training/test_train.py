@@ -128,13 +128,14 @@ def test_a_new_run_starts_with_the_weights_of_another(tmp_path: Path) -> None:
 def test_a_release_holds_its_own_record(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     train(run, TINY, device="cpu", log_every=1, stop_after=2)
-    weights, record = release(run, out, ("studio/orbit",), scenes=1, views=3)
+    weights, record = release(run, out, ("studio/orbit",), scenes=1, views=3, earlier=(run,))
     content = json.loads(record.read_text())
     assert content["file"]["bytes"] == weights.stat().st_size
     assert content["file"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert content["training"]["steps_done"] == 2
     assert content["training"]["images_seen"] == 16
     assert content["training"]["curves"]["step"] == [1, 2]
+    assert [r["steps_done"] for r in content["training"]["earlier_runs"]] == [2]
     scores = content["evaluation"]["scores"]["studio/orbit"]
     assert set(scores) == {"covis-mini", "identity", "mean training pose"}
     assert scores["covis-mini"]["pairs"] == 3
