@@ -41,7 +41,7 @@ def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64
     """
     p, t = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     i, j = np.triu_indices(len(t), 1)
-    sound = np.isfinite(p).all(axis=(1, 2))
+    sound = np.asarray(np.isfinite(p).all(axis=(1, 2)))
     p = np.where(sound[:, None, None], p, np.eye(3, 4))
     p_rotation, p_direction, p_apart = _relative(p, i, j)
     t_rotation, t_direction, t_apart = _relative(t, i, j)

@@ -107,7 +107,9 @@ def _scale(graph: ir.Graph, name: str, value: float) -> ir.Value:
 
 def _constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     if name not in graph.initializers:
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape))
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.numpy().shape)
+        )
         value.const_value = tensor
         graph.initializers[name] = value
     return graph.initializers[name]
