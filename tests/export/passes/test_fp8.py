@@ -58,7 +58,9 @@ def test_linear_layers_and_drift(config: str, tmp_path: Path) -> None:
 def test_scales_cover_the_largest_number_and_waste_nothing() -> None:
     for peak in (0.03, 0.37, 5.0, 447.9, 448.0, 3000.0):
         assert peak <= scale_of(peak) * 448 <= peak * (1 + 2**-9)
-    assert scale_of(0.0) == scale_of(1e-9) == scale_of(0.02) == 2.0**-14, "a scale is a normal float16 number"
+    assert scale_of(0.0) == scale_of(1e-9) == scale_of(0.02) == 2.0**-14, (
+        "a scale is a normal float16 number"
+    )
 
 
 def test_peaks_are_what_the_layers_read() -> None:
