@@ -196,10 +196,26 @@ def _provenance(training: dict[str, Any] | None) -> str:
     if not training:
         return "The bundle has no training record: its numbers mean nothing.\n"
     run = training.get("training", {})
-    return (
-        f"{training.get('parameters', 0) / 1e6:.2f} M parameters, {run.get('steps_done', 0):,} "
-        f"steps in {run.get('hours', 0):.1f} h on a CPU ({run.get('images_seen', 0):,} images).\n"
+    runs = [*run.get("earlier_runs", []), run]
+    steps, images = (sum(r.get(k, 0) for r in runs) for k in ("steps_done", "images_seen"))
+    text = (
+        f"{training.get('parameters', 0) / 1e6:.2f} M parameters, {steps:,} steps in "
+        f"{sum(r.get('hours', 0) for r in runs):.1f} h on one CPU core ({images:,} images).\n"
     )
+    if run.get("configuration", {}).get("curriculum", [{}])[-1].get("in_room"):
+        text += "\n" + _IN_ROOM
+    return text
+
+
+_IN_ROOM = """\
+How to read these numbers: the model was taught to place views in the frame of the room they show, \
+and all rooms of a family share their layout, so much of what it knows of a view comes from that \
+view alone. Comparing views, which is what large models live by, was not learned in so short a \
+training (asked for poses relative to the first view, it was still at the baselines after 600 \
+steps). So skipping pairs costs covis-mini less than it may cost VGGT-1B: take the tables as a \
+test of the method's machinery, and measure the official weights with `covis sweep` before you \
+trust a threshold.
+"""
 
 
 def _dense_markdown(table: dict[str, dict[str, Any]], training: dict[str, Any] | None) -> str:
