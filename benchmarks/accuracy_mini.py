@@ -214,7 +214,7 @@ view alone. Comparing views, which is what large models live by, was not learned
 training (asked for poses relative to the first view, it was still at the baselines after 600 \
 steps). So skipping pairs costs covis-mini less than it may cost VGGT-1B: take the tables as a \
 test of the method's machinery, and measure the official weights with `covis sweep` before you \
-trust a threshold.
+trust a threshold. The sweeps are of few scenes: read nothing into a point of AUC.
 """
 
 
