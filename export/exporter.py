@@ -79,6 +79,7 @@ def export_bundle(
     revision = None if options.weights else info.revision
     if options.force:
         check_replaceable(options.out)
+    photos = _calibration_images(options, rule, load_photos)
     with atomic_folder(options.out, force=options.force) as folder:
         source = find_weights(options.weights or info.repository, revision)
         tell(f"reading {source.name}")
@@ -97,8 +98,10 @@ def export_bundle(
             if options.verify:
                 checks = _verify(stages, folder, rule, tell)
         else:
-            graphs = trace_stages(stages, source, model, tell)
-            records, precision = write_narrow(graphs, stages, source, folder, model, options, tell)
+            graphs = trace_stages(stages, source, model, tell, options.max_views)
+            records, precision = write_narrow(
+                graphs, stages, source, folder, model, options, tell, photos
+            )
             if options.verify:
                 precision = _measure(precision, stages, folder, rule, tell)
         files = [stage.graph for stage in records] + [WEIGHTS]

@@ -237,6 +237,15 @@ def small_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_calibration_without_photos(capsys: Captured, place: Path, weights: Path) -> None:
+    for folder in (place.parent / "absent", place.parent / "empty"):
+        if folder.name == "empty":
+            folder.mkdir()
+        assert export(place, weights, "--precision", "fp8", "--calibration", str(folder)) == 2
+        assert folder.name in last_line(capsys)
+        assert list(place.iterdir()) == []
+
+
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_full_disk(capsys: Captured, place: Path, weights: Path, dtype: str) -> None:
