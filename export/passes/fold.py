@@ -50,7 +50,8 @@ def _complete_shapes(graph: ir.Graph) -> None:
             continue
         if node.op_type == "Flatten" and node.attributes["axis"].as_int() == -1:
             rows = [str(dim) if isinstance(dim, int) else str(dim.value) for dim in data.shape[:-1]]
-            node.outputs[0].shape = ir.Shape(["*".join(f"({n})" for n in rows), data.shape[-1]])
+            count = "*".join(f"({n})" for n in rows) if rows else 1  # one token alone is a row
+            node.outputs[0].shape = ir.Shape([count, data.shape[-1]])
         elif node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].shape:
             node.outputs[0].shape = ir.Shape([data.shape[0], node.inputs[1].shape[0]])
 
