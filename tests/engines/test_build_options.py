@@ -35,8 +35,8 @@ def test_every_stage_has_a_line(capsys: Captured) -> None:
     found = lines(capsys, DEMO, "--views", "1:8:32", "--chunk", "4")
     names = ["encoder", "saliency", "aggregator", "aggregator_pooled", "camera", "depth", "points"]
     assert [line["--saveEngine"] for line in found] == [f"{name}.plan" for name in names]
-    assert found[0]["--minShapes"].startswith("images:1x3x126x")
-    assert found[0]["--maxShapes"].startswith("images:4x3x126x")
+    assert found[0]["--minShapes"].startswith("images:1x3x112x")
+    assert found[0]["--maxShapes"].startswith("images:4x3x112x")
     shapes = found[2]["--optShapes"].split(",")
     assert [entry.partition(":")[0] for entry in shapes] == ["patch_tokens", "pair_level", "probe"]
     assert shapes[0].startswith("patch_tokens:8x") and shapes[1:] == [
