@@ -13,12 +13,16 @@ from covis.engines.errors import environment_error
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path) -> Iterator[BinaryIO]:
+def atomic_file(target: Path, *, keep_mode: bool = False) -> Iterator[BinaryIO]:
     """A new file to write, which becomes `target` at the end, or vanishes on any failure.
 
     It is flushed to the disk before it gets its name, and the name before this returns, so that
     whoever sees it sees all of it, even after a power cut. A process that is killed leaves a hidden
     `.NAME.*.partial` behind; `remove_partials` takes those away.
+
+    Args:
+        target: the file to be.
+        keep_mode: take the permissions of the file that is there, instead of 0o644.
 
     Raises:
         CovisError: the folder cannot be written, or the disk is full.
@@ -33,7 +37,7 @@ def atomic_file(target: Path) -> Iterator[BinaryIO]:
         with scratch.open("wb") as stream:
             yield stream
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)
+            os.fchmod(stream.fileno(), target.stat().st_mode & 0o777 if keep_mode else 0o644)
             os.fsync(stream.fileno())
         scratch.replace(target)
         scratch = None

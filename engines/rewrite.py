@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
+from covis.engines.atomic_file import atomic_file
 from covis.engines.bundle import MANIFEST, Bundle
-from covis.engines.errors import environment_error
 from covis.engines.manifest import Manifest
 
 
@@ -21,24 +17,6 @@ def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
         CovisError: the folder cannot be written.
     """
     target = bundle.path / MANIFEST
-    scratch: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=".manifest.", suffix=".partial", dir=bundle.path)
-        scratch = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(manifest.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.chmod(target.stat().st_mode & 0o777)  # mkstemp's own is for the user alone
-        scratch.replace(target)
-        scratch = None
-    except OSError as error:
-        raise environment_error(
-            f"cannot be written ({error.strerror or error})",
-            where=target,
-            hint="check free space and rights",
-        ) from error
-    finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
+    with atomic_file(target, keep_mode=True) as stream:
+        stream.write((manifest.model_dump_json(indent=1) + "\n").encode())
     return Bundle(bundle.path, manifest)

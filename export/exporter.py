@@ -79,8 +79,8 @@ def export_bundle(
     revision = None if options.weights else info.revision
     if options.force:
         check_replaceable(options.out)
-    photos = _calibration_images(options, rule, load_photos)
     with atomic_folder(options.out, force=options.force) as folder:
+        photos = _calibration_images(options, rule, load_photos)
         source = find_weights(options.weights or info.repository, revision)
         tell(f"reading {source.name}")
         model = load_model(options.model, config, source)

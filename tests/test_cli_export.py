@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from covis.cli import run_command
 from covis.engines.manifest import Manifest
+from tests.file_limit import file_limit
 from tests.golden_data import ROOT
 from tests.tiny_vggt import CONFIG, random_weights
 
@@ -226,17 +226,6 @@ def test_output_where_nobody_may_write(capsys: Captured, place: Path, weights: P
     assert "/proc/covis/out: cannot be written" in last_line(capsys)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 64 KiB, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_calibration_without_photos(capsys: Captured, place: Path, weights: Path) -> None:
     for folder in (place.parent / "absent", place.parent / "empty"):
         if folder.name == "empty":
@@ -246,10 +235,10 @@ def test_calibration_without_photos(capsys: Captured, place: Path, weights: Path
         assert list(place.iterdir()) == []
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_full_disk(capsys: Captured, place: Path, weights: Path, dtype: str) -> None:
-    assert export(place, weights, "--dtype", dtype) == 3
+    with file_limit(1 << 16):
+        assert export(place, weights, "--dtype", dtype) == 3
     line = last_line(capsys)
     assert "out: cannot be written (File too large); check free space and rights" in line
     assert list(place.iterdir()) == []

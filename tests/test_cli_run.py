@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from PIL import Image
 
 from covis.cli import run_command
 from tests.engines.mini_bundle import edit, edit_graph, flip, sign
+from tests.file_limit import file_limit
 from tests.golden_data import ROOT
 
 Captured = pytest.CaptureFixture[str]
@@ -224,22 +223,12 @@ def test_thousand_photos_are_loaded_before_an_option_fails(
     assert "999.png: " in last_line(capsys)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 16 KiB, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("name", ["npz", "ply", "glb"])
 def test_full_disk(
-    tiny_bundle: Path, photos: Path, place: Path, capsys: Captured, small_files: None, name: str
+    tiny_bundle: Path, photos: Path, place: Path, capsys: Captured, name: str
 ) -> None:
-    assert run(tiny_bundle, photos, place, "--formats", name) == 3
+    with file_limit(1 << 14):
+        assert run(tiny_bundle, photos, place, "--formats", name) == 3
     line = last_line(capsys)
     assert "out: cannot be written (File too large); check free space and rights" in line
     assert list(place.iterdir()) == []

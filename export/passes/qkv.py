@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from covis.export.passes.base import Parameters, Pass
-from covis.export.sizes import LIMIT, Lengths, elements
+from covis.export.passes.base import Parameters
+from covis.export.passes.oversized import SplitOversized
 
 _PERMUTATION = [2, 0, 3, 1, 4]  # (B, S, 3, H, D) -> (3, B, H, S, D)
 _NAMES = "qkv"
 
 
-class SplitQkv(Pass):
+class SplitQkv(SplitOversized):
     """One product for each of Q, K and V, where all three together would pass TensorRT's limit.
 
     Each reads its own rows of the one weight, so nothing is stored twice and no number changes.
-
-    Args:
-        lengths: the largest length of each symbol.
-        limit: elements of one tensor.
     """
 
     name = "split_qkv"
 
-    def __init__(self, lengths: Lengths, limit: int = LIMIT) -> None:
-        self.lengths = lengths
-        self.limit = limit
-
-    def rewrite(self, model: ir.Model) -> bool:
-        changed = False
-        for node in [n for n in model.graph if n.op_type == "Gemm"]:
-            if (elements(node.outputs[0], self.lengths) or 0) > self.limit:
-                changed = _split(model.graph, node) or changed
-        if changed:
-            RemoveUnusedNodesPass()(model)
-        return changed
+    def split(self, graph: ir.Graph, gemm: ir.Node) -> bool:
+        return _split(graph, gemm)
 
 
 def _only_user(value: ir.Value, kind: str) -> ir.Node | None:

@@ -7,44 +7,30 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from covis.export.passes.base import Pass
-from covis.export.sizes import LIMIT, Lengths, elements
+from covis.export.passes.oversized import SplitOversized
+from covis.export.sizes import Lengths, elements
 
 # What lies between the two matrix products: each row of the result comes from one row alone.
 _BY_ROW = frozenset(["Flatten", "Gelu", "Mul", "Relu", "Reshape", "Sigmoid", "Split"])
 _RESHAPES = frozenset(["Flatten", "Reshape"])
 
 
-class SplitRows(Pass):
+class SplitRows(SplitOversized):
     """Cuts the tokens of an MLP into parts, where its hidden tensor would pass TensorRT's limit.
 
     A row of a matrix product depends on no other row, so the parts give the same numbers; cutting
     the hidden columns instead would change the order of the sums. Smaller MLPs stay whole.
-
-    Args:
-        lengths: the largest length of each symbol.
-        limit: elements of one tensor.
     """
 
     name = "split_rows"
 
-    def __init__(self, lengths: Lengths, limit: int = LIMIT) -> None:
-        self.lengths = lengths
-        self.limit = limit
-
-    def rewrite(self, model: ir.Model) -> bool:
-        changed = False
-        for node in [n for n in model.graph if n.op_type == "Gemm"]:
-            count = elements(node.outputs[0], self.lengths) or 0
-            region = _region(node) if count > self.limit and _tokens(node) else None
-            if region is not None:
-                _split(model.graph, region, _parts(region, self.lengths, self.limit))
-                changed = True
-        if changed:
-            RemoveUnusedNodesPass()(model)
-        return changed
+    def split(self, graph: ir.Graph, gemm: ir.Node) -> bool:
+        region = _region(gemm) if _tokens(gemm) else None
+        if region is None:
+            return False
+        _split(graph, region, _parts(region, self.lengths, self.limit))
+        return True
 
 
 def _region(first: ir.Node) -> list[ir.Node] | None:

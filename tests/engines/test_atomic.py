@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from covis.engines.atomic import atomic_folder, copy_file
 from covis.engines.errors import CovisError, ExitCode
+from tests.file_limit import file_limit
 
 
 def test_appears_at_the_end(tmp_path: Path) -> None:
@@ -121,22 +119,9 @@ def test_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert [p.name for p in target.iterdir()] == ["theirs"] and list(tmp_path.iterdir()) == [target]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 64 KiB: the write that would fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, heard)
-
-
-@pytest.mark.usefixtures("small_files")
 def test_write_that_fails(tmp_path: Path) -> None:
     with (
+        file_limit(1 << 16),
         pytest.raises(CovisError, match=r"out: cannot be written .File too large") as caught,
         atomic_folder(tmp_path / "out") as scratch,
     ):

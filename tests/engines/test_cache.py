@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from covis.engines.trust import own_plans
 from tests.engines.cache_worker import PIECE
 from tests.engines.mini_bundle import flip
 from tests.engines.plan_inputs import plan_inputs
+from tests.file_limit import file_limit
 from tests.golden_data import ROOT
 
 WHOLE = hashlib.sha256(PIECE + PIECE).hexdigest()
@@ -141,22 +141,9 @@ def test_failing_build_leaves_nothing(folder: Path) -> None:
     assert cache.find(plan_inputs()) == record  # a failed renewal costs nothing
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 64 KiB: the write that would fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, heard)
-
-
-@pytest.mark.usefixtures("small_files")
 def test_full_disk(folder: Path) -> None:
-    with pytest.raises(CovisError, match=r"\.plan: cannot be written .File too large.*; check fr"):
+    wrong = r"\.plan: cannot be written .File too large.*; check fr"
+    with file_limit(1 << 16), pytest.raises(CovisError, match=wrong):
         PlanCache(folder).get(plan_inputs(), lambda write: write(PIECE))
     assert visible(folder) == []
     PlanCache(folder).get(plan_inputs(), lambda write: write(b"small"))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +16,7 @@ import pytest
 
 from covis.cli import run_command
 from covis.commands.demo import demo_bundle
+from tests.file_limit import file_limit
 from tests.golden_data import ROOT
 
 pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
@@ -132,20 +131,10 @@ def test_interrupted_and_resumed(tmp_path: Path, workers: str) -> None:
     assert names == [f"studio/orbit/{FIRST + i}/3" for i in range(kept)]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 1 KiB, as on a full disk: options fit, results do not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_full_disk(tmp_path: Path, capsys: Captured, small_files: None) -> None:
+def test_full_disk(tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "out"
-    assert evaluate(out, seeds(2)) == 3
+    with file_limit(1 << 10):  # the options fit, the results do not
+        assert evaluate(out, seeds(2)) == 3
     line = last_line(capsys)
     assert "3.json: cannot be written (File too large); check free space and rights, then" in line
     assert [p.name for p in out.rglob("*") if p.is_file()] == ["evaluation.json"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from covis.engines.errors import CovisError
 from covis.evaluation.results import Results, write_whole
 from covis.evaluation.truth import SceneRef
+from tests.file_limit import file_limit
 
 OPTIONS = {"protocol": 1, "sparsity": {"tau": 0.9, "layers": "0-9"}, "views": 10}
 
@@ -89,21 +88,11 @@ def test_summary_and_table_hold_each_chosen_scene_once(tmp_path: Path) -> None:
     assert [row["scene"] for row in rows] == ["a", "c"] and rows[0]["ate"] == "0.5"
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 2 KiB, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 11, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_full_disk_keeps_the_old_file(tmp_path: Path, small_files: None) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     write_whole(path, "old")
-    with pytest.raises(CovisError, match=r"file.json: cannot be written \(File too large\)"):
+    wrong = r"file.json: cannot be written \(File too large\)"
+    with file_limit(1 << 11), pytest.raises(CovisError, match=wrong):
         write_whole(path, "new" * 1000)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
