@@ -36,7 +36,7 @@ from covis.export.models.stages import stages as model_stages
 from covis.export.models.weights import find_weights
 from covis.export.options import ExportOptions, read_config
 from covis.export.precision import base_passes, stored_dtype
-from covis.export.saliency import Pooling, saliency_stage
+from covis.export.saliency import saliency_stage
 from covis.export.stage import StageModule
 from covis.export.verify import refuse_failures, verify_stages
 from covis.export.write import (
@@ -85,14 +85,14 @@ def export_bundle(
         tell(f"reading {source.name}")
         model = load_model(options.model, config, source)
         parse_layers(options.sparsity.layers, model.global_layers)
-        stages = _stages(model, rule, options.pooling)
+        stages = _stages(model, rule, options)
         checks: Sequence[Check] = ()
         if options.precision == "fp32":
             weights = _place_weights(source, folder, options, tell)
             if options.dtype != "float32":
                 # What is verified must be what is stored: torch takes the rounded weights too.
                 model = load_model(options.model, config, weights)
-                stages = _stages(model, rule, options.pooling)
+                stages = _stages(model, rule, options)
             records = write_graphs(stages, weights, folder, model, tell, options.max_views)
             precision = Precision(passes=record_passes(base_passes("sequence")))
             if options.verify:
@@ -132,13 +132,15 @@ def export_bundle(
     return manifest
 
 
-def _stages(model: MultiViewModel, rule: PixelRule, pooling: Pooling) -> tuple[StageModule, ...]:
+def _stages(
+    model: MultiViewModel, rule: PixelRule, options: ExportOptions
+) -> tuple[StageModule, ...]:
     """The model's own stages, with saliency after the encoder."""
-    encoder, *others = model_stages(model, rule.height, rule.width)
+    encoder, *others = model_stages(model, rule.height, rule.width, options.max_views)
     channels = encoder.outputs[0].shape[-1]
     assert isinstance(channels, int)
     rows, columns = patch_grid(rule.height, rule.width)
-    return (encoder, saliency_stage(rows, columns, channels, pooling), *others)
+    return (encoder, saliency_stage(rows, columns, channels, options.pooling), *others)
 
 
 def _rule_kind(options: ExportOptions) -> RuleKind:

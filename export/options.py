@@ -12,6 +12,7 @@ import tyro
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 
+MAX_VIEWS = 1000
 _MOST_VIEWS = 1_000_000
 
 ModelName = Literal["vggt", "pi3", "mapanything"]
@@ -39,8 +40,8 @@ class ExportOptions:
         calibration: `--precision fp8`: folder of photos of the kind the bundle is meant for, which
             set the scales.
         fp8_attention: `--precision fp8`: also permit FP8 to the attention kernels.
-        max_views: MLPs and projections are cut into exact parts where a tensor would pass
-            TensorRT's limit of 2^31 elements at this number of views.
+        max_views: MLPs, projections and pooled block maps are cut into exact parts where a tensor
+            would pass TensorRT's limit of 2^31 elements at this number of views.
         keep_fp32: what stays in float32 all the same: `heads`, stages, or `stage/layer` with a
             layer's name in the checkpoint, as a list with commas; `none`.
         pooling: what saliency compares: one descriptor a view, or best matches of its tokens.
@@ -62,7 +63,7 @@ class ExportOptions:
     keep_fp32: str = "heads"
     calibration: Path | None = None
     fp8_attention: bool = False
-    max_views: int = 1000
+    max_views: int = MAX_VIEWS
     pooling: Literal["descriptor", "best-match"] = "descriptor"
     move_weights: bool = False
     verify: bool = True

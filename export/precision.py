@@ -11,7 +11,7 @@ import torch
 from covis.engines.errors import user_error
 from covis.engines.manifest import Scope, WeightsDtype
 from covis.export.graph import layer_of
-from covis.export.options import ExportOptions, Precision
+from covis.export.options import MAX_VIEWS, ExportOptions, Precision
 from covis.export.passes import (
     Fold,
     LowAttention,
@@ -37,7 +37,6 @@ _TORCH = {
     ir.DataType.BFLOAT16: torch.bfloat16,
     ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
-MAX_VIEWS = 1000
 HEADS = "heads"
 _TRUNK = ("encoder", "saliency", "aggregator", "aggregator_pooled")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,13 +33,49 @@ class BlockMap:
     k_block: int = 1
 
 
-Selection = Callable[[int, Tensor, Tensor], BlockMap]
-"""(index of the global layer, q, k after qk-norm and RoPE (B, H, S, D)) -> its block map."""
+class Selection(Protocol):
+    """Chooses the block map of each global layer.
+
+    Attributes:
+        head_groups: into how many equal groups a layer's heads are cut; each attends by itself.
+    """
+
+    @property
+    def head_groups(self) -> int: ...
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
+        """The map of one group of heads.
+
+        Args:
+            layer: index among the global layers; the groups of a layer come in their order.
+            q, k: (B, H / head_groups, S, D) after qk-norm and RoPE.
+        """
 
 
-def dense_selection(layer: int, q: Tensor, k: Tensor) -> BlockMap:
+@dataclass(frozen=True)
+class DenseSelection:
     """Every layer dense: the models as published."""
-    return BlockMap(dense_level(q.device))
+
+    head_groups: int = 1
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
+        return BlockMap(dense_level(q.device))
+
+
+dense_selection = DenseSelection()
+
+
+def pooled_head_groups(heads: int, patch_tokens: int, limit: int) -> int:
+    """The fewest groups of heads whose pooled maps have at most `limit` elements each.
+
+    Args:
+        heads: of a global layer.
+        patch_tokens: of all views.
+        limit: elements of one tensor; one head alone may pass it, for then nothing helps.
+    """
+    regions = math.ceil(patch_tokens / Q_BLOCK) * math.ceil(patch_tokens / K_BLOCK)
+    fitting = (n for n in range(1, heads) if heads % n == 0 and heads // n * regions <= limit)
+    return next(fitting, heads)
 
 
 def _dense_outside(level: Tensor, sparse_layers: Tensor, layer: int) -> Tensor:
@@ -57,12 +94,12 @@ class MassProbe:
     Attributes:
         queries: int64 (n,), sampled token indices, at least one.
         layout: the model's token layout.
-        mass: after each layer, its share of mass by head, (H,).
+        mass: layer -> its share of mass by head, (H / head_groups,) a group.
     """
 
     queries: Tensor
     layout: TokenLayout
-    mass: dict[int, Tensor] = field(default_factory=dict)
+    mass: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, blocks: BlockMap) -> BlockMap:
         """Measure one layer.
@@ -73,7 +110,7 @@ class MassProbe:
         """
         level = blocks.level
         mass = kept_mass(q, k, level, blocks.q_block, blocks.k_block, self.layout, self.queries)
-        self.mass[layer] = mass
+        self.mass.setdefault(layer, []).append(mass)
         impossible = mass.amax(dim=0) > 2
         return replace(blocks, level=torch.where(impossible, torch.zeros_like(level), level))
 
@@ -93,6 +130,7 @@ class PairSelection:
     sparse_layers: Tensor
     patches: int
     probe: MassProbe | None = None
+    head_groups: int = 1
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
         level = _dense_outside(self.pair_level, self.sparse_layers, layer)
@@ -114,7 +152,8 @@ class PooledSelection:
         layout: the model's token layout.
         pool: "mean" or "max".
         probe: measures the attention mass kept, if given.
-        kept: after each call, the share of blocks kept by layer and head, (H,) each.
+        head_groups: for many views, see `pooled_head_groups`.
+        kept: layer -> the share of blocks kept by head, (H / head_groups,) a group.
     """
 
     pair_level: Tensor
@@ -126,7 +165,8 @@ class PooledSelection:
     q_block: int = Q_BLOCK
     k_block: int = K_BLOCK
     probe: MassProbe | None = None
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    head_groups: int = 1
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
         level = block_select(
@@ -141,7 +181,8 @@ class PooledSelection:
             pool=self.pool,
         )
         level = _dense_outside(level, self.sparse_layers, layer)
-        self.kept[layer] = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
+        shares = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
+        self.kept.setdefault(layer, []).append(shares)
         blocks = BlockMap(level, self.q_block, self.k_block)
         if self.probe is not None:
             blocks = self.probe(layer, q, k, blocks)

@@ -19,11 +19,10 @@ from covis.export.initializers import Entry, point_at_weights, read_entries
 from covis.export.models.multiview import MultiViewModel
 from covis.export.models.weights import canonical
 from covis.export.ops.translate import attach_functions
-from covis.export.options import ExportOptions
+from covis.export.options import MAX_VIEWS, ExportOptions
 from covis.export.passes import Parameters, Pass, run_passes
 from covis.export.passes.quantize import quantizable
 from covis.export.precision import (
-    MAX_VIEWS,
     KeepList,
     Scales,
     base_passes,

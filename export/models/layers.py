@@ -39,6 +39,13 @@ class AttendSelected:
     layout: TokenLayout
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = self.selection.head_groups
+        if groups == 1:
+            return self._attend(q, k, v)
+        cut = (x.chunk(groups, dim=1) for x in (q, k, v))
+        return torch.cat([self._attend(*group) for group in zip(*cut, strict=True)], dim=1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         chosen = self.selection(self.layer, q, k)
         return block_sparse_attention(
             q,

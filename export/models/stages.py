@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from covis.engines.errors import user_error
 from covis.export.models.dinov2 import PATCH
 from covis.export.models.multiview import MultiViewModel
-from covis.export.selection import MassProbe, PairSelection, PooledSelection
+from covis.export.options import MAX_VIEWS
+from covis.export.selection import (
+    MassProbe,
+    PairSelection,
+    PooledSelection,
+    pooled_head_groups,
+)
+from covis.export.sizes import LIMIT
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 
@@ -49,10 +56,11 @@ class Aggregator(nn.Module):
 class PooledAggregator(nn.Module):
     """All views together, global layers restricted by pooled queries and keys as well."""
 
-    def __init__(self, model: MultiViewModel, height: int, width: int) -> None:
+    def __init__(self, model: MultiViewModel, height: int, width: int, head_groups: int) -> None:
         super().__init__()
         self.model = model
         self.size = height, width
+        self.head_groups = head_groups
 
     def forward(
         self,
@@ -68,7 +76,13 @@ class PooledAggregator(nn.Module):
         layout = self.model.layout(*self.size)
         measure = MassProbe(probe, layout)
         selection = PooledSelection(
-            pair_level, sparse_layers, keep_ratio, cdf, layout, probe=measure
+            pair_level,
+            sparse_layers,
+            keep_ratio,
+            cdf,
+            layout,
+            probe=measure,
+            head_groups=self.head_groups,
         )
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection, patch_order)
@@ -76,9 +90,9 @@ class PooledAggregator(nn.Module):
         return (*(output.squeeze(0) for output in outputs), *by_layer)
 
 
-def _by_layer(rows: dict[int, Tensor]) -> Tensor:
-    """(H,) of each global layer -> (L, H)."""
-    return torch.stack([rows[i] for i in sorted(rows)])
+def _by_layer(rows: dict[int, list[Tensor]]) -> Tensor:
+    """The heads of each global layer, in one group or several -> (L, H)."""
+    return torch.stack([torch.cat(rows[i]) if rows[i][1:] else rows[i][0] for i in sorted(rows)])
 
 
 def _one_scene(*encoded: Tensor | None) -> tuple[Tensor, ...]:
@@ -86,8 +100,15 @@ def _one_scene(*encoded: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(x.unsqueeze(0) for x in encoded if x is not None)
 
 
-def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule, ...]:
+def stages(
+    model: MultiViewModel, height: int, width: int, max_views: int = MAX_VIEWS
+) -> tuple[StageModule, ...]:
     """The stages of a model for H x W images, in running order, without the saliency stage.
+
+    Args:
+        model: with its weights.
+        height, width: of the images, in pixels.
+        max_views: up to that many, no block map passes the limit of `export.sizes`.
 
     Raises:
         CovisError: a side that is no multiple of the patch.
@@ -129,7 +150,12 @@ def stages(model: MultiViewModel, height: int, width: int) -> tuple[StageModule,
         StageModule(
             "aggregator_pooled",
             "sequence",
-            PooledAggregator(model, height, width),
+            PooledAggregator(
+                model,
+                height,
+                width,
+                pooled_head_groups(model.global_heads, max_views * patches, LIMIT),
+            ),
             (patch_tokens, pair_level, sparse_layers, probe, *pooled, *view_token),
             (*aggregated, kept_mass, kept_blocks),
         ),
