@@ -39,7 +39,7 @@ def kept_mass(
     probe_number, probe_is_patch = number[probe], is_patch[probe]
     rows = _region(probe_number, q_block, level.shape[2])
     columns = _region(number, k_block, level.shape[3])
-    kept = (level > 0)[:, :, rows][:, :, :, columns]
+    kept = level[:, :, rows][:, :, :, columns] > 0  # of the sample: the map itself may be huge
     kept = kept | ~is_patch | ~probe_is_patch[:, None]
     return torch.where(kept, weights, torch.zeros_like(weights)).sum(dim=-1).mean(dim=(0, 2))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,36 +33,14 @@ class BlockMap:
     k_block: int = 1
 
 
-class Selection(Protocol):
-    """Chooses the block map of each global layer.
-
-    Attributes:
-        head_groups: into how many equal groups a layer's heads are cut; each attends by itself.
-    """
-
-    @property
-    def head_groups(self) -> int: ...
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
-        """The map of one group of heads.
-
-        Args:
-            layer: index among the global layers; the groups of a layer come in their order.
-            q, k: (B, H / head_groups, S, D) after qk-norm and RoPE.
-        """
+Selection = Callable[[int, Tensor, Tensor], BlockMap | tuple[BlockMap, ...]]
+"""(index of the global layer, q, k after qk-norm and RoPE (B, H, S, D)) -> its block map, or one
+for each of as many equal groups of heads, in their order."""
 
 
-@dataclass(frozen=True)
-class DenseSelection:
+def dense_selection(layer: int, q: Tensor, k: Tensor) -> BlockMap:
     """Every layer dense: the models as published."""
-
-    head_groups: int = 1
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
-        return BlockMap(dense_level(q.device))
-
-
-dense_selection = DenseSelection()
+    return BlockMap(dense_level())
 
 
 def pooled_head_groups(heads: int, patch_tokens: int, limit: int) -> int:
@@ -94,7 +72,7 @@ class MassProbe:
     Attributes:
         queries: int64 (n,), sampled token indices, at least one.
         layout: the model's token layout.
-        mass: layer -> its share of mass by head, (H / head_groups,) a group.
+        mass: layer -> its share of mass by head, (H,); of several groups of heads in their order.
     """
 
     queries: Tensor
@@ -130,7 +108,6 @@ class PairSelection:
     sparse_layers: Tensor
     patches: int
     probe: MassProbe | None = None
-    head_groups: int = 1
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
         level = _dense_outside(self.pair_level, self.sparse_layers, layer)
@@ -153,7 +130,7 @@ class PooledSelection:
         pool: "mean" or "max".
         probe: measures the attention mass kept, if given.
         head_groups: for many views, see `pooled_head_groups`.
-        kept: layer -> the share of blocks kept by head, (H / head_groups,) a group.
+        kept: layer -> the share of blocks kept by head, (H,); of several groups in their order.
     """
 
     pair_level: Tensor
@@ -168,7 +145,13 @@ class PooledSelection:
     head_groups: int = 1
     kept: dict[int, list[Tensor]] = field(default_factory=dict)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
+    def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap | tuple[BlockMap, ...]:
+        if self.head_groups == 1:
+            return self._choose(layer, q, k)
+        groups = zip(*(x.chunk(self.head_groups, dim=1) for x in (q, k)), strict=True)
+        return tuple(self._choose(layer, *group) for group in groups)
+
+    def _choose(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
         level = block_select(
             q,
             k,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from covis.export.models.rope import Rotary
 from covis.export.ops import TokenLayout, block_sparse_attention, dense_level
-from covis.export.selection import Selection
+from covis.export.selection import BlockMap, Selection
 
 MlpKind = Literal["gelu", "swiglu"]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def attend_densely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of every token to every other."""
-    return block_sparse_attention(q, k, v, dense_level(q.device))
+    return block_sparse_attention(q, k, v, dense_level())
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,13 @@ class AttendSelected:
     layout: TokenLayout
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        groups = self.selection.head_groups
-        if groups == 1:
-            return self._attend(q, k, v)
-        cut = (x.chunk(groups, dim=1) for x in (q, k, v))
-        return torch.cat([self._attend(*group) for group in zip(*cut, strict=True)], dim=1)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         chosen = self.selection(self.layer, q, k)
+        if isinstance(chosen, BlockMap):
+            return self._attend(q, k, v, chosen)
+        groups = zip(*(x.chunk(len(chosen), dim=1) for x in (q, k, v)), chosen, strict=True)
+        return torch.cat([self._attend(*group) for group in groups], dim=1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, chosen: BlockMap) -> Tensor:
         return block_sparse_attention(
             q,
             k,

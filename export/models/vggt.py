@@ -74,6 +74,8 @@ class VggtConfig:
             faults.append("dpt_out_channels must be multiples of 4, dpt_features of 8")
         if any(not 0 <= layer < self.depth for layer in self.dpt_layers):
             faults.append(f"dpt_layers = {self.dpt_layers} with depth = {self.depth}")
+        if len(set(self.dpt_layers)) < len(self.dpt_layers):
+            faults.append(f"dpt_layers = {self.dpt_layers} are not four different layers")
         refuse(VggtConfig, faults)
 
 

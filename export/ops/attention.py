@@ -14,9 +14,12 @@ from covis.export.ops.plan import QueryGroup, plan_rows
 DENSE = 2  # the level of a region pair that is computed in full precision
 
 
-def dense_level(device: torch.device | str | None = None) -> Tensor:
-    """The (1, 1, 1, 1) level map that means dense attention."""
-    return torch.full((1, 1, 1, 1), DENSE, dtype=torch.int8, device=device)
+def dense_level() -> Tensor:
+    """The (1, 1, 1, 1) level map that means dense attention.
+
+    It lies on the host whatever the device of Q: to recognise it must not wait for a GPU.
+    """
+    return torch.full((1, 1, 1, 1), DENSE, dtype=torch.int8)
 
 
 def block_sparse_attention(
@@ -38,7 +41,8 @@ def block_sparse_attention(
     Args:
         q, k, v: (B, H, S, D), one floating type.
         level: int8 (b, h, Rq, Rk), b in {1, B}, h in {1, H}, Rq in {1, ceil(patches / q_block)},
-            Rk likewise: 0 skipped, 1 low precision allowed, 2 full precision.
+            Rk likewise: 0 skipped, 1 low precision allowed, 2 full precision. On the device of Q
+            or on the host.
         layout: which of the S tokens are special, patch and trailing tokens.
         q_block, k_block: patch tokens of one query and one key region.
         scale: factor of the scores; None is 1/sqrt(D).

@@ -107,6 +107,9 @@ def quantize(q: Tensor, k: Tensor, v: Tensor, patch: Tensor, block: int = QUANT_
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     q, k, v = (x.to(wide) for x in (q, k, v))
+    if not patch.numel():  # level speaks of patches alone: nothing is ever low
+        nothing = torch.zeros_like(q)
+        return Quantized(nothing, nothing, nothing, torch.zeros_like(k[:, :, :1]))
     mean = k[:, :, patch].mean(2, keepdim=True)
     rounded = []
     for x in (q[:, :, patch], k[:, :, patch] - mean):

@@ -124,7 +124,8 @@ def _select(
     pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
     scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])
     patches = layout.patches(q.shape[2])
-    candidates = block_levels(pair[0, 0], layout.patches_per_frame, patches, q_block, k_block)
+    pair = pair[0, 0].to(q.device)
+    candidates = block_levels(pair, layout.patches_per_frame, patches, q_block, k_block)
     kept = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
     return torch.where(kept, candidates, candidates.new_zeros(()))
 

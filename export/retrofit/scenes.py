@@ -50,7 +50,7 @@ class Scenes:
         self.frames, self.sparsity, self.shape, self.device = frames, sparsity, shape, device
         self.views, self.layout = _layout(frames, structure, shape)
         self.kept: dict[int, Tensor] = {}
-        self.pair_level = dense_level(device)
+        self.pair_level = dense_level()
         self.similarity: Tensor | None = None
         if sparsity.selector in ("saliency", "both"):
             self.similarity = frames.by_scene(shape[0], structure.view_major).to(device)

@@ -40,11 +40,11 @@ def attention_fp8(case: AttentionCase) -> Array:
     for b, h in np.ndindex(*q.shape[:2]):
         levels = token_levels(case, b, h)
         keys = k[b, h].copy()
+        q8, k8, v8 = np.zeros_like(q[b, h]), np.zeros_like(keys), np.zeros_like(keys)
         if len(patch):
             keys -= keys[patch].mean(0)
-        q8, k8, v8 = np.zeros_like(q[b, h]), np.zeros_like(keys), np.zeros_like(keys)
-        q8[patch], k8[patch] = _by_block(q[b, h][patch]), _by_block(keys[patch])
-        v8[patch] = _round(v[b, h][patch], axis=(0,))
+            q8[patch], k8[patch] = _by_block(q[b, h][patch]), _by_block(keys[patch])
+            v8[patch] = _round(v[b, h][patch], axis=(0,))
         scores = np.where(levels == 1, q8 @ k8.T, q[b, h] @ keys.T) * scale
         weights: Array = _weights(np.where(levels > 0, scores, -np.inf))
         scaled = np.where(levels == 1, weights, np.float32(0.0)) * P_SCALE

@@ -54,6 +54,7 @@ def test_tuples_have_their_length_and_type(value: object) -> None:
     ("kind", "given", "named"),
     [
         (VggtConfig, {"depth": 4}, "dpt_layers = (4, 11, 17, 23) with depth = 4"),
+        (VggtConfig, {"dpt_layers": [4, 4, 17, 23]}, "are not four different layers"),
         (VggtConfig, {"num_heads": 7}, "embed_dim = 1024 does not split into num_heads = 7"),
         (VggtConfig, {"embed_dim": 24, "num_heads": 4}, "of a multiple of 4 features"),
         (VggtConfig, {"img_size": 500}, "img_size = 500 is no multiple of 14"),

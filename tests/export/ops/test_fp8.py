@@ -11,6 +11,7 @@ from covis.engines.errors import CovisError
 from covis.export.ops import TokenLayout, block_sparse_attention, low_precision
 from covis.export.ops.fp8 import e4m3, quantize
 from tests.vectors import plain
+from tests.vectors.case import AttentionCase, Layout
 from tests.vectors.standard import standard_cases
 from tests.vectors.torch_adapter import TorchOps
 
@@ -64,6 +65,16 @@ def test_it_is_the_scheme_of_the_plain_formula(name: str) -> None:
     # A probability on the border of two e4m3 values may fall either way: 2^-4 of its weight.
     assert float(np.abs(out - expected).max()) < 2e-3
     assert float(np.abs(out - expected).mean()) < 2e-5
+
+
+def test_no_patch_is_nothing_to_round() -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 1, 2, 10, 32)).astype(np.float32)
+    level = np.ones((1, 1, 1, 1), np.int8)
+    case = AttentionCase("trailing tokens alone", q, k, v, level, Layout(trailing_tokens=10))
+    expected = plain.attention(case)
+    np.testing.assert_allclose(plain.attention_fp8(case), expected, atol=1e-6)
+    np.testing.assert_allclose(TorchOps("fp8").attention(case), expected, atol=1e-6)
 
 
 def test_e4m3_rounds_to_three_bits_and_saturates() -> None:
