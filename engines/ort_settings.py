@@ -69,12 +69,13 @@ def session_settings(threads: int = 0, library: Path | None = None) -> Any:
 
 @functools.cache
 def _return_large_blocks() -> None:
-    """Have blocks of 16 MiB and more given back to the system when they are freed.
+    """Have blocks of 256 KiB and more given back to the system when they are freed.
 
     glibc raises that size to the largest block ever freed, up to 32 MiB, and keeps what is smaller
-    in a heap that shrinks only from its end. Smaller ones stay there: fetching fresh pages for each
-    value costs small models more time than the memory is worth. Other C libraries are left alone.
+    in a heap that shrinks only from its end and, blocks being aligned, finds few of its holes
+    again: at 100 small views ten times what a graph's values need. Fresh pages cost no time that
+    stands out of the noise. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 256 << 10)

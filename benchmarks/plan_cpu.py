@@ -1,0 +1,89 @@
+"""What `covis plan` reckons for a stage beside what ONNX Runtime's CPU provider holds.
+
+    python benchmarks/plan_cpu.py BUNDLE --views 100
+
+One run of each stage on random inputs, after one at two views that reads the weights in. Measured
+is the growth of the resident set to its high-water mark, so it holds what the C library keeps of
+freed memory and the scratch memory of kernels, which the plan does not count (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages_cpu import peak_gib
+from covis.engines.bundle import open_bundle
+from covis.engines.manifest import Stage
+from covis.engines.memory_plan import MemoryPlan
+from covis.runtime.native import find_library
+from covis.runtime.onnxruntime import Session, SessionOptions
+
+PROBES = 8
+
+
+def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Something for every input: a tenth of the frame pairs, each layer sparse."""
+    rng = np.random.default_rng(0)
+    values: dict[str, np.ndarray[Any, Any]] = {}
+    for tensor in stage.inputs:
+        shape = tuple(sizes(views).get(n, n) for n in tensor.shape)
+        if tensor.name == "pair_level":
+            values[tensor.name] = np.where(rng.random(shape) < 0.1, 2, 0)
+        elif tensor.name in ("probe", "patch_order"):
+            values[tensor.name] = np.arange(shape[0])
+        elif shape and tensor.dtype == "float32":
+            values[tensor.name] = rng.standard_normal(shape)
+        else:
+            values[tensor.name] = np.ones(shape)
+        values[tensor.name] = values[tensor.name].astype(tensor.dtype)
+    return values
+
+
+def sizes(views: int) -> dict[Any, int]:
+    """The symbols of a stage's shapes."""
+    return {"M": views, "N": views, "K": PROBES}
+
+
+def grown(session: Session, stage: Stage, views: int) -> float:
+    """GiB that a run adds to the resident set at its highest."""
+    given = inputs(stage, views)
+    taken = {
+        t.name: np.ones(tuple(sizes(views).get(n, n) for n in t.shape), t.dtype)
+        for t in stage.outputs
+    }
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_gib()
+    session.run(given, taken)
+    return peak_gib() - before
+
+
+def main() -> None:
+    """Parse the command line, run each stage, print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--views", type=int, default=100)
+    parser.add_argument("--stages", nargs="*", help="default: all")
+    options = parser.parse_args()
+    bundle = open_bundle(options.bundle)
+    plan = MemoryPlan(bundle)
+    print("| stage | planned MiB | measured MiB | planned / measured |\n|---|---|---|---|")
+    for stage in bundle.manifest.stages:
+        if options.stages and stage.name not in options.stages:
+            continue
+        session = Session(
+            bundle.graph(stage), stage, SessionOptions(threads=1, kernel=find_library() is not None)
+        )
+        grown(session, stage, 2)
+        planned = plan.need(stage, sizes(options.views)).scratch / 2**20
+        measured = grown(session, stage, options.views) * 2**10
+        print(f"| {stage.name} | {planned:.1f} | {measured:.1f} | {planned / measured:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
