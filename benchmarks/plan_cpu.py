@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from stages_cpu import peak_gib
+
 from covis.engines.bundle import open_bundle
 from covis.engines.manifest import Stage
 from covis.engines.memory_plan import MemoryPlan

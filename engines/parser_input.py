@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from covis.engines.level_types import widen_levels
+from covis.engines.wide_attention import expand_dense, wide_attention
 
 DOMAIN: Final = "covis"  # of the two ops, in every exported graph
 ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
@@ -39,7 +40,8 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
     Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
     first where the latter is present, even empty. Parts of sequences, which TensorRT does not
     know, become slices; integers computed from constants become constants, as the parser wants
-    the axes of a reduction; level maps are computed in int32 (`engines.level_types`).
+    the axes of a reduction; level maps are computed in int32 (`engines.level_types`); attention
+    in float32 without a map becomes products and a softmax (`engines.wide_attention`).
 
     Args:
         model: as `engines.graph.load_graph` reads it, external weights left on the disk.
@@ -55,6 +57,7 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
     kept = [function for function in copy.functions if function.domain != DOMAIN]
     del copy.functions[:]
     copy.functions.extend(kept)
+    expand_dense(copy.graph, wide_attention(model, DOMAIN))
     for graph in _graphs(copy.graph):
         _fold_integers(graph)
         _slice_sequences(graph)

@@ -39,8 +39,13 @@ def record(graph: Path, folder: Path, lengths: Mapping[str, int] | None = None) 
 
 
 def plugin_fields(graph: Path) -> list[str]:
-    """What each op node's plugin must say of its attributes, in the order of the nodes."""
-    return [_fields(node) for node in load_graph(graph).graph.node if node.domain == DOMAIN]
+    """What each op node's plugin must say of its attributes, in the order of the nodes.
+
+    Attention in float32 without a map is left to TensorRT's own operators.
+    """
+    model = load_graph(graph)
+    kept = {node.name for node in for_tensorrt(model).graph.node if node.domain == DOMAIN}
+    return [_fields(n) for n in model.graph.node if n.domain == DOMAIN and n.name in kept]
 
 
 def tensors(made: Record) -> list[Record]:
