@@ -4,9 +4,9 @@
 
 Every ratio compares numbers of one run on one card: D is the fastest dense fp16 attention among
 torch's flash SDPA, cuDNN SDPA and FlashAttention-4. Peers that are not installed are named as
-absent. Inputs are fresh normal tokens; times are medians of CUDA events; clocks are logged beside
-each number. Needs torch, numpy and the built library; stops after `--seconds`, and names what it
-then left out.
+absent. Inputs are fresh normal tokens; times are medians of CUDA events, on a cold L2 cache; each
+row alternates with D, so that its ratios are of the same clocks, which are logged beside it. Needs
+torch, numpy and the built library; stops after `--seconds`, and names what it then left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from benchmarks.gpu_maps import (  # noqa: E402
     rounded,
 )
 from benchmarks.gpu_summary import summary, text  # noqa: E402
-from benchmarks.gpu_timing import Record, kernel_times, measure, nvidia_smi  # noqa: E402
+from benchmarks.gpu_timing import Record, commit, kernel_times, measure, nvidia_smi  # noqa: E402
 from benchmarks.peers_gpu import PEERS, run_peer  # noqa: E402
 from covis.export.ops import cuda, cuda_select  # noqa: E402
 from covis.export.ops.layout import TokenLayout  # noqa: E402
@@ -49,6 +48,7 @@ LISTING = ("measure_rows", "sort_rows", "gather_specials")
 ROUNDING = ("measure_patches", "finish_scales", "quantize_cell")
 PEER_FRAMES, PEER_DENSITY = 100, 0.126
 PEER_SECONDS = 45.0
+Call = Callable[[], object]
 
 
 def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]:
@@ -57,17 +57,19 @@ def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]
     return [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
 
 
-def dense_baselines(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict[str, Record]:
-    """The dense attentions that torch and FlashAttention-4 have here."""
+def dense_baselines(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[dict[str, Record], dict[str, Call]]:
+    """The dense attentions that torch and FlashAttention-4 have here: times, and the calls."""
 
-    def sdpa(backend: SDPBackend) -> Callable[[], object]:
+    def sdpa(backend: SDPBackend) -> Call:
         def run() -> object:
             with sdpa_kernel(backend):
                 return scaled_dot_product_attention(q, k, v)
 
         return run
 
-    candidates: dict[str, Callable[[], object]] = {
+    candidates: dict[str, Call] = {
         "torch flash": sdpa(SDPBackend.FLASH_ATTENTION),
         "torch cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
     }
@@ -85,7 +87,7 @@ def dense_baselines(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict[s
             results[name] = measure(run)
         except Exception as error:  # a backend may refuse the card or the size
             results[name] = {"absent": f"{type(error).__name__}: {str(error)[:200]}"}
-    return results
+    return results, candidates
 
 
 class Table:
@@ -97,7 +99,7 @@ class Table:
         self.out = torch.empty_like(self.q)
         self.length = self.q.shape[2]
 
-    def op(self, level: torch.Tensor, **options: Any) -> Callable[[], object]:
+    def op(self, level: torch.Tensor, **options: Any) -> Call:
         """One launch with VGGT's layout; a map of one element has no frames."""
         if level.numel() > 1:
             options = {**options, "layout": LAYOUT, "q_block": PATCHES, "k_block": PATCHES}
@@ -105,7 +107,7 @@ class Table:
             self.q, self.k, self.v, level, out=self.out, library=self.library, **options
         )
 
-    def regions(self, level: torch.Tensor, block: tuple[int, int]) -> Callable[[], object]:
+    def regions(self, level: torch.Tensor, block: tuple[int, int]) -> Call:
         """One launch with a map of plain token blocks."""
         return lambda: cuda.block_sparse_attention(
             self.q,
@@ -119,11 +121,12 @@ class Table:
         )
 
     def row(
-        self, name: str, level: torch.Tensor, dense_ms: float, budget: float, **options: Any
+        self, name: str, level: torch.Tensor, dense: Call, budget: float, **options: Any
     ) -> Record:
-        """One measured row."""
+        """One measured row; `dense` runs in turns with it."""
         pairs = self.length**2 if level.numel() == 1 else pairs_of(level)
-        run = measure(self.op(level, **options), budget)
+        run = measure(self.op(level, **options), budget, beside=dense)
+        dense_ms = run.pop("beside_ms")
         record = {
             "map": name,
             "density": float((level > 0).float().mean()),
@@ -132,6 +135,7 @@ class Table:
             "precision": options.get("precision", "full"),
             "pairs": pairs,
             **run,
+            "dense_ms": dense_ms,
             "tflops": 4 * self.head_dim * HEADS * pairs / run["ms"] / 1e9,
             "of_D": dense_ms / run["ms"] * pairs / self.length**2,
             "speed_up": dense_ms / run["ms"],
@@ -140,7 +144,7 @@ class Table:
         print(json.dumps(record), flush=True)
         return record
 
-    def rows(self, dense_ms: float, budget: float) -> list[Record]:
+    def rows(self, dense: Call, budget: float) -> list[Record]:
         """Dense maps by every kernel and precision, then frame pairs of all densities."""
         hopper = torch.cuda.get_device_capability() == (9, 0)
         one = torch.ones(1, 1, 1, 1, dtype=torch.int8, device="cuda")
@@ -150,20 +154,20 @@ class Table:
         found = []
         for kernel in kernels:
             options: dict[str, Any] = {"kernel": kernel}
-            found.append(self.row("dense map", 2 * one, dense_ms, budget, **options))
+            found.append(self.row("dense map", 2 * one, dense, budget, **options))
             if hopper:
                 options["precision"] = "fp8"
-                found.append(self.row("dense map", one, dense_ms, budget, **options))
+                found.append(self.row("dense map", one, dense, budget, **options))
         for density in DENSITIES:
             level = pair_map(self.frames, density).cuda()
-            found.append(self.row("frame pairs", level, dense_ms, budget))
+            found.append(self.row("frame pairs", level, dense, budget))
         if hopper:
             for density in (0.25, 0.126):
                 mixed = pair_map(self.frames, density, low=True).cuda()
                 for precision in ("full", "fp8"):
                     found.append(
                         self.row(
-                            "frame pairs, levels 1, 2", mixed, dense_ms, budget, precision=precision
+                            "frame pairs, levels 1, 2", mixed, dense, budget, precision=precision
                         )
                     )
         return found
@@ -206,7 +210,7 @@ class Table:
 
     def measure(self, budget: float) -> Record:
         """Everything at this length."""
-        dense = dense_baselines(self.q, self.k, self.v)
+        dense, calls = dense_baselines(self.q, self.k, self.v)
         fastest = min((r["ms"], name) for name, r in dense.items() if "ms" in r)
         flops = 4 * self.head_dim * HEADS * self.length**2
         record: Record = {
@@ -216,7 +220,7 @@ class Table:
             "head_dim": self.head_dim,
             "dense": dense,
             "D": {"ms": fastest[0], "by": fastest[1], "tflops": flops / fastest[0] / 1e9},
-            "rows": self.rows(fastest[0], budget),
+            "rows": self.rows(calls[fastest[1]], budget),
         }
         mixed = pair_map(self.frames, 0.126, low=True).cuda()
         precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
@@ -255,16 +259,13 @@ def measure_peers(library: Any, left: Callable[[], float]) -> Record:
 
 def about() -> Record:
     """GPU, driver, versions, commit and command."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "command": " ".join(sys.argv),
         "gpu": torch.cuda.get_device_name(),
         "driver": nvidia_smi("driver_version"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "commit": commit or "unknown",
+        "commit": commit(ROOT),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -306,8 +307,9 @@ def main() -> None:
                 result["peers"] = {"absent": f"{type(error).__name__}: {error}"}
             write()
         # A dense call grows with the square of the length; the guess for 100 views only decides
-        # whether a table is begun. Each of its some 18 measurements makes four calls at least.
-        needed = 72 * 0.16 * (frames / 100) ** 2 * (head_dim / 64) + 25
+        # whether a table is begun. Each of its some 18 measurements makes four calls at least, and
+        # four of D beside most.
+        needed = 100 * 0.16 * (frames / 100) ** 2 * (head_dim / 64) + 25
         if left() < needed:
             result["not_measured"].append(
                 {"frames": frames, "head_dim": head_dim, "left_s": left()}

@@ -6,11 +6,15 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 Record = dict[str, Any]
+
+FLUSH_BYTES = 256 << 20  # some four times the L2 cache of an H200
+AHEAD_CYCLES = 1_000_000  # half a millisecond: longer than the host takes to queue a call
 
 
 def nvidia_smi(query: str) -> str:
@@ -28,25 +32,58 @@ def clocks() -> str:
     return nvidia_smi("clocks.sm,clocks.mem,power.draw,temperature.gpu")
 
 
-def measure(function: Callable[[], object], budget: float = 2.0) -> Record:
-    """Median and minimum in milliseconds of the runs that fit in about `budget` seconds."""
-    function()
+def measure(
+    function: Callable[[], object],
+    budget: float = 2.0,
+    *,
+    beside: Callable[[], object] | None = None,
+) -> Record:
+    """Median and minimum in milliseconds of the runs that fit in about `budget` seconds.
+
+    Each run finds a cold L2 cache and a GPU that is still busy, so that the time between the
+    events is the GPU's alone. Runs of `beside` alternate with those of `function` and share its
+    clocks and temperature; their median is `beside_ms`.
+    """
+    functions = [function] if beside is None else [function, beside]
+    for each in functions:
+        each()
+    scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     torch.cuda.synchronize()
-    times: list[float] = []
+    times: list[list[float]] = [[] for _ in functions]
     started = time.monotonic()
-    while len(times) < 3 or (time.monotonic() - started < budget and len(times) < 50):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return {
-        "ms": statistics.median(times),
-        "ms_min": min(times),
-        "runs": len(times),
+    while len(times[0]) < 3 or (time.monotonic() - started < budget and len(times[0]) < 50):
+        for each, found in zip(functions, times, strict=True):
+            found.append(_once(each, scratch))
+    record: Record = {
+        "ms": statistics.median(times[0]),
+        "ms_min": min(times[0]),
+        "runs": len(times[0]),
         "clocks": clocks(),
     }
+    if beside is not None:
+        record["beside_ms"] = statistics.median(times[1])
+    return record
+
+
+def _once(function: Callable[[], object], scratch: torch.Tensor) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    scratch.zero_()
+    torch.cuda._sleep(AHEAD_CYCLES)  # or the GPU would wait for the host between the events
+    begin.record()
+    function()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def commit(root: Path) -> str:
+    """The checkout's commit; "unknown" without git, or in a copy without its history."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def kernel_times(function: Callable[[], object]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, lists: BlockLists) -> Run:
 
     none = torch.zeros_like(lists.counts)
     mask = BlockMask.from_kv_blocks(
-        none, lists.indices, lists.counts, lists.indices, BLOCK_SIZE=128, compute_q_blocks=False
+        none, lists.indices, lists.counts, lists.indices, BLOCK_SIZE=128
     )
     compiled = torch.compile(flex_attention)
     return lambda: compiled(q, k, v, block_mask=mask)

@@ -14,10 +14,10 @@ import torch
 try:
     import ml_dtypes  # noqa: F401
 except ImportError:
-    # The vectors name bfloat16 through ml_dtypes; here tensors are rounded by torch, and the name
-    # is all that is needed.
+    # The vectors name bfloat16 and e4m3 through ml_dtypes; here tensors are rounded by torch, and
+    # the names are all that is needed.
     stand_in = ModuleType("ml_dtypes")
-    stand_in.__dict__["bfloat16"] = np.float16
+    stand_in.__dict__.update(bfloat16=np.float16, float8_e4m3fn=np.uint8)
     sys.modules["ml_dtypes"] = stand_in
 
 from covis.export.ops import fp8

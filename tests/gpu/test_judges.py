@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from tests.gpu import cases
 from tests.vectors import oracle, plain
+
+ROOT = Path(__file__).resolve().parents[2]
+# All that the package and its tests need, but for what a GPU machine has: torch and numpy.
+ABSENT = (
+    *("ml_dtypes", "pydantic", "tyro", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt"),
+    *("PIL", "safetensors", "hypothesis", "trimesh", "pycolmap", "scipy", "cuda"),
+)
+BARE = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT!r}))  # None: importing one raises
+from benchmarks import attention_gpu, peers_gpu
+from tests.gpu import checks, engines, run, small
+"""
+
+
+def test_gpu_checks_need_torch_and_numpy_alone() -> None:
+    command = [sys.executable, "-c", BARE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_references_are_those_of_the_suite() -> None:
