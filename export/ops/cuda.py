@@ -217,9 +217,12 @@ def _check_alike(q: Tensor, k: Tensor, v: Tensor, level: Tensor) -> None:
 
 
 def _addressable(x: Tensor) -> Tensor:
-    """`x`, or a copy where the copy engine could not read it."""
+    """`x`, or a copy where the copy engine could not read it.
+
+    That a tensor map may have a stride of 0 (an expanded tensor) is nowhere promised.
+    """
     strides = [s for s, size in zip(x.stride()[:3], x.shape[:3], strict=True) if size > 1]
-    aligned = x.data_ptr() % 16 == 0 and all(s % 8 == 0 for s in strides)
+    aligned = x.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in strides)
     spread = x.shape[2] == 1 or x.stride(2) >= x.shape[3]
     fits = x.stride(3) == 1 and aligned and spread
     return x if fits else x.clone(memory_format=torch.contiguous_format)

@@ -59,6 +59,21 @@ int main(void) {{ {lines} printf("%zu 0\\n", sizeof({name})); return 0; }}
     assert [*ours, (ctypes.sizeof(struct), 0)] == expected
 
 
+def test_only_what_the_copy_engine_cannot_read_is_copied() -> None:
+    packed = torch.randn(2, 9, 3, 4, 64, dtype=torch.float16)
+    heads = packed.permute(2, 0, 3, 1, 4)[1]
+    assert cuda._addressable(heads) is heads
+    short, one = packed[:1, :, 0].transpose(1, 2), heads[:, :1, :1]
+    assert cuda._addressable(short) is short
+    assert cuda._addressable(one) is one
+    flat = torch.randn(2 * 4 * 9 * 64 + 1, dtype=torch.float16)[1:].view(2, 4, 9, 64)
+    for bad in (heads[:, :1].expand(-1, 4, -1, -1), heads[..., ::2], flat):
+        copy = cuda._addressable(bad)
+        assert copy.is_contiguous()
+        assert copy.data_ptr() != bad.data_ptr()
+        assert torch.equal(copy, bad)
+
+
 def test_packing_copies_nothing() -> None:
     """A packed QKV projection is described by its strides, and the library's checks accept it."""
     layout = TokenLayout(70, 3, 2, 4)
