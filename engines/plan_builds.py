@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,8 +32,9 @@ from covis.engines.profiles import (
     stage_shapes,
 )
 from covis.engines.timing_cache import TimingCache
-from covis.engines.trt import find_plugin, import_tensorrt, load_plugin
+from covis.engines.trt import find_plugin, import_tensorrt, load_plugin, plugin_digest
 from covis.engines.trtexec import TrtexecBuild
+from covis.engines.wide_attention import wide_attention
 
 Tell = Callable[[str], None]
 TIMING = "timing.cache"
@@ -52,6 +53,7 @@ class PlanBuild:
         graph_sha256: digest of the file.
         weights_sha256: digest of what its external data points to, or of the file itself.
         uses_plugin: whether it has nodes of ours.
+        no_kernel: an attention node that no engine can run, see `refuse_wide_attention`; or "".
     """
 
     stage: str
@@ -62,6 +64,22 @@ class PlanBuild:
     graph_sha256: str
     weights_sha256: str
     uses_plugin: bool
+    no_kernel: str = ""
+
+
+def refuse_wide_attention(builds: Sequence[PlanBuild]) -> None:
+    """Refuse graphs with float32 attention that follows a map, before minutes go into others.
+
+    Raises:
+        CovisError: naming the first such node (exit code 2).
+    """
+    for build in builds:
+        if build.no_kernel:
+            raise user_error(
+                f"attention in float32 ({build.no_kernel}) has no kernel on a GPU",
+                where=f"stage {build.stage}",
+                hint="export with --precision fp16 or bf16, and without it in --keep-fp32",
+            )
 
 
 def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]:
@@ -81,6 +99,7 @@ def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]
     builds = []
     for stage in _chosen(manifest, options.stages):
         profile = stage_profile(stage, ranges)
+        model = load_graph(bundle.graph(stage))
         builds.append(
             PlanBuild(
                 stage=stage.name,
@@ -90,7 +109,8 @@ def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]
                 shapes=stage_shapes(stage, profile),
                 graph_sha256=digests[stage.graph],
                 weights_sha256=digests[manifest.weights.file],
-                uses_plugin=_uses_plugin(load_graph(bundle.graph(stage))),
+                uses_plugin=_uses_plugin(model),
+                no_kernel=_no_kernel(model),
             )
         )
     return tuple(builds)
@@ -121,6 +141,7 @@ def onnx_build(options: BuildOptions) -> PlanBuild:
         graph_sha256=digest,
         weights_sha256=weights.hexdigest() if outside else digest,
         uses_plugin=_uses_plugin(model),
+        no_kernel=_no_kernel(model),
     )
 
 
@@ -244,7 +265,7 @@ class PlanBuilder:
         if self._plugin is None:
             options = self.options
             static = options.staticPlugins is not None
-            self._plugin = sha256_of(load_plugin(options.plugin, static=static))
+            self._plugin = plugin_digest(load_plugin(options.plugin, static=static))
         return self._plugin
 
 
@@ -275,6 +296,10 @@ def _chosen(manifest: Manifest, names: str | None) -> tuple[Stage, ...]:
 
 def _uses_plugin(model: onnx.ModelProto) -> bool:
     return any(node.domain == DOMAIN for node in model.graph.node)
+
+
+def _no_kernel(model: onnx.ModelProto) -> str:
+    return next(iter(wide_attention(model, DOMAIN).mapped), "")
 
 
 def _graph_shapes(model: onnx.ModelProto, options: BuildOptions) -> InputShapes:

@@ -17,7 +17,7 @@ from covis.engines.bundle import Bundle
 from covis.engines.errors import user_error
 from covis.engines.manifest import Stage, Tensor
 from covis.engines.plans import PlanRecord, read_plan, records
-from covis.engines.trt import find_plugin, missing_plugin
+from covis.engines.trt import KERNELS_LIBRARY, find_kernels, find_plugin, missing_plugin
 
 Backend = Literal["tensorrt", "onnxruntime"]
 ENSEMBLE: Final = "covis"
@@ -93,6 +93,14 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
                 raise missing_plugin(options.plugin)
             (folder / PLUGINS).mkdir()
             copy_file(library, folder / PLUGINS / library.name)
+            kernels = find_kernels(library)
+            if kernels is None:
+                raise user_error(
+                    f"has no {KERNELS_LIBRARY} beside it",
+                    where=library,
+                    hint="build both, see plugins/tensorrt",
+                )
+            copy_file(kernels, folder / PLUGINS / kernels.name)  # where the plugin looks first
             command += f" --backend-config=tensorrt,plugins={out}/{PLUGINS}/{library.name}"
         (folder / "README.txt").write_text(_readme(command, options))
     return command

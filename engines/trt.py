@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from covis.engines.errors import CovisError, environment_error, printable, user_
 OLDEST: Final = (10, 6)
 NEWEST_MAJOR: Final = 11
 PLUGIN_LIBRARY: Final = "libcovis_trt.so"
+KERNELS_LIBRARY: Final = "libcovis_kernels.so"
 _INSTALL = "pip install 'covis[trt]' (TensorRT 10.6 to 11.x, from NVIDIA)"
 
 Tell = Callable[[str, str], None]
@@ -72,6 +74,28 @@ def find_plugin(path: Path | None = None) -> Path | None:
     if path is not None:
         places = [path]
     return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def find_kernels(plugin: Path) -> Path | None:
+    """The kernels that a plugin library loads: beside it, else in the build tree's place.
+
+    None: it takes those that the loader finds, which only the running process can say.
+    """
+    folder = plugin.resolve().parent
+    places = (folder / KERNELS_LIBRARY, folder.parent / "cuda" / KERNELS_LIBRARY)
+    return next((place for place in places if place.is_file()), None)
+
+
+def plugin_digest(plugin: Path) -> str:
+    """sha256 of the plugin library and its kernels together.
+
+    A plan holds the workspace that the kernels asked for when it was built; other kernels may want
+    more than TensorRT then gives them.
+    """
+    digests = [sha256_of(path) for path in (plugin, find_kernels(plugin)) if path is not None]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
 
 
 def load_plugin(path: Path | None = None, *, static: bool = False) -> Path:

@@ -117,7 +117,7 @@ class TensorRtBackend:
     options: BackendOptions
     memory: CudaMemory
     gpu: Gpu
-    plugin: str | None  # digest of the library
+    plugin: str | None  # digest of the library and its kernels
     sessions: dict[str, StageSession] = field(default_factory=dict)
     plans: dict[tuple[str, int], PlanRecord] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -235,14 +235,13 @@ def open_backend(
     if not options.on_gpu:
         return OnnxRuntimeBackend(bundle, options, threads, kernel)
     if options.backend == "tensorrt":
-        from covis.engines.bundle import sha256_of
         from covis.engines.gpu import find_gpu
-        from covis.engines.trt import find_plugin, import_tensorrt
+        from covis.engines.trt import find_plugin, import_tensorrt, plugin_digest
 
         import_tensorrt()
         gpu = find_gpu(options.device)
         library = find_plugin(options.plugin)
-        digest = sha256_of(library) if library is not None else None
+        digest = plugin_digest(library) if library is not None else None
         return TensorRtBackend(bundle, options, CudaMemory(options.device), gpu, digest)
     from covis.runtime.onnxruntime import check_provider
 

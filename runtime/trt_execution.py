@@ -119,7 +119,10 @@ class Execution:
         """What needs the inputs' addresses: shape tensors are read while shapes are inferred."""
         for name in self._on_host:
             self._context.set_tensor_address(name, addresses[name])
-        missing = self._context.infer_shapes()
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:  # how the bindings say that shapes contradict each other
+            raise failure(self._stage, f"shapes cannot be inferred ({error})") from error
         if missing:
             raise failure(self._stage, f"shapes cannot be inferred ({', '.join(missing)})")
         for tensor in self._stage.outputs:

@@ -35,9 +35,10 @@ def build(options: BuildOptions) -> None:
 
 def _build(options: BuildOptions, bundle: Bundle | None, builds: Sequence[PlanBuild]) -> None:
     from covis.engines.build_progress import Silent, shown_phases
-    from covis.engines.plan_builds import PlanBuilder, plan_folder
+    from covis.engines.plan_builds import PlanBuilder, plan_folder, refuse_wide_attention
     from covis.engines.trt import logger
 
+    refuse_wide_attention(builds)
     bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
     with bars as phases:
         builder = PlanBuilder(options, _tell, phases)

@@ -16,6 +16,7 @@ from covis.engines.parser_input import for_onnxruntime_tensorrt, for_tensorrt
 
 DEMO = Path(__file__).resolve().parents[2] / "covis" / "assets" / "demo"
 STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "points", "saliency"]
+WITHOUT_MAPS = ["encoder", "camera"]  # the demo is float32: there TensorRT's own operators serve
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -30,8 +31,8 @@ def test_plugins_named_and_functions_gone(stage: str) -> None:
     assert model.SerializeToString(deterministic=True) == before
     assert not copy.functions
     ours = [node for node in copy.graph.node if node.domain == "covis"]
-    assert len(ours) == sum(node.domain == "covis" for node in model.graph.node)
-    for node, old in zip(ours, [n for n in model.graph.node if n.domain == "covis"], strict=True):
+    theirs = [] if stage in WITHOUT_MAPS else [n for n in model.graph.node if n.domain == "covis"]
+    for node, old in zip(ours, theirs, strict=True):
         naming = {"plugin_version": b"1", "plugin_namespace": b""}
         if node.op_type == "BlockSparseAttention":
             naming["precision"] = b"full"
@@ -46,20 +47,20 @@ def test_the_provider_finds_its_domain(stage: str) -> None:
     model = load_graph(DEMO / f"{stage}.onnx")
     copy = for_onnxruntime_tensorrt(model)
     domains = [node.domain for node in copy.graph.node]
-    assert domains.count("trt.plugins") == sum(n.domain == "covis" for n in model.graph.node)
+    ours = 0 if stage in WITHOUT_MAPS else sum(n.domain == "covis" for n in model.graph.node)
+    assert domains.count("trt.plugins") == ours
     assert "covis" not in domains
     imports = {entry.domain: entry.version for entry in copy.opset_import}
-    expected = {"": 20, "trt.plugins": 1} if "trt.plugins" in domains else {"": 20}
-    assert imports == expected
+    used = any(node.domain == "covis" for node in model.graph.node)
+    assert imports == ({"": 20, "trt.plugins": 1} if used else {"": 20})
 
 
 def test_the_same_numbers(tmp_path: Path) -> None:
-    """No sequence is left: the function bodies put back, ONNX Runtime gives equal bits."""
+    """No sequence and no plugin is left: ONNX Runtime gives the same up to the order of sums."""
     shutil.copy(DEMO / "model.safetensors", tmp_path)
     model = load_graph(DEMO / "camera.onnx")
     copy = for_tensorrt(model)
     assert not {"SplitToSequence", "SequenceAt"} & {node.op_type for node in copy.graph.node}
-    copy.functions.extend(model.functions)
     onnx.save(copy, str(tmp_path / "camera.onnx"))
     onnx.checker.check_model(str(tmp_path / "camera.onnx"))
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
@@ -69,7 +70,7 @@ def test_the_same_numbers(tmp_path: Path) -> None:
         for path in (DEMO, tmp_path)
     ]
     for expected, got in zip(*outputs, strict=True):
-        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_axes_become_constants() -> None:
@@ -105,7 +106,7 @@ def test_lowered_levels_are_computed_in_fp8(most: int, expected: bytes) -> None:
 
 
 def test_low_precision_is_asked_for() -> None:
-    copy = for_tensorrt(load_graph(DEMO / "camera.onnx"), precision="fp8")
+    copy = for_tensorrt(load_graph(DEMO / "aggregator.onnx"), precision="fp8")
     ours = [node for node in copy.graph.node if node.domain == "covis"]
     assert ours and all(_attributes(node)["precision"] == b"fp8" for node in ours)
 

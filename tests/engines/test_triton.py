@@ -120,9 +120,14 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
     bundle, out = open_bundle(DEMO), tmp_path / "repository"
     plugin = tmp_path / "libcovis_trt.so"
     plugin.write_bytes(b"library")
+    kernels = tmp_path / "libcovis_kernels.so"
     plans = build_plans(bundle, tmp_path / PLANS, 8)
     arguments = ["triton", str(DEMO), "--plans", str(tmp_path / PLANS), "--plugin", str(plugin)]
-    assert run_command([*arguments, "--out", str(out), "--views", "8", "--device", "1"]) == 0
+    command = [*arguments, "--out", str(out), "--views", "8", "--device", "1"]
+    assert run_command(command) == 2 and not out.exists()
+    assert "has no libcovis_kernels.so beside it" in capsys.readouterr().err
+    kernels.write_bytes(b"kernels")
+    assert run_command(command) == 0
     assert capsys.readouterr().out == (
         f"tritonserver --model-repository={out}/models "
         f"--backend-config=tensorrt,plugins={out}/plugins/libcovis_trt.so\n"
@@ -136,6 +141,7 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
         group = found[f"covis_{stage.name}"].instance_group[0]
         assert list(group.gpus) == [1] and found[f"covis_{stage.name}"].backend == "tensorrt"
     assert (out / "plugins" / "libcovis_trt.so").read_bytes() == b"library"
+    assert (out / "plugins" / "libcovis_kernels.so").read_bytes() == b"kernels"
     assert list((out / "models" / "covis" / "1").iterdir()) == []
     again = [*arguments, "--out", str(out), "--views", "20"]
     assert run_command(again) == 2 and "already exists" in capsys.readouterr().err

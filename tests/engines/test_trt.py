@@ -18,6 +18,7 @@ import pytest
 from covis.engines import trt as ours
 from covis.engines.build_progress import Silent, monitor
 from covis.engines.builder_config import builder_settings, network_flags
+from covis.engines.bundle import sha256_of
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.plans import EngineOptions
 from tests.engines.real_tensorrt import real_tensorrt
@@ -260,3 +261,24 @@ def test_missing_plugin(tmp_path: Path) -> None:
     assert ours.find_plugin(tmp_path / "libcovis_trt.so") == tmp_path / "libcovis_trt.so"
     assert ours.missing_plugin(tmp_path).code == ExitCode.USER
     assert "was not built; see docs/tensorrt.md" in str(ours.missing_plugin(None))
+
+
+def test_the_plugin_is_known_by_its_kernels_too(tmp_path: Path) -> None:
+    """Where the plugin itself looks for them: beside it, then in the build tree."""
+    plugin = tmp_path / "tensorrt" / "libcovis_trt.so"
+    plugin.parent.mkdir()
+    plugin.write_bytes(b"plugin")
+    alone = ours.plugin_digest(plugin)
+    assert ours.find_kernels(plugin) is None and alone == sha256_of(plugin)
+    built = tmp_path / "cuda" / "libcovis_kernels.so"
+    built.parent.mkdir()
+    built.write_bytes(b"kernels")
+    first = ours.plugin_digest(plugin)
+    assert ours.find_kernels(plugin) == built and first != alone
+    beside = plugin.with_name("libcovis_kernels.so")
+    beside.write_bytes(b"others")
+    assert ours.find_kernels(plugin) == beside
+    assert ours.plugin_digest(plugin) not in (alone, first)
+    plugin.write_bytes(b"plugin 2")
+    beside.write_bytes(b"kernels")
+    assert ours.plugin_digest(plugin) not in (alone, first)
