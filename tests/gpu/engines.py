@@ -305,7 +305,8 @@ def check_bench(place: Place) -> Any:
     plugin = ["--plugin", str(place.plugin)] if place.plugin else []
     code, told, err = command(
         "bench", place.bundle, "--views", str(VIEWS), "--chunk", str(CHUNK),
-        "--backend", "tensorrt", "--iterations", "5", "--duration", "0", "--exportTimes", out, *plugin,
+        "--backend", "tensorrt", "--iterations", "5", "--duration", "0",
+        "--exportTimes", out, *plugin,
     )  # fmt: skip
     assert code == 0, err
     record = json.loads(out.read_text())
