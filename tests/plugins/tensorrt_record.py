@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from covis.engines.graph import load_graph
+from covis.engines.graph import external_data, load_graph
 from covis.engines.parser_input import DOMAIN, for_tensorrt
 from tests.plugins.tensorrt_build import build_programs, run_program
 
@@ -19,13 +19,20 @@ LIMIT = 2**31  # elements of a tensor, from which TensorRT refuses most layers
 Record = dict[str, Any]
 
 
-def record(graph: Path, folder: Path, lengths: Mapping[str, int] | None = None) -> Record:
+def record(
+    graph: Path,
+    folder: Path,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    initializers: bool = False,
+) -> Record:
     """Parse the copy that `covis build` parses.
 
     Args:
         graph: a bundle's graph, beside its weights.
         folder: for the copy.
         lengths: of the symbols in the inputs' shapes; they stay open where not given.
+        initializers: hand external weights over as pointers, as `covis build` does where it can.
     """
     programs = build_programs()
     model = load_graph(graph)
@@ -34,7 +41,15 @@ def record(graph: Path, folder: Path, lengths: Mapping[str, int] | None = None) 
     sizes = [f"{i.name}={'x'.join(map(str, _shape(i, lengths)))}" for i in model.graph.input]
     command = [str(programs / "covis_trt_record"), str(copy), str(graph)]
     command.append(str(programs / "libcovis_trt.so"))
-    made: Record = json.loads(run_program([*command, *(sizes if lengths else [])]))
+    command += sizes if lengths else []
+    if initializers:
+        listed = copy.with_suffix(".initializers")
+        listed.write_text("".join(
+            f"{e.tensor}\t{e.offset}\t{e.length}\t{graph.parent / e.location}\n"
+            for e in external_data(for_tensorrt(model))
+        ))  # fmt: skip
+        command.append(f"@{listed}")
+    made: Record = json.loads(run_program(command))
     return made
 
 

@@ -16,8 +16,9 @@ from typing import get_args
 
 import pytest
 
+from covis.engines.graph import external_data, load_graph
 from covis.export.options import Precision
-from tests.plugins.tensorrt_build import build_programs, tensorrt_root
+from tests.plugins.tensorrt_build import build_programs, tensorrt_root, tensorrt_version
 from tests.plugins.tensorrt_record import Record, oversized, plugin_fields, record, tensors
 
 pytestmark = pytest.mark.trt
@@ -94,6 +95,20 @@ def test_sizes(stage: str, tmp_path: Path) -> None:
     graph = DEMO / f"{stage}.onnx"
     check_sizes(record(graph, tmp_path, LENGTHS))
     assert oversized(record(graph, tmp_path, {**LENGTHS, "M": 200_000, "N": 200_000}))
+
+
+@pytest.mark.parametrize("stage", ["encoder", "aggregator", "depth"])
+def test_initializers_are_handed_over(stage: str, tmp_path: Path) -> None:
+    """As pointers, which the network then holds as they are; the same network comes out."""
+    version = tensorrt_version(tensorrt_root())
+    if tuple(map(int, version.split("."))) < (10, 13):
+        pytest.skip(f"the parser of {version} takes no pointers")
+    graph = DEMO / f"{stage}.onnx"
+    made, plain = record(graph, tmp_path, initializers=True), record(graph, tmp_path)
+    check(graph, made)
+    assert made["layers"] == plain["layers"] and made["plugins"] == plain["plugins"]
+    wanted = len([*external_data(load_graph(graph))])
+    assert made["in_place"] >= wanted > 0 and plain["in_place"] == 0
 
 
 def _bundles() -> list[Path]:

@@ -1,7 +1,10 @@
 // Lets the shipped ONNX parser read a graph into a recorded network, and prints what it made as
 // JSON. No GPU is needed: TensorRT's builder is never asked.
 //
-//   covis_trt_record MODEL WEIGHTS_BESIDE PLUGIN [INPUT=4x3x518x518 ...]
+//   covis_trt_record MODEL WEIGHTS_BESIDE PLUGIN [INPUT=4x3x518x518 ...] [@INITIALIZERS]
+//
+// INITIALIZERS is a file of lines "name offset length path", apart by tabs: those tensors are handed
+// to the parser as pointers into the files' bytes, as `covis build` does (TensorRT 10.13 and newer).
 //
 // MODEL is what is parsed, WEIGHTS_BESIDE the path of the graph whose folder holds the external
 // weights. Sizes given for inputs replace open ones, for everything that follows from them.
@@ -11,6 +14,7 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <sstream>
 
 #include "network.h"
@@ -109,6 +113,44 @@ std::vector<std::pair<std::string, Dims>> sizes_of(int count, char** arguments) 
   return sizes;
 }
 
+#if NV_TENSORRT_MAJOR > 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 13)
+#define COVIS_LOADS_INITIALIZERS
+using Files = std::map<std::string, std::string>;  // a file's bytes by its path
+
+std::string bytes_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+bool parse_with(nvonnxparser::IParser& parser, const std::string& model, const char* path,
+                const char* initializers, Files& files) {
+  if (!parser.loadModelProto(model.data(), model.size(), path)) return false;
+  std::ifstream lines(initializers);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string name, offset, length, file;
+    std::getline(words, name, '\t'), std::getline(words, offset, '\t');
+    std::getline(words, length, '\t'), std::getline(words, file, '\t');
+    if (files.count(file) == 0) files[file] = bytes_of(file);
+    const char* const data = files[file].data() + std::stoull(offset);
+    if (!parser.loadInitializer(name.c_str(), data, std::stoull(length))) return false;
+  }
+  return parser.parseModelProto();
+}
+
+// Initializers whose numbers lie in those files' bytes: nothing was copied.
+size_t in_place(const Network& network, const Files& files) {
+  size_t found = 0;
+  for (const void* values : network.weights_named) {
+    const auto* const data = static_cast<const char*>(values);
+    for (const auto& [path, bytes] : files) {
+      found += data >= bytes.data() && data < bytes.data() + bytes.size();
+    }
+  }
+  return found;
+}
+#endif
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -122,9 +164,22 @@ int main(int argc, char** argv) {
   const std::string model((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   Logger logger;
   Network network(logger);
+  const char* const initializers = argv[argc - 1][0] == '@' ? argv[--argc] + 1 : nullptr;
   network.sizes = sizes_of(argc - 4, argv + 4);
   nvonnxparser::IParser* const parser = nvonnxparser::createParser(network, logger);
-  const bool parsed = parser->parse(model.data(), model.size(), argv[2]);
+  bool parsed = false;
+  size_t given_in_place = 0;
+  if (initializers == nullptr) {
+    parsed = parser->parse(model.data(), model.size(), argv[2]);
+  } else {
+#ifdef COVIS_LOADS_INITIALIZERS
+    static Files files;
+    parsed = parse_with(*parser, model, argv[2], initializers, files);
+    given_in_place = in_place(network, files);
+#else
+    return 3;
+#endif
+  }
   std::vector<std::string> errors;
   for (int32_t i = 0; i < parser->getNbErrors(); ++i) {
     const nvonnxparser::IParserError& error = *parser->getError(i);
@@ -147,6 +202,7 @@ int main(int argc, char** argv) {
   std::printf("\"plugins\": %s,\n", list(network.plugins, [](const auto& one) {
                                       return "\n" + json(*one.first, *one.second);
                                     }).c_str());
+  std::printf("\"in_place\": %zu,\n", given_in_place);
   std::printf("\"errors\": %s,\n", list(errors, text).c_str());
   std::printf("\"issues\": %s,\n", list(issues(), text).c_str());
   std::printf("\"log\": %s,\n", list(logger.lines, text).c_str());

@@ -27,6 +27,7 @@ class Network final : public nvinfer1::INetworkDefinition, public recorded::Netw
 
   // Sizes to give an input's open axes, by the input's name; empty: they stay open.
   std::vector<std::pair<std::string, Dims>> sizes;
+  std::vector<const void*> weights_named;  // where each named initializer's numbers lie
 
   ITensor* addInput(const char* name, DataType type, const Dims& dims) noexcept override;
   void markOutput(ITensor& tensor) noexcept override;
@@ -39,7 +40,10 @@ class Network final : public nvinfer1::INetworkDefinition, public recorded::Netw
   nvinfer1::IBuilder& getBuilder() const noexcept override { return builder_; }
   nvinfer1::NetworkDefinitionCreationFlags getFlags() const noexcept override;
   bool getFlag(nvinfer1::NetworkDefinitionCreationFlag flag) const noexcept override;
-  bool setWeightsName(Weights, const char*) noexcept override { return true; }
+  bool setWeightsName(Weights weights, const char*) noexcept override {
+    weights_named.push_back(weights.values);
+    return true;
+  }
   void setName(const char*) noexcept override {}
   const char* getName() const noexcept override { return "recorded"; }
 
