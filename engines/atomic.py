@@ -38,7 +38,7 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         scratch = Path(
             tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
         )
-        scratch.chmod(0o777 & ~_umask())
+        scratch.chmod(0o777 & ~umask())
         yield scratch
         sync_tree(scratch)
         _replace(scratch, target, force)
@@ -97,7 +97,8 @@ def _replace(scratch: Path, target: Path, force: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,9 +47,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("warm_up", 0), ("iterations", 1), ("duration", 0)):
+            where = {"warm_up": "--warmUp"}.get(name, f"--{name}")
             if not getattr(self, name) >= least:
-                where = {"warm_up": "--warmUp"}.get(name, f"--{name}")
                 raise user_error(f"{getattr(self, name)} is below {least}", where=where)
+            if getattr(self, name) == math.inf:
+                raise user_error("would never end", where=where, hint="give a number")
 
 
 def measure(

@@ -81,6 +81,11 @@ def test_made_pictures_are_the_same_everywhere(tiny_bundle: Path) -> None:
     ("options", "words"),
     [
         (["--views", "0"], "--views: 0 views cannot be measured"),
+        (["--views", "99999999999"], "--views: 99999999999 is above 20,000"),
+        (["--duration", "inf"], "--duration: would never end"),
+        (["--warmUp", "1e400"], "--warmUp: would never end"),
+        (["--threads", "2147483648"], "--threads: 2147483648 is above 1,024"),
+        (["--exportTimes", "/dev/null"], "/dev/null: is no ordinary file, and is not replaced"),
         (["--iterations", "0"], "--iterations: 0 is below 1"),
         (["--warmUp", "-1"], "--warmUp: -1.0 is below 0"),
         (["--avgRuns", "0"], "--avgRuns: 0 is below 1"),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from covis.runtime.pipeline import Pipeline
 
 
+_MOST_VIEWS = 20_000  # as many as `covis plan` reckons with
+
+
 @dataclass(frozen=True)
 class BenchCommand:
     """Measure latency, throughput and memory by stage, dense beside sparse.
@@ -69,6 +72,10 @@ class BenchCommand:
             raise user_error(
                 f"{self.views} views cannot be measured", where="--views", hint="use 1 or more"
             )
+        if self.views > _MOST_VIEWS:
+            raise user_error(
+                f"{self.views} is above {_MOST_VIEWS:,}", where="--views", hint="use fewer"
+            )
         if self.avgRuns < 1:
             raise user_error(f"{self.avgRuns} is below 1", where="--avgRuns", hint="use 1 or more")
         for share in self.percentile:
@@ -82,12 +89,14 @@ def bench(command: BenchCommand) -> None:
     """Measure, print two tables, write the record."""
     from rich.console import Console
 
-    from covis.engines.atomic_file import atomic_file
+    from covis.engines.atomic_file import atomic_file, check_file_target
     from covis.engines.bench_record import ratios
     from covis.runtime.bench import Schedule, Setting, measure
     from covis.runtime.pipeline import RunOptions, load
 
     schedule = Schedule(command.warmUp, command.iterations, command.duration)
+    if command.exportTimes is not None:
+        check_file_target(command.exportTimes)
     console = Console(stderr=True, highlight=False)
     options = RunOptions(command.chunk, command.threads, command.kernel, backend=command.where)
     with console.status("checking the bundle"):

@@ -90,12 +90,14 @@ def compare(command: CompareCommand) -> None:
 
     from covis.commands.compare_bisect import find
     from covis.commands.run import progress_bar
-    from covis.engines.atomic_file import atomic_file
+    from covis.engines.atomic_file import atomic_file, check_file_target
     from covis.engines.compare import export_option
     from covis.engines.errors import numerics_error
     from covis.runtime.comparison import check_sides, compare_stages
     from covis.runtime.scene_errors import scene_errors
 
+    if command.out is not None:
+        check_file_target(command.out)
     console = Console(stderr=True, highlight=False)
     with console.status("checking the bundles"):
         reference, candidate = sides(command)

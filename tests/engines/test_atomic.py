@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from covis.engines.atomic import atomic_folder, copy_file
+from covis.engines.atomic_file import atomic_file
 from covis.engines.errors import CovisError, ExitCode
 from tests.file_limit import file_limit
 
@@ -149,3 +150,31 @@ def test_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "copy_file_range", full)
     with pytest.raises(OSError, match="No space left"):
         copy_file(source, tmp_path / "third")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "nowhere/file"])
+def test_only_an_ordinary_file_is_replaced(tmp_path: Path, kind: str) -> None:
+    """As root, a rename onto /dev/null puts an ordinary file in its place."""
+    target = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "link":
+        target.symlink_to(tmp_path / "elsewhere")
+    elif kind == "folder":
+        target.mkdir()
+    before = sorted(tmp_path.iterdir())
+    refusal = r"not replaced|is a folder|no such folder"
+    with pytest.raises(CovisError, match=refusal), atomic_file(target) as stream:
+        stream.write(b"x")
+    assert sorted(tmp_path.iterdir()) == before
+    assert not before or not target.is_file()
+
+
+def test_files_respect_the_umask(tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        with atomic_file(tmp_path / "file") as stream:
+            stream.write(b"x")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
