@@ -94,6 +94,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script; leaves through `sys.exit`."""
+    _prepare_streams()
     sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -181,13 +182,32 @@ def _unboxed(text: str) -> str:
     return words.rstrip(".") or "the arguments are not understood"
 
 
+def _prepare_streams() -> None:
+    """Standard streams that take whatever is written to them.
+
+    A closed one (`>&-`) goes to the null device: the next file opened would get its number, and
+    hold what libraries print. What an encoding lacks is written as an escape, not raised.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _discard_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(line: str, code: ExitCode) -> int:
-    print(f"covis: {printable(line)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where nobody can be told, the code still says it
+        print(f"covis: {printable(line)}", file=sys.stderr)
     return int(code)
 
 

@@ -213,6 +213,28 @@ def test_output_that_cannot_be_written(mini_bundle: Path) -> None:
     assert err == "covis: No space left on device; check free space and rights\n"
 
 
+@pytest.mark.parametrize(("stream", "code"), [("<&-", 0), (">&-", 0), ("2>&-", 0), ("2>full", 0)])
+def test_closed_streams(mini_bundle: Path, tmp_path: Path, stream: str, code: int) -> None:
+    """A file opened later must not get a closed stream's number, nor the exit code lie."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for bundle, expected in ((mini_bundle, code), (tmp_path / "nowhere", 2)):
+        line = f'"{sys.executable}" -m covis inspect "{bundle}" {stream}'
+        done = subprocess.run(
+            line, shell=True, check=False, cwd=tmp_path, env=environment, capture_output=True
+        )
+        assert done.returncode == expected, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_output_in_ascii(mini_bundle: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    arguments = [sys.executable, "-m", "covis", "inspect", str(mini_bundle)]
+    environment["COLUMNS"] = "40"  # words cut short end in an ellipsis
+    done = subprocess.run(arguments, check=False, cwd=ROOT, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"") and rb"\u2026" in done.stdout
+
+
 def test_the_error_type_is_public() -> None:
     import covis
 
