@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = Fa
     try:
         if target.is_symlink():
             raise user_error("is a link", where=target, hint="name the folder itself")
+        _check_parent(target)
         if not target.exists():
             return
     except OSError as error:
@@ -103,13 +105,28 @@ def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = Fa
         )
 
 
+def _check_parent(target: Path) -> None:
+    """Refuse a place below a file, or in a folder where nothing may be made."""
+    parent = next(path for path in target.absolute().parents if path.exists())
+    if not parent.is_dir():
+        raise user_error("is a file, not a folder", where=parent, hint="choose another name")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise environment_error(
+            f"cannot be written (no rights in {parent})",
+            where=target,
+            hint="check free space and rights",
+        )
+
+
 def _foreign_file(folder: Path) -> str | None:
     """A file below `folder` that its `scene.json` does not list."""
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        known = {SUMMARY, *summary["covis_files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
+    known: set[str] = set()
+    path = folder / SUMMARY
+    # Opening a pipe or a device could wait, or be read, for ever.
+    if path.is_file() and not path.is_symlink():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            known = {SUMMARY, *summary["covis_files"]}
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         for name in [*names, *links]:

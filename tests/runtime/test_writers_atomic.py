@@ -77,6 +77,32 @@ def test_force_replaces_only_what_covis_wrote(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "deep"])
+def test_a_summary_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "pipe":
+        os.mkfifo(out / "scene.json")
+    elif kind == "device":
+        (out / "scene.json").symlink_to("/dev/zero")
+    else:
+        (out / "scene.json").write_text("[" * 100_000)
+    with pytest.raises(CovisError, match=r"'scene\.json', which covis did not write"):
+        check_output(out, ["ply"], force=True)
+
+
+def test_a_place_that_cannot_be_made_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CovisError, match=r"file: is a file, not a folder"):
+        check_output(tmp_path / "file" / "out", ["ply"])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(CovisError, match="cannot be written") as caught:
+        check_output(tmp_path / "out", ["ply"])
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
 def test_file_link_and_working_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
