@@ -262,6 +262,11 @@ class Manifest(_Strict):
             raise ValueError("a stage is listed twice")
         if self.pixel_rule.patch != self.model.patch:
             raise ValueError("pixel_rule and model differ in the size of a patch")
+        size = (3, self.pixel_rule.height, self.pixel_rule.width)
+        for stage in self.stages:
+            for tensor in stage.inputs:
+                if tensor.name == "images" and tensor.shape[1:] != size:
+                    raise ValueError(f"stage {stage.name!r} reads images of another size")
         self._check_flow()
         return self
 

@@ -52,7 +52,8 @@ def session_settings(threads: int = 0, library: Path | None = None) -> Any:
     """
     settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
+    # Errors come as exceptions; its log would show them once more, names of nodes unescaped.
+    settings.log_severity_level = 4
     # Pre-packed weights are a second copy of the memory-mapped file; at the row counts of
     # these models packing inside each product costs nothing one can measure.
     settings.add_session_config_entry("session.disable_prepacking", "1")

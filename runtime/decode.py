@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle import Bundle
+from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.runtime import geometry
 from covis.runtime.images import Images
@@ -31,7 +32,22 @@ def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         images: the photos as the model saw them.
         sparsity: the options of this run.
         values: outputs of the stages, by name.
+
+    Raises:
+        CovisError: they are not what a scene of the bundle's model is made of.
     """
+    try:
+        return _scene(bundle, images, sparsity, values)
+    except (KeyError, IndexError, ValueError) as error:
+        raise user_error(
+            f"its stages do not write what a scene of {bundle.manifest.model.name} is made of "
+            f"({type(error).__name__}: {error})",
+            where=bundle.path,
+            hint="export the bundle again",
+        ) from error
+
+
+def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
     manifest = bundle.manifest
     size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
     fields = _DECODERS[manifest.model.name](values, size)

@@ -67,6 +67,13 @@ def title_of(photo: Photo, index: int) -> str | Path:
 
 def _open(photo: Photo, index: int) -> PilImage.Image:
     """A PIL image of which only the header has been read, with a size that is safe to decode."""
+    image = _identified(photo, index)
+    if image.width < 1 or image.height < 1:
+        raise user_error("has no pixels", where=title_of(photo, index), hint="remove it")
+    return image
+
+
+def _identified(photo: Photo, index: int) -> PilImage.Image:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(photo, Image.Image):

@@ -26,6 +26,7 @@ from covis.runtime.scene import Scene
 from covis.runtime.stage_values import is_sound, plain, refuse_non_finite, stage_input
 
 Array = NDArray[Any]
+_MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 Progress = Callable[[str, int, int], None]
 """(stage name, frames done, frames in all); a stage is begun with 0 done."""
 
@@ -58,6 +59,10 @@ class RunOptions:
             )
         if self.threads < 0:
             raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
+        if self.threads > _MOST_THREADS:
+            raise user_error(
+                f"{self.threads} is above {_MOST_THREADS:,}", where="--threads", hint="0 takes all"
+            )
 
 
 class Pipeline:
@@ -223,6 +228,8 @@ class Pipeline:
     def _images(self, photos: Images | Path | str | Sequence[Any], tell: Progress) -> Images:
         if isinstance(photos, Images):
             return photos
+        if isinstance(photos, np.ndarray) and photos.ndim < 4:  # whose rows would pass as photos
+            raise user_error("one array is one photo", where="photos", hint="give a list of photos")
         if isinstance(photos, (str, Path)) or all(isinstance(p, (str, Path)) for p in photos):
             found: Sequence[Any] = find_images(photos)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +204,8 @@ class Scene:
         Raises:
             CovisError: `points` are wanted and the model gave none; an option is out of range.
         """
+        if source not in get_args(PointSource):
+            raise user_error(f"{source!r} is unknown", where="source", hint='"depth" or "points"')
         if source == "points" and self.points is None:
             raise user_error("this scene has no points of its own", hint='use source="depth"')
         if stride < 1:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -110,9 +111,45 @@ def test_photo_that_is_none(tiny_bundle: Path, photos: Path, place: Path, capsys
     assert list(place.iterdir()) == []
 
 
+def test_photo_that_is_a_strip(tiny_bundle: Path, place: Path, capsys: Captured) -> None:
+    strip = place.parent / "strip.png"
+    Image.new("RGB", (300, 2)).save(strip)
+    assert run(tiny_bundle, strip, place) == 2
+    assert f"{strip}: 300 x 2 pixels is a strip, no photo" in last_line(capsys)
+
+
+def test_bundle_of_another_model(
+    tiny_copy: Path, photos: Path, place: Path, capsys: Captured
+) -> None:
+    edit(tiny_copy, lambda m: m["model"].update(name="pi3"))
+    assert run(tiny_copy, photos, place) == 2
+    assert "do not write what a scene of pi3 is made of" in last_line(capsys)
+    assert list(place.iterdir()) == []
+
+
+def test_errors_inside_a_graph_are_told_once(
+    tiny_copy: Path, photos: Path, place: Path, capfd: Captured
+) -> None:
+    """ONNX Runtime's own log holds names of nodes, and is nothing for a terminal."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        out = graph.output[0].name
+        last = next(node for node in graph.node if out in node.output)
+        last.output[list(last.output).index(out)] = "inner"
+        graph.node.add(op_type="Concat", name="\x1b[2J", input=["inner"] * 2, output=[out])
+        graph.node[-1].attribute.append(onnx.helper.make_attribute("axis", 0))
+
+    edit_graph(tiny_copy, "encoder", change)
+    assert run(tiny_copy, photos, place) == 3
+    err = capfd.readouterr().err
+    assert "\x1b" not in err and err.count("Non-zero status code") == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--threads", "99999999999"], "--threads: 99999999999 is above 1,024; 0 takes all"),
         (["--layers", "99"], "--layers: '99' names none of the model's 4 global layers"),
         (["--layers", "²"], "--layers: '²' is no layer"),
         (["--tau", "-0.1"], "--tau: -0.1 is not in [0, 1]"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from covis.engines.backend_options import BackendOptions
-from covis.engines.errors import user_error
+from covis.engines.errors import CovisError, user_error
 from covis.engines.options import SparsityChanges
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def run(command: RunCommand) -> None:
         pipeline = load(command.bundle, options)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
     paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
-    if warning := size_warning(pipeline.bundle.manifest.pixel_rule, photo_sizes(paths)):
-        console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
+    sizes = photo_sizes(paths)
+    with suppress(CovisError):  # a photo that no size suits is named when it is loaded
+        if warning := size_warning(pipeline.bundle.manifest.pixel_rule, sizes):
+            console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
         scene = pipeline(paths, sparsity=sparsity, progress=progress)
         progress("writing", 0, 1)

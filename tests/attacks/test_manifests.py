@@ -67,6 +67,7 @@ def test_paths_that_leave_the_folder(mini_bundle: Path, place: str, name: str) -
         ("model.global_layers", 10**15, "at model.global_layers: Input should be less"),
         ("pixel_rule.patch", 0, "is no positive patch size"),
         ("pixel_rule.patch", 7, "differ in the size of a patch"),
+        ("pixel_rule.height", 28, "stage 'encoder' reads images of another size"),
         ("pixel_rule.height", 15, "is no positive multiple of 14"),
         ("pixel_rule.height", 14 * 10**9, "is above"),
         ("pixel_rule.kind", "eval", "at pixel_rule.kind"),

@@ -244,6 +244,7 @@ def test_arrays_and_images_in_memory() -> None:
     assert (images.uint8[2] == images.uint8[2, :1]).all()
     fails([PHOTO.astype(np.float32)], r"photo 0: an array of float32 .*; give uint8")
     fails([PHOTO[:0]], "photo 0: has no pixels")
+    fails([Image.new("P", (0, 0))], "photo 0: has no pixels")
     fails([], "no photo given; ")
     fails([PHOTO, np.zeros((2000, 10, 3), np.uint8)], r"photo 1: 10 x 2000 pixels is a strip")
 

@@ -48,6 +48,12 @@ def test_scene_has_every_part(pipeline: Pipeline, photos: Path) -> None:
     assert not scene.metric
 
 
+def test_one_array_is_not_a_list_of_photos(pipeline: Pipeline) -> None:
+    """Its rows would pass as grey photos."""
+    with pytest.raises(CovisError, match="photos: one array is one photo; give a list of photos"):
+        pipeline(np.zeros((56, 84, 3), np.uint8))  # type: ignore[arg-type]
+
+
 def test_chunks_do_not_change_the_result(tiny_bundle: Path, photos: Path) -> None:
     one, three = (load(tiny_bundle, RunOptions(chunk=n))(photos) for n in (1, 3))
     assert close(one, three)

@@ -88,6 +88,8 @@ def test_confidence_filters() -> None:
         scene.point_cloud(percentile=101)
     with pytest.raises(CovisError, match="stride"):
         scene.point_cloud(stride=0)
+    with pytest.raises(CovisError, match="source: 'cloud' is unknown"):
+        scene.point_cloud(source="cloud")  # type: ignore[arg-type]
 
 
 def test_points_of_the_models_own_head() -> None:
