@@ -161,4 +161,8 @@ def test_a_narrow_export(
         tiny_bundle, photos, "--candidate", narrow, "--by-layer", "--out", out, *limits
     ) == 4  # fmt: skip
     found = report(out)["bisection"]
-    assert found["stages"] and all(found["layers"].values())
+    # Limits that a single rounding passes: a stage of which no choice of layers does is kept whole.
+    assert found["stages"] and any(found["layers"].values())
+    named = [f"{s}/{layer}" for s, inner in found["layers"].items() for layer in inner or ()]
+    whole = [stage for stage in found["stages"] if not found["layers"].get(stage)]
+    assert set(named + whole) <= set(found["keep"])
