@@ -212,12 +212,12 @@ struct Consumer {
 
   template <class Scores, class Weights>
   __device__ __forceinline__ static void round(const Scores& scores, Weights& weights) {
+    auto words = cute::recast<uint32_t>(weights);  // halves apart would be split and joined again
     CUTE_UNROLL
     for (int i = 0; i < kScores; i += 2) {
       cutlass::Array<float, 2> pair{scores(i), scores(i + 1)};
       const auto out = cutlass::NumericArrayConverter<Element, float, 2>::convert(pair);
-      weights(i) = out[0];
-      weights(i + 1) = out[1];
+      words(i / 2) = __builtin_bit_cast(uint32_t, out);
     }
   }
 

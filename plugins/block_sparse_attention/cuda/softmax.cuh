@@ -41,6 +41,14 @@ struct Softmax {
   float top[2];  // running maximum of the unscaled scores
   float sum[2];  // this thread's share of the running sum
 
+  // The polynomial would lose a NaN: there the maximum carries it to the whole row.
+  __device__ __forceinline__ static float larger(float a, float b) {
+    if constexpr (kPolynomialOf16 == 0) return fmaxf(a, b);
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+  }
+
   __device__ __forceinline__ void reset() {
     top[0] = top[1] = -INFINITY;
     sum[0] = sum[1] = 0.0f;
@@ -55,10 +63,10 @@ struct Softmax {
       float high = top[r];
 #pragma unroll
       for (int i = 0; i < kScores / 4; ++i) {
-        high = fmaxf(high, fmaxf(scores(4 * i + 2 * r), scores(4 * i + 2 * r + 1)));
+        high = larger(high, larger(scores(4 * i + 2 * r), scores(4 * i + 2 * r + 1)));
       }
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+      high = larger(high, __shfl_xor_sync(0xffffffffu, high, 1));
+      high = larger(high, __shfl_xor_sync(0xffffffffu, high, 2));
       // A row without any key so far has no maximum; 0 keeps exp2(-inf - shift) at 0, not NaN.
       const float shift = high == -INFINITY ? 0.0f : high * scale_log2;
       decay[r] = exp2_mufu(fmaf(top[r], scale_log2, -shift));
@@ -91,12 +99,12 @@ struct Softmax {
 #pragma unroll
         for (int i = 0; i < kScores / 8; ++i) {
           const int index = h * kScores / 2 + 4 * i + 2 * r;
-          peak = fmaxf(peak, fmaxf(scores(index), scores(index + 1)));
+          peak = larger(peak, larger(scores(index), scores(index + 1)));
         }
-        high = fmaxf(high, peak * factor[r][h]);
+        high = larger(high, peak * factor[r][h]);
       }
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+      high = larger(high, __shfl_xor_sync(0xffffffffu, high, 1));
+      high = larger(high, __shfl_xor_sync(0xffffffffu, high, 2));
       const float shift = high == -INFINITY ? 0.0f : high * scale_log2;
       decay[r] = exp2_mufu(fmaf(top[r], scale_log2, -shift));
       top[r] = high;
