@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+import onnx
+from onnx import helper
+
 from covis.engines.atomic import atomic_folder, copy_file
 from covis.engines.bundle import Bundle
 from covis.engines.errors import user_error
+from covis.engines.graph import external_data, load_graph
 from covis.engines.manifest import Stage, Tensor
+from covis.engines.parser_input import DOMAIN
 from covis.engines.plans import PlanRecord, read_plan, records
 from covis.engines.trt import KERNELS_LIBRARY, find_kernels, find_plugin, missing_plugin
 
@@ -77,13 +83,14 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         for stage in options.stages:
             place = models / model_name(stage)
             (place / "1").mkdir(parents=True)
-            if options.backend == "tensorrt":
+            if served_by(bundle, stage, options) == "tensorrt":
                 record = _plan_for(bundle, stage, options)
                 data = read_plan(record, options.plans, options.trusted)
                 (place / "1" / "model.plan").write_bytes(data)
             else:
                 weights = _place_onnx(bundle, stage, place / "1" / "model.onnx", weights)
-            (place / "config.pbtxt").write_text(stage_config(stage, options))
+            backend = served_by(bundle, stage, options)
+            (place / "config.pbtxt").write_text(stage_config(stage, options, backend))
         (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton wants a version, even an empty one
         text = ensemble_config(options.stages)
         (models / ENSEMBLE / "config.pbtxt").write_text(text)
@@ -106,12 +113,30 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
     return command
 
 
-def stage_config(stage: Stage, options: TritonOptions) -> str:
+def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
+    """What runs a stage: Triton gives a plan no scalars, so a stage that takes some (saliency, a
+    small one) is served as its graph, by ONNX Runtime on the same GPU.
+
+    Raises:
+        CovisError: the stage also holds ops of ours, which run in TensorRT alone (exit code 2).
+    """
+    if options.backend == "onnxruntime" or all(tensor.shape for tensor in stage.inputs):
+        return options.backend
+    if any(node.domain == DOMAIN for node in load_graph(bundle.graph(stage)).graph.node):
+        raise user_error(
+            "takes single numbers, which Triton does not hand to TensorRT plans",
+            where=f"stage {stage.name}",
+            hint="choose a selector without pooled blocks, or --backend onnxruntime",
+        )
+    return "onnxruntime"
+
+
+def stage_config(stage: Stage, options: TritonOptions, backend: Backend) -> str:
     """The `config.pbtxt` of one stage."""
     on_gpu = options.backend == "tensorrt"
     lines = [
         f"name: {_text(model_name(stage))}",
-        f"backend: {_text(options.backend)}",
+        f"backend: {_text(backend)}",
         "max_batch_size: 0",
         *(_tensor("input", tensor) for tensor in stage.inputs),
         *(_tensor("output", tensor) for tensor in stage.outputs),
@@ -165,11 +190,10 @@ def model_name(stage: Stage) -> str:
 
 def _tensor(kind: str, tensor: Tensor) -> str:
     dims = [-1 if isinstance(size, str) else size for size in tensor.shape]
-    # Triton has no tensors of rank 0: one number travels, and the model gets it as a scalar.
+    # Triton has no tensors of rank 0, and refuses to reshape to one without batches.
     shape = "".join(f" dims: {size}" for size in dims or [1])
-    reshape = "" if dims else " reshape { }"
     name, kind_of = _text(tensor.name), _TYPES[tensor.dtype]
-    return f"{kind} {{ name: {name} data_type: {kind_of}{shape}{reshape} }}"
+    return f"{kind} {{ name: {name} data_type: {kind_of}{shape} }}"
 
 
 def _text(words: str) -> str:
@@ -207,19 +231,42 @@ def _plan_for(bundle: Bundle, stage: Stage, options: TritonOptions) -> PlanRecor
     return best
 
 
-def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None) -> Path:
+def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None) -> Path | None:
     """The graph and the weights it points to, in a folder named `model.onnx` as Triton wants it.
 
     The weights are written once; further stages get other names of the same file.
     """
     place.mkdir()
-    copy_file(bundle.graph(stage), place / "model.onnx")
+    model = load_graph(bundle.graph(stage))
+    if all(tensor.shape for tensor in stage.inputs):
+        copy_file(bundle.graph(stage), place / "model.onnx")
+    else:
+        _widen_scalars(model.graph)
+        (place / "model.onnx").write_bytes(model.SerializeToString())
+    if not any(True for _ in external_data(model)):
+        return weights
     mine = place / bundle.manifest.weights.file
     if weights is None:
         copy_file(bundle.weights, mine)
     else:
         os.link(weights, mine)
     return mine
+
+
+def _widen_scalars(graph: onnx.GraphProto) -> None:
+    """Let every input of rank 0 be a row of one number, in place."""
+    scalars = [v for v in graph.input if not v.type.tensor_type.shape.dim]
+    inside = {value.name: f"{value.name}.scalar" for value in scalars}
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+    axes = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "scalar.axes")
+    graph.initializer.append(axes)
+    made = [helper.make_node("Squeeze", [name, axes.name], [new]) for name, new in inside.items()]
+    for value in scalars:
+        value.type.tensor_type.shape.dim.add().dim_value = 1
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _readme(command: str, options: TritonOptions) -> str:

@@ -112,6 +112,8 @@ def adopt(value: Any, stream: Any, index: int) -> Value:
     name = type(value).__name__
     view_of = importlib.import_module("cuda.core.utils").StridedMemoryView
     try:
+        if on_host(value):  # such producers refuse a consumer's stream
+            return contiguous(np.from_dlpack(value))
         view = view_of.from_any_interface(value, int(stream.handle))
     except Exception as error:  # BufferError, and whatever the producer raises
         raise user_error(
@@ -128,6 +130,12 @@ def adopt(value: Any, stream: Any, index: int) -> Value:
             f"lies on GPU {view.device_id}, not {index}", where=name, hint="move it there"
         )
     return DeviceArray(view, int(view.ptr), view.shape, np.dtype(view.dtype), stream)
+
+
+def on_host(value: Any) -> bool:
+    """Whether an array says through DLPack that it lies in the host's memory."""
+    place = getattr(value, "__dlpack_device__", None)
+    return place is not None and int(place()[0]) == 1  # kDLCPU
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -68,13 +69,15 @@ def test_repository_of_graphs(
             assert told.keys() == {tensor.name for tensor in tensors}
             for tensor in tensors:
                 dims = [-1 if isinstance(n, str) else n for n in tensor.shape]
-                assert told[tensor.name] == (TYPES[tensor.dtype], dims or [1], not dims)
+                assert told[tensor.name] == (TYPES[tensor.dtype], dims or [1], False)
         # What is served loads and runs, weights and all.
         graph = out / "models" / f"covis_{stage.name}" / "1" / "model.onnx" / "model.onnx"
         session = ort.InferenceSession(str(graph))
-        assert {value.name for value in session.get_inputs()} == {t.name for t in stage.inputs}
+        ranks = {value.name: len(value.shape) for value in session.get_inputs()}
+        assert ranks == {t.name: len(t.shape) or 1 for t in stage.inputs}
     files = list(out.rglob("model.safetensors"))
-    assert len(files) == len(stages) and len({file.stat().st_ino for file in files}) == 1
+    weighty = [s for s in stages if s.name != "saliency"]  # which has no weights
+    assert len(files) == len(weighty) and len({file.stat().st_ino for file in files}) == 1
     check_ensemble(found, [stage.name for stage in stages])
 
 
@@ -83,7 +86,7 @@ def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
     ensemble = found["covis"]
     assert ensemble.platform == "ensemble" and ensemble.max_batch_size == 0
     there = kinds(ensemble, "input")
-    assert "images" in there and there["tau"] == ("TYPE_FP32", [1], True)
+    assert "images" in there and there["tau"] == ("TYPE_FP32", [1], False)
     steps = ensemble.ensemble_scheduling.step
     assert [step.model_name for step in steps] == [f"covis_{name}" for name in order]
     for step in steps:
@@ -116,6 +119,24 @@ def build_plans(bundle: Bundle, folder: Path, most: int) -> dict[str, bytes]:
     return made
 
 
+def test_numbers_travel_in_rows_of_one(capsys: Captured, tmp_path: Path) -> None:
+    """Triton refuses "reshape { }" for models without batches; the results stay as they are."""
+    out = tmp_path / "repository"
+    assert run_command(["triton", str(DEMO), "--out", str(out), "--backend", "onnxruntime"]) == 0
+    graphs = [DEMO / "saliency.onnx",
+              out / "models" / "covis_saliency" / "1" / "model.onnx" / "model.onnx"]  # fmt: skip
+    tokens = np.random.default_rng(0).standard_normal((3, 64, 128)).astype(np.float32)
+    feeds = {"patch_tokens": tokens, "tau": np.float32(0.1), "tau_low": np.float32(0.2),
+             "min_neighbours": np.int64(1), "reference": np.int64(0)}  # fmt: skip
+    results = []
+    for graph, shape in zip(graphs, [(), (1,)], strict=True):
+        given = {n: v if v.ndim else np.asarray(v).reshape(shape) for n, v in feeds.items()}
+        results.append(ort.InferenceSession(str(graph)).run(None, given))
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    capsys.readouterr()
+
+
 def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
     bundle, out = open_bundle(DEMO), tmp_path / "repository"
     plugin = tmp_path / "libcovis_trt.so"
@@ -137,6 +158,11 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
         if stage.name == "aggregator_pooled":
             continue
         place = out / "models" / f"covis_{stage.name}"
+        if stage.name == "saliency":  # takes single numbers, which no plan gets from Triton
+            assert found["covis_saliency"].backend == "onnxruntime"
+            assert (place / "1" / "model.onnx" / "model.onnx").is_file()
+            assert list(found["covis_saliency"].instance_group[0].gpus) == [1]
+            continue
         assert (place / "1" / "model.plan").read_bytes() == plans[f"{stage.name}-8"]
         group = found[f"covis_{stage.name}"].instance_group[0]
         assert list(group.gpus) == [1] and found[f"covis_{stage.name}"].backend == "tensorrt"
@@ -161,6 +187,7 @@ def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.M
     refused("stage encoder: has no plan of this bundle's graph; covis build")
     plans = build_plans(bundle, folder, 8)
     refused("stage encoder: no plan holds 99 views (nearest: 1:32:32)", "--views", "99")
+    refused("stage aggregator_pooled: takes single numbers", "--selector", "both", "--views", "8")
     refused("nowhere.so: no such plugin library", "--plugin", "nowhere.so")
     monkeypatch.setattr("covis.engines.triton.find_plugin", lambda path: None)
     refused("was not built; see docs/tensorrt.md", code=3)

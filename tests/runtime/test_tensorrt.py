@@ -13,7 +13,7 @@ import pytest
 from covis.engines.bundle import open_bundle
 from covis.engines.errors import CovisError
 from covis.engines.plans import EngineOptions, PlanRecord, Range
-from covis.runtime.device_array import DeviceArray, contiguous, is_contiguous
+from covis.runtime.device_array import DeviceArray, adopt, contiguous, is_contiguous
 from covis.runtime.tensorrt import Session, SessionOptions, tensorrt_dtype
 
 # class: {method: its arguments}; a property has none.
@@ -162,3 +162,14 @@ def test_scalars_stay_scalars() -> None:
     assert contiguous(scalar).shape == () and contiguous(scalar) is scalar
     turned = np.zeros((3, 4), np.float32).T
     assert contiguous(turned).flags.c_contiguous and contiguous(turned) is not turned
+
+
+def test_host_arrays_of_others_are_taken_in_without_a_stream() -> None:
+    """Torch refuses one for them; a turned one is made contiguous as NumPy's are."""
+    torch = pytest.importorskip("torch")
+    given = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    taken = adopt(given, None, 0)
+    assert isinstance(taken, np.ndarray) and taken.ctypes.data == given.data_ptr()
+    turned = adopt(given.T, None, 0)
+    assert isinstance(turned, np.ndarray) and turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, given.numpy().T)
