@@ -228,7 +228,7 @@ class Pipeline:
     def _images(self, photos: Images | Path | str | Sequence[Any], tell: Progress) -> Images:
         if isinstance(photos, Images):
             return photos
-        if isinstance(photos, np.ndarray) and photos.ndim < 4:  # whose rows would pass as photos
+        if getattr(photos, "ndim", 4) < 4:  # an array, whose rows would pass as photos
             raise user_error("one array is one photo", where="photos", hint="give a list of photos")
         if isinstance(photos, (str, Path)) or all(isinstance(p, (str, Path)) for p in photos):
             found: Sequence[Any] = find_images(photos)
