@@ -31,11 +31,13 @@ class BuilderSettings:
         flags: `BuilderFlag` members to set, and False for those to clear.
         pools: bytes by `MemoryPoolType` member.
         attributes: of the configuration object.
+        previews: `PreviewFeature` members to turn on.
     """
 
     flags: dict[Any, bool]
     pools: dict[Any, int]
     attributes: dict[str, Any]
+    previews: tuple[Any, ...] = ()
 
     def apply(self, config: Any) -> None:
         """Write the values into a configuration."""
@@ -45,6 +47,8 @@ class BuilderSettings:
             config.set_memory_pool_limit(pool, size)
         for name, value in self.attributes.items():
             setattr(config, name, value)
+        for feature in self.previews:
+            config.set_preview_feature(feature, True)
 
 
 def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
@@ -81,7 +85,9 @@ def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
             trt, "HardwareCompatibilityLevel", compatibility, "--hardwareCompatibilityLevel"
         ),
     }
-    return BuilderSettings(flags, pools, attributes)
+    # Without it a context wants the memory of the profile's maximum for every number of views.
+    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)  # from 10.10 on
+    return BuilderSettings(flags, pools, attributes, () if resize is None else (resize,))
 
 
 def network_flags(trt: Any) -> int:

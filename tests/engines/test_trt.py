@@ -82,6 +82,17 @@ def test_pools_and_attributes(trt: Any) -> None:
 
 
 @pytest.mark.trt
+def test_memory_follows_the_shapes(trt: Any) -> None:
+    """`update_device_memory_size_for_shapes` needs the feature, where a version knows it."""
+    previews = builder_settings(trt, EngineOptions()).previews
+    newer = ours.tensorrt_version() >= (10, 10)
+    assert [feature.name for feature in previews] == (
+        ["RUNTIME_ACTIVATION_RESIZE_10_10"] if newer else []
+    )
+    assert callable(trt.IBuilderConfig.set_preview_feature)
+
+
+@pytest.mark.trt
 def test_compatibility_that_a_version_lacks(trt: Any) -> None:
     options = EngineOptions(hardware_compatibility="sameComputeCapability")
     levels = trt.HardwareCompatibilityLevel
