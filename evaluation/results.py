@@ -89,7 +89,7 @@ class Results:
         record = _read(self.path(scene))
         if record is None or record.pop("fingerprint", None) != self.fingerprint:
             return None
-        return record if record.get("scene") == scene else None
+        return record if record.get("scene") == scene and _adds_up(record) else None
 
     def put(self, record: Record) -> None:
         """Write the record of a scene, durably; a later one replaces it."""
@@ -153,6 +153,15 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _adds_up(record: Record) -> bool:
+    """Whether a record read from disk holds what a summary is made of."""
+    try:
+        aggregate([record])
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return False
+    return True
 
 
 def _fingerprint(options: Mapping[str, Any]) -> str:

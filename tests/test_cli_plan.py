@@ -79,6 +79,9 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
     for name, value in others.items():
         path.write_text(json.dumps({**record, name: value}))
         assert _times(prediction) == {}, name
+    path.write_text("[" * 100_000)
+    with pytest.raises(CovisError, match="is no record"):
+        _times(prediction)
     path.write_text("{}")
     with pytest.raises(CovisError, match=r"bench.json: is no record of `covis bench`; write one"):
         _times(prediction)
@@ -93,6 +96,7 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
         (["--views", "0"], "--views: 0 is not in [1, 20,000]"),
         (["--views", "4", "--chunk", "0"], "--chunk: 0 is below 1"),
         (["--views", "4", "--probes", "0"], "--probes: 0 is below 1"),
+        (["--views", "4", "--probes", "9" * 23], "is no number of tokens or frames"),
         (["--views", "4", "--memory", "0"], "--memory: 0 GiB is no size"),
         (["--views", "4", "--memory", "nan"], "--memory: nan GiB is no size"),
     ],

@@ -60,6 +60,12 @@ class PlanCommand:
                 raise user_error(
                     f"{getattr(self, name)} is below 1", where=f"--{name}", hint="use 1 or more"
                 )
+            if getattr(self, name) >= 2**31:
+                raise user_error(
+                    f"{getattr(self, name)} is no number of tokens or frames",
+                    where=f"--{name}",
+                    hint="use less than 2^31",
+                )
         if self.memory is not None and not 0 < self.memory < 1e6:
             raise user_error(
                 f"{self.memory:g} GiB is no size of a memory", where="--memory", hint="e.g. 80"
@@ -231,7 +237,7 @@ def _times(prediction: _Prediction) -> dict[str, float]:
                 found[name] = float(entry["latency_ms"]["median"])
         except OSError as error:
             raise user_error(f"cannot be read ({error.strerror})", where=path) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise user_error(
                 "is no record of `covis bench`", where=path, hint="write one with --exportTimes"
             ) from error

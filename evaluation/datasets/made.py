@@ -96,7 +96,7 @@ def parse(spec: str) -> tuple[Family, Path, range, int]:
         raise user_error(f"has {len(seeds)} seeds", where=spec, hint=f"use 1 to {_MOST_SCENES}")
     views = _DEFAULT_VIEWS
     if len(parts) > 3:
-        if not re.fullmatch(r"[0-9]{1,4}", parts[3]):
+        if not re.fullmatch(r"[1-9][0-9]{0,3}", parts[3]):
             raise user_error("has no number of views", where=spec, hint=f"write {_FORM}")
         views = int(parts[3])
     return family, path, seeds, views

@@ -66,7 +66,9 @@ def test_damaged_or_foreign_records_are_done_again(tmp_path: Path) -> None:
     results.put(record("a"))
     text = results.path("a").read_text()
     for broken in (text[: len(text) // 2], "", "[]", text.replace(results.fingerprint, "0" * 64),
-                   text.replace('"scene": "a"', '"scene": "b"')):  # fmt: skip
+                   text.replace('"scene": "a"', '"scene": "b"'), "[" * 100_000,
+                   json.dumps({**json.loads(text), "views": None}),
+                   json.dumps({**json.loads(text), "seconds": "x"})):  # fmt: skip
         results.path("a").write_text(broken)
         assert results.get("a") is None
     results.path("a").write_text(text)
