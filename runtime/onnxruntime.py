@@ -209,7 +209,7 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
     """
     import platformdirs
 
-    from covis.engines.trt import find_plugin, missing_plugin
+    from covis.engines.trt import find_plugin, missing_plugin, plugin_digest
 
     library = find_plugin(options.plugin)
     if library is None:
@@ -220,7 +220,9 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
     }
     if options.cache is not None:
         # These engines are code, and the provider runs what it finds: no one else may write here.
+        # They hold the workspace that these kernels asked for: others get a folder of their own.
         folder = platformdirs.user_cache_path("covis") / "onnxruntime-tensorrt" / options.cache
+        folder /= plugin_digest(library)[:16]
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:

@@ -17,7 +17,7 @@ from covis.engines.manifest import Stage, Tensor
 from covis.engines.ort_settings import import_onnxruntime
 from covis.runtime.backends import OnnxRuntimeBackend, open_backend
 from covis.runtime.device_array import is_out_of_memory, numpy_dtype, out_of_memory
-from covis.runtime.onnxruntime import Session, SessionOptions, check_provider
+from covis.runtime.onnxruntime import Session, SessionOptions, check_provider, tensorrt_options
 from covis.runtime.pipeline import load
 
 NO_GPU = not Path("/proc/driver/nvidia/version").exists()
@@ -119,3 +119,19 @@ def test_sessions_bind_every_type(tmp_path: Path, dtype: str) -> None:
     y = np.empty_like(x)
     session.run({"x": x}, {"y": y})
     np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8))
+
+
+def test_the_providers_engines_belong_to_their_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider looks at the graph and TensorRT alone when it takes an engine from its cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plugin = tmp_path / "libcovis_trt.so"
+    folders = []
+    for content in (b"one", b"two", b"one"):
+        plugin.write_bytes(content)
+        chosen = tensorrt_options(SessionOptions(provider="tensorrt", plugin=plugin, cache="b"))
+        assert chosen["trt_extra_plugin_lib_paths"] == str(plugin)
+        folders.append(Path(chosen["trt_engine_cache_path"]))
+        assert folders[-1].is_dir() and folders[-1].parent.name == "b"
+    assert folders[0] == folders[2] != folders[1]
