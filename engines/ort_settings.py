@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from covis.engines.errors import environment_error, printable
+from covis.engines.interrupts import interrupts_held
 
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def import_onnxruntime() -> ModuleType:
     """The `onnxruntime` module, whichever of its two distributions is installed.
 
+    From 1.31 on it keeps an identifier of the machine and reports what it runs, from the moment it
+    is loaded: switched off here, unless the environment or an earlier import has decided.
+
     Raises:
         CovisError: neither is, or it cannot be loaded (exit code 3).
     """
+    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
-        import onnxruntime
+        with interrupts_held():
+            import onnxruntime
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise

@@ -181,7 +181,7 @@ def test_doctor_without_onnxruntime(capsys: Captured, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run_command(["doctor"]) == 3
     out, err = capsys.readouterr()
-    assert "NO   ONNX Runtime cannot be imported" in out and "pip install onnxruntime" in out
+    assert "NO   ONNX Runtime is not installed; pip install 'covis[cpu]'" in out
     assert err == "covis: this machine cannot run bundles; mend what is marked NO\n"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from covis.commands.doctor import Finding, examine
 from covis.engines.errors import environment_error
 from covis.engines.gpu import Gpu
+from tests.golden_data import ROOT
 
 H200 = Gpu("NVIDIA H200", (9, 0), 150 << 30, "580.95.05", "13.0")
 
@@ -29,6 +32,19 @@ def findings(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | str) -> list[Finding]:
 
 def about(found: list[Finding], words: str) -> Finding:
     return next(finding for finding in found if words in finding.text)
+
+
+def test_nothing_is_left_in_the_home_folder(tmp_path: Path) -> None:
+    """ONNX Runtime would keep an identifier for its telemetry there, from the import on."""
+    home = tmp_path / "home"
+    home.mkdir()
+    unset = {"ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    subprocess.run(
+        [sys.executable, "-m", "covis", "doctor"], check=True, capture_output=True, cwd=ROOT,
+        env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert not list(home.iterdir())
 
 
 def test_good_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

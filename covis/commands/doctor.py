@@ -64,15 +64,13 @@ def examine() -> Iterator[Finding]:
 
 
 def _onnxruntime() -> Iterator[Finding]:
-    from covis.engines.errors import printable
+    from covis.engines.errors import CovisError
+    from covis.engines.ort_settings import import_onnxruntime
 
     try:
-        import onnxruntime as ort
-    except Exception as error:
-        yield Finding(
-            False,
-            f"ONNX Runtime cannot be imported ({printable(str(error))}): pip install onnxruntime",
-        )
+        ort = import_onnxruntime()
+    except CovisError as error:
+        yield Finding(False, str(error))
         return
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     if len(installed) > 1:

@@ -15,6 +15,7 @@ from natsort import natsort_keygen
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.interrupts import interrupts_held
 from covis.evaluation.pose import Float64
 from covis.evaluation.truth import DepthArray
 
@@ -170,7 +171,8 @@ def read_cloud(path: Path) -> Float64:
     Raises:
         CovisError: it is missing or damaged.
     """
-    import trimesh
+    with interrupts_held():
+        import trimesh
 
     if not path.is_file():
         raise not_there("no such file", path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covis.engines.interrupts import interrupts_held
 from covis.runtime import geometry
 from covis.runtime.geometry import Float64
 from covis.runtime.scene import Scene
@@ -24,8 +25,9 @@ def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
 
     At most a million points, evenly taken. Axes are turned to glTF's; lengths are the scene's.
     """
-    import trimesh
-    from trimesh.path.entities import Line
+    with interrupts_held():
+        import trimesh
+        from trimesh.path.entities import Line
 
     xyz, rgb, *_ = scene.point_samples(percentile=conf_percentile).thin(MAX_POINTS)
     gltf = trimesh.Scene()
