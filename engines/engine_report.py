@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ _TYPES: Final[dict[int, str]] = {
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.FLOAT8E4M3FN: "float8",
 }
+_NARROWING: Final = frozenset({"Cast", "QuantizeLinear"})
 _FLOATS: Final = frozenset({"float32", "float16", "bfloat16", "float8", "float4", "int8", "int4"})
 
 
@@ -108,8 +109,9 @@ def report(
     """Compare an engine's layers with the graph it was built from.
 
     Every node of ours must be run by the plugin, in the type of its queries. Every product that a
-    layer names must read the graph's type (float8 where its operands come from DequantizeLinear),
-    and no kernel may be a TF32 one unless that was allowed.
+    layer names must read the graph's type (float8 where its operands come from DequantizeLinear)
+    unless the layer also holds the node that makes that type, and no kernel may be a TF32 one
+    unless that was allowed.
 
     Args:
         model: the graph as the parser got it.
@@ -129,7 +131,8 @@ def report(
         if node.domain == DOMAIN
     )
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
-    proven = sum(_product(node, facts, by_node, producers, faults) for node in products)
+    narrowing = {node.name for node in model.graph.node if node.op_type in _NARROWING}
+    proven = sum(_product(n, facts, by_node, producers, narrowing, faults) for n in products)
     if not tf32:
         faults += [
             f"layer {layer.name!r} runs a TF32 kernel ({layer.kernel})"
@@ -184,6 +187,7 @@ def _product(
     facts: Mapping[str, TensorFacts],
     by_node: Mapping[str, list[Layer]],
     producers: Mapping[str, onnx.NodeProto],
+    narrowing: Collection[str],
     faults: list[str],
 ) -> bool:
     layers = by_node.get(node.name, ())
@@ -192,6 +196,8 @@ def _product(
     if not reads or wanted is None:
         return False
     if wanted not in reads:
+        if any(name in narrowing for layer in layers for name in layer.nodes):
+            return False  # fused with what makes its type: the border's type says nothing
         faults.append(
             f"product {node.name!r} reads {', '.join(sorted(reads))}, the graph says {wanted}"
         )

@@ -24,6 +24,7 @@ from covis.engines.wide_attention import expand_dense, wide_attention
 DOMAIN: Final = "covis"  # of the two ops, in every exported graph
 ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
 PLUGIN_VERSION: Final = "1"
+COPY_VERSION: Final = 1  # of what is done below: raised with it, so that plans are built anew
 PLUGIN_NAMESPACE: Final = ""
 
 Precision = Literal["full", "fp8"]

@@ -22,7 +22,7 @@ from covis.engines.gpu import Gpu, find_gpu
 from covis.engines.graph import external_data, load_graph
 from covis.engines.inspector import inspect_plan, prove, use_gpu
 from covis.engines.manifest import Manifest, Stage
-from covis.engines.parser_input import DOMAIN, for_tensorrt
+from covis.engines.parser_input import COPY_VERSION, DOMAIN, for_tensorrt
 from covis.engines.plans import PlanInputs, PlanRecord, Range
 from covis.engines.profiles import (
     InputShapes,
@@ -206,6 +206,7 @@ class PlanBuilder:
             stage=build.stage,
             precision=build.precision,
             graph=build.graph_sha256,
+            parser_copy=COPY_VERSION,
             weights=build.weights_sha256,
             plugin=self._plugin_digest() if build.uses_plugin else None,
             tensorrt=self._tensorrt,

@@ -73,6 +73,7 @@ class PlanInputs(_Strict):
         stage: of the bundle.
         precision: the export's, e.g. float32, float16, fp8.
         graph: sha256 of the ONNX file it is built from.
+        parser_copy: version of the rules by which TensorRT's parser gets a copy of that file.
         weights: sha256 of the weights file.
         plugin: sha256 of the plugin library; None where the graph has no node of ours.
         tensorrt: full version, e.g. "10.15.1.29".
@@ -88,6 +89,7 @@ class PlanInputs(_Strict):
     stage: Identifier
     precision: Annotated[str, Field(max_length=32)]
     graph: Digest
+    parser_copy: Count
     weights: Digest
     plugin: Digest | None
     tensorrt: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+", max_length=64)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ Backend = Literal["tensorrt", "onnxruntime"]
 ENSEMBLE: Final = "covis"
 MODELS: Final = "models"
 PLUGINS: Final = "plugins"  # beside the models: Triton takes every folder among them for a model
+_OURS: Final = re.compile(
+    rf"README\.txt|{PLUGINS}/lib[\w.]+\.so"
+    rf"|{MODELS}/{ENSEMBLE}\w*/(config\.pbtxt|1/model\.(plan|onnx(/[\w.-]+\.(onnx|safetensors))?))"
+)
 _TYPES: Final = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -70,11 +75,15 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         The command that serves it.
 
     Raises:
-        CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists.
+        CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists,
+            or holds what is no part of a repository of covis.
     """
-    if force and out.is_dir() and not (out / MODELS / ENSEMBLE / "config.pbtxt").is_file():
+    foreign = _foreign_file(out) if force and out.is_dir() else None
+    if foreign is not None:
         raise user_error(
-            "is no repository of covis, and is not replaced", where=out, hint="choose another name"
+            f"holds {foreign!r}, which is no part of a repository of covis, and is not replaced",
+            where=out,
+            hint="choose another name, or remove the folder yourself",
         )
     command = f"tritonserver --model-repository={out}/{MODELS}"
     with atomic_folder(out, force=force) as folder:
@@ -111,6 +120,17 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
             command += f" --backend-config=tensorrt,plugins={out}/{PLUGINS}/{library.name}"
         (folder / "README.txt").write_text(_readme(command, options))
     return command
+
+
+def _foreign_file(folder: Path) -> str | None:
+    """Something below `folder` that no repository of ours has: `--force` must not cost a file."""
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in [*names, *links]:
+            relative = (Path(place) / name).relative_to(folder).as_posix()
+            if not _OURS.fullmatch(relative):
+                return relative
+    return None
 
 
 def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ import tyro
 
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
+from covis.engines.user_file import read_json
 
 MAX_VIEWS = 1000
 _MOST_VIEWS = 1_000_000
@@ -113,16 +113,7 @@ def read_config(path: Path | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise user_error(
-            f"cannot be read ({error.strerror})", where=path, hint="check the path"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise user_error(
-            f"is not JSON ({error})", where=path, hint="see docs/models.md for the fields"
-        ) from error
+    record = read_json(path, "see docs/models.md for the fields")
     config = record.get("config", record) if isinstance(record, dict) else None
     if not isinstance(config, dict):
         raise user_error(

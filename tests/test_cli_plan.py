@@ -80,7 +80,7 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
         path.write_text(json.dumps({**record, name: value}))
         assert _times(prediction) == {}, name
     path.write_text("[" * 100_000)
-    with pytest.raises(CovisError, match="is no record"):
+    with pytest.raises(CovisError, match="is not JSON"):
         _times(prediction)
     path.write_text("{}")
     with pytest.raises(CovisError, match=r"bench.json: is no record of `covis bench`; write one"):

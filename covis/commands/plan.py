@@ -12,12 +12,14 @@ import tyro
 
 from covis.engines.errors import user_error
 from covis.engines.options import Selector
+from covis.engines.user_file import read_json
 
 if TYPE_CHECKING:
     from covis.engines.bundle import Bundle
     from covis.engines.memory_plan import MemoryPlan, StageNeed
     from covis.runtime.flow import Step
 
+_WRITE_RECORD = "write one with `covis bench --exportTimes`"
 _MOST_VIEWS = 20_000  # beyond it even a pair map of one byte takes 0.4 GB
 
 
@@ -225,8 +227,8 @@ def _times(prediction: _Prediction) -> dict[str, float]:
     """Median milliseconds by stage, from records of this very bundle, views, chunk and selector."""
     command, found = prediction.command, dict[str, float]()
     for path in command.bench:
+        record = read_json(path, _WRITE_RECORD)
         try:
-            record = json.loads(path.read_text())
             same = (
                 record["bundle"] == prediction.bundle.digest()
                 and record["backend"] == command.backend
@@ -235,11 +237,9 @@ def _times(prediction: _Prediction) -> dict[str, float]:
             setting = record["settings"].get(prediction.sparsity.selector) if same else None
             for name, entry in (setting or {"stages": {}})["stages"].items():
                 found[name] = float(entry["latency_ms"]["median"])
-        except OSError as error:
-            raise user_error(f"cannot be read ({error.strerror})", where=path) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise user_error(
-                "is no record of `covis bench`", where=path, hint="write one with --exportTimes"
+                "is no record of `covis bench`", where=path, hint=_WRITE_RECORD
             ) from error
     return found
 

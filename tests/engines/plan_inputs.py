@@ -17,6 +17,7 @@ def plan_inputs(**changes: Any) -> PlanInputs:
         "stage": "encoder",
         "precision": "float32",
         "graph": "1" * 64,
+        "parser_copy": 1,
         "weights": "2" * 64,
         "plugin": None,
         "tensorrt": TENSORRT,

@@ -163,6 +163,26 @@ def test_silent_half_instead_of_fp8() -> None:
     )
 
 
+def test_fused_casts_prove_nothing() -> None:
+    """A kernel that rounds what it reads, inside, reads wide numbers for a narrow product."""
+    model, facts = narrow(TensorProto.FLOAT16, False)
+    cast = helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT16, name="cast")
+    model.graph.node.insert(0, cast)
+    model.graph.node[1].input[0] = "c"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    facts = tensor_facts(model, {"x": (1, 2, 32, 16)})
+    layers = [x for x in engine_layers(model, facts) if x["LayerType"] != "kgen"]
+    first = next(layer for layer in layers if layer["Name"].startswith("first"))
+    for tensor in first["Inputs"]:
+        tensor["Format/Datatype"] = "Float"
+    assert held(model, facts, layers).faults == (
+        "product 'first' reads float32, the graph says float16",
+    )
+    first["Metadata"] += "\x1f[ONNX Layer: cast]"
+    found = held(model, facts, layers)
+    assert found.faults == () and (found.proven, found.products) == (1, 2)
+
+
 def test_products_without_a_layer_are_not_proven() -> None:
     model, facts = narrow(TensorProto.FLOAT16, False)
     layers = [x for x in engine_layers(model, facts) if not x["Name"].startswith("second")]

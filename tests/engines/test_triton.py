@@ -171,6 +171,11 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
     assert list((out / "models" / "covis" / "1").iterdir()) == []
     again = [*arguments, "--out", str(out), "--views", "20"]
     assert run_command(again) == 2 and "already exists" in capsys.readouterr().err
+    foreign = out / "models" / "covis_depth" / "1" / "notes.txt"
+    foreign.touch()
+    assert run_command([*again, "--force"]) == 2
+    assert "holds 'models/covis_depth/1/notes.txt', which is no part" in capsys.readouterr().err
+    foreign.unlink()
     assert run_command([*again, "--force"]) == 0
     plan = out / "models" / "covis_depth" / "1" / "model.plan"
     assert plan.read_bytes() == plans["depth-32"]
@@ -201,7 +206,8 @@ def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mine" / "file").touch()
     arguments[-1] = str(tmp_path / "mine")
     assert run_command([*arguments, "--force"]) == 2
-    assert "is no repository of covis, and is not replaced" in capsys.readouterr().err
+    words = "holds 'file', which is no part of a repository of covis, and is not replaced"
+    assert words in capsys.readouterr().err
     assert (tmp_path / "mine" / "file").exists()
     assert run_command([*arguments, "--views", "0"]) == 2
 

@@ -1,0 +1,36 @@
+"""Small JSON files that a user names on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from covis.engines.errors import user_error
+
+_MOST_BYTES: Final = 64 << 20
+
+
+def read_json(path: Path, hint: str) -> Any:
+    """What the file holds.
+
+    Args:
+        path: of a regular file; a pipe or a device could be read for ever.
+        hint: what to do where it is no JSON.
+
+    Raises:
+        CovisError: it cannot be read, is no regular file, is larger than 64 MiB, or is no JSON
+            (exit code 2).
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise user_error("is no regular file", where=path, hint="check the path")
+        if path.stat().st_size > _MOST_BYTES:
+            raise user_error("is larger than 64 MiB", where=path, hint="check the path")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise user_error(
+            f"cannot be read ({error.strerror})", where=path, hint="check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise user_error(f"is not JSON ({error})", where=path, hint=hint) from error
