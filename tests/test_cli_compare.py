@@ -138,12 +138,11 @@ def test_another_model_is_refused(
     assert "prepares photos in another way" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"precision": "fp16"}])
 def test_a_narrow_export(
     tiny_bundle: Path, photos: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Float16 storage, and float16 computing: `pytest -m slow tests/test_cli_compare.py`."""
+    """Float16 storage, and float16 computing."""
     from covis.export.exporter import export_bundle
     from covis.export.options import ExportOptions
     from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config

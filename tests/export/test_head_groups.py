@@ -22,11 +22,7 @@ from tests.golden_data import golden, golden_json
 
 HEIGHT, WIDTH = 112, 112  # 64 patches a view: a key block each, and a query block for two
 VIEWS = 6
-CONFIGS = [
-    "vggt_a1",
-    pytest.param("pi3_a1", marks=pytest.mark.slow),
-    pytest.param("mapanything_a1", marks=pytest.mark.slow),
-]
+CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import pytest
 
 from covis.engines.manifest import Precision
 from covis.export.models import MultiViewModel, stages
@@ -20,12 +19,7 @@ from covis.export.write import trace_stages, write_narrow
 from tests.export.models.parity import recorded_model
 from tests.golden_data import golden, golden_json
 
-# Tracing is what takes the time: one model by default, all three with `-m "slow or not slow"`.
-CONFIGS = [
-    "vggt_a1",
-    pytest.param("pi3_a1", marks=pytest.mark.slow),
-    pytest.param("mapanything_a1", marks=pytest.mark.slow),
-]
+CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
 HEIGHT, WIDTH = 42, 56
 PHOTOS = np.random.default_rng(1).random((3, 3, HEIGHT, WIDTH), np.float32)
 SKIPPED = "aggregator_pooled"  # the aggregator again, and as long to trace
