@@ -110,10 +110,10 @@ Value = NDArray[Any] | DeviceArray
 def adopt(value: Any, stream: Any, index: int) -> Value:
     """A foreign array as a `DeviceArray`, or as NumPy's where it lies on the host."""
     name = type(value).__name__
-    view_of = importlib.import_module("cuda.core.utils").StridedMemoryView
     try:
         if on_host(value):  # such producers refuse a consumer's stream
             return contiguous(np.from_dlpack(value))
+        view_of = importlib.import_module("cuda.core.utils").StridedMemoryView
         view = view_of.from_any_interface(value, int(stream.handle))
     except Exception as error:  # BufferError, and whatever the producer raises
         raise user_error(

@@ -94,8 +94,8 @@ def test_cuda_core_has_what_is_called() -> None:
 def record_of(plan: Path, stage: str) -> PlanRecord:
     data = plan.read_bytes()
     return PlanRecord(
-        stage=stage, precision="fp32", graph="0" * 64, weights="0" * 64, plugin=None,
-        tensorrt="10.15.1.29", cuda="13.0", driver_branch="580", gpu="NVIDIA H200",
+        stage=stage, precision="fp32", graph="0" * 64, parser_copy=1, weights="0" * 64,
+        plugin=None, tensorrt="10.15.1.29", cuda="13.0", driver_branch="580", gpu="NVIDIA H200",
         compute_capability=(9, 0), profile={"N": Range(min=1, opt=8, max=16)},
         options=EngineOptions(), file=plan.name, size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
