@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stages_cpu import peak_gib
 
 from covis.engines.bundle import open_bundle
 from covis.engines.manifest import Stage
 from covis.engines.memory_plan import MemoryPlan
-from covis.runtime.native import find_library
+from covis.runtime.bench import peak_bytes, reset_peak
+from covis.runtime.cuda_memory import HostMemory
 from covis.runtime.onnxruntime import Session, SessionOptions
 
 PROBES = 8
@@ -48,17 +48,18 @@ def sizes(views: int) -> dict[Any, int]:
     return {"M": views, "N": views, "K": PROBES}
 
 
-def grown(session: Session, stage: Stage, views: int) -> float:
-    """GiB that a run adds to the resident set at its highest."""
+def grown(session: Session, stage: Stage, views: int) -> int:
+    """Bytes that a run adds to the resident set at its highest."""
     given = inputs(stage, views)
     taken = {
         t.name: np.ones(tuple(sizes(views).get(n, n) for n in t.shape), t.dtype)
         for t in stage.outputs
     }
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_gib()
+    memory = HostMemory()
+    reset_peak(memory)
+    before = peak_bytes(memory)
     session.run(given, taken)
-    return peak_gib() - before
+    return peak_bytes(memory) - before
 
 
 def main() -> None:
@@ -76,12 +77,10 @@ def main() -> None:
     for stage in bundle.manifest.stages:
         if options.stages and stage.name not in options.stages:
             continue
-        session = Session(
-            bundle.graph(stage), stage, SessionOptions(threads=1, kernel=find_library() is not None)
-        )
+        session = Session(bundle.graph(stage), stage, SessionOptions(threads=1))
         grown(session, stage, 2)
         planned = plan.need(stage, sizes(options.views)).scratch / 2**20
-        measured = grown(session, stage, options.views) * 2**10
+        measured = grown(session, stage, options.views) / 2**20
         print(f"| {stage.name} | {planned:.1f} | {measured:.1f} | {planned / measured:.2f} |")
 
 

@@ -97,6 +97,15 @@ def _replace(scratch: Path, target: Path, force: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def entries(folder: Path) -> Iterator[str]:
+    """Everything below a folder that is no folder itself, relative to it; links count as such."""
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in [*names, *links]:
+            yield (here / name).relative_to(folder).as_posix()
+
+
 def umask() -> int:
     """The permissions that new files of this process lack."""
     mask = os.umask(0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from covis.engines.atomic import entries
 from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.manifest import File, Manifest, Stage, Tensor
 
@@ -126,20 +126,9 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
     listed = {file.path for file in manifest.files} | {MANIFEST}
-    for name in _walk(folder):
-        if name not in listed:
+    for name in entries(folder):
+        if name not in listed and not name.startswith(f"{PLANS}/"):
             raise user_error("is not listed in the manifest", where=folder / name, hint="remove it")
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Every entry that is not a folder, relative; linked folders count as entries."""
-    for place, folders, names in os.walk(folder):
-        here = Path(place)
-        if here == folder and PLANS in folders and not (here / PLANS).is_symlink():
-            folders.remove(PLANS)
-        links = [name for name in folders if (here / name).is_symlink()]
-        for name in [*names, *links]:
-            yield (here / name).relative_to(folder).as_posix()
 
 
 def _check_plain(folder: Path, name: str) -> os.stat_result:

@@ -12,6 +12,7 @@ from covis.engines.errors import user_error
 Selector = Literal["dense", "saliency", "pooled", "both"]
 PatchOrder = Literal["raster", "hilbert"]
 
+MOST_VIEWS_AT_ONCE = 20_000  # beyond it even a pair map of one byte takes 0.4 GB
 _MOST_VIEWS = 1_000_000
 _RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 

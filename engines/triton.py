@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from covis.engines.atomic import atomic_folder, copy_file
+from covis.engines.atomic import atomic_folder, copy_file, entries
 from covis.engines.bundle import Bundle
 from covis.engines.errors import user_error
 from covis.engines.graph import external_data, load_graph
@@ -78,7 +78,9 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists,
             or holds what is no part of a repository of covis.
     """
-    foreign = _foreign_file(out) if force and out.is_dir() else None
+    # `--force` must not cost anyone a file.
+    others = (name for name in entries(out) if not _OURS.fullmatch(name))
+    foreign = next(others, None) if force else None
     if foreign is not None:
         raise user_error(
             f"holds {foreign!r}, which is no part of a repository of covis, and is not replaced",
@@ -92,13 +94,13 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         for stage in options.stages:
             place = models / model_name(stage)
             (place / "1").mkdir(parents=True)
-            if served_by(bundle, stage, options) == "tensorrt":
+            backend = served_by(bundle, stage, options)
+            if backend == "tensorrt":
                 record = _plan_for(bundle, stage, options)
                 data = read_plan(record, options.plans, options.trusted)
                 (place / "1" / "model.plan").write_bytes(data)
             else:
                 weights = _place_onnx(bundle, stage, place / "1" / "model.onnx", weights)
-            backend = served_by(bundle, stage, options)
             (place / "config.pbtxt").write_text(stage_config(stage, options, backend))
         (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton wants a version, even an empty one
         text = ensemble_config(options.stages)
@@ -120,17 +122,6 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
             command += f" --backend-config=tensorrt,plugins={out}/{PLUGINS}/{library.name}"
         (folder / "README.txt").write_text(_readme(command, options))
     return command
-
-
-def _foreign_file(folder: Path) -> str | None:
-    """Something below `folder` that no repository of ours has: `--force` must not cost a file."""
-    for place, folders, names in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        for name in [*names, *links]:
-            relative = (Path(place) / name).relative_to(folder).as_posix()
-            if not _OURS.fullmatch(relative):
-                return relative
-    return None
 
 
 def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:

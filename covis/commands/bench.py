@@ -11,7 +11,7 @@ import tyro
 
 from covis.engines.backend_options import BackendOptions
 from covis.engines.errors import user_error
-from covis.engines.options import Selector, SparsityChanges
+from covis.engines.options import MOST_VIEWS_AT_ONCE, Selector, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from covis.runtime.bench import Setting
     from covis.runtime.images import Images
     from covis.runtime.pipeline import Pipeline
-
-
-_MOST_VIEWS = 20_000  # as many as `covis plan` reckons with
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,9 @@ class BenchCommand:
             raise user_error(
                 f"{self.views} views cannot be measured", where="--views", hint="use 1 or more"
             )
-        if self.views > _MOST_VIEWS:
+        if self.views > MOST_VIEWS_AT_ONCE:
             raise user_error(
-                f"{self.views} is above {_MOST_VIEWS:,}", where="--views", hint="use fewer"
+                f"{self.views} is above {MOST_VIEWS_AT_ONCE:,}", where="--views", hint="use fewer"
             )
         if self.avgRuns < 1:
             raise user_error(f"{self.avgRuns} is below 1", where="--avgRuns", hint="use 1 or more")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from covis.engines.errors import user_error
-from covis.engines.options import Selector
+from covis.engines.options import MOST_VIEWS_AT_ONCE, Selector
 from covis.engines.user_file import read_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from covis.runtime.flow import Step
 
 _WRITE_RECORD = "write one with `covis bench --exportTimes`"
-_MOST_VIEWS = 20_000  # beyond it even a pair map of one byte takes 0.4 GB
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class PlanCommand:
     json: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.views <= _MOST_VIEWS:
+        if not 1 <= self.views <= MOST_VIEWS_AT_ONCE:
             raise user_error(
-                f"{self.views} is not in [1, {_MOST_VIEWS:,}]",
+                f"{self.views} is not in [1, {MOST_VIEWS_AT_ONCE:,}]",
                 where="--views",
                 hint="give a number",
             )
@@ -162,10 +161,10 @@ class _Prediction:
         views = self.command.views
         rows = self._rows()
         limits: list[tuple[int, str, str]] = []
-        cap = _MOST_VIEWS
+        cap = MOST_VIEWS_AT_ONCE
         if budget is not None:
-            cap = largest_views(self.total, budget, _MOST_VIEWS)
-            if cap < _MOST_VIEWS:
+            cap = largest_views(self.total, budget, MOST_VIEWS_AT_ONCE)
+            if cap < MOST_VIEWS_AT_ONCE:
                 words = f"{cap + 1} need {_size(self.total(cap + 1))}, there are {_size(budget)}"
                 limits.append((cap, words, self._fullest(cap + 1)))
         # Asked only whether it comes first: a search reckons every stage a dozen times.
@@ -290,7 +289,7 @@ def _show(command: PlanCommand, record: Mapping[str, Any]) -> None:
     if record["budget"] is None:
         console.print("no GPU to ask for its memory: give --memory GiB to learn what fits")
     if record["most_views"] is None:
-        console.print(f"nothing known limits the views to {_MOST_VIEWS:,} or fewer")
+        console.print(f"nothing known limits the views to {MOST_VIEWS_AT_ONCE:,} or fewer")
     else:
         console.print(
             printable(f"at most {record['most_views']} views; the limit: {record['limit']} "

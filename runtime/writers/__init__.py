@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covis.engines.atomic import entries
 from covis.engines.errors import environment_error, user_error
 
 if TYPE_CHECKING:
@@ -127,13 +128,7 @@ def _foreign_file(folder: Path) -> str | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             summary = json.loads(path.read_text(encoding="utf-8"))
             known = {SUMMARY, *summary["covis_files"]}
-    for place, folders, names in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        for name in [*names, *links]:
-            relative = (Path(place) / name).relative_to(folder).as_posix()
-            if relative not in known:
-                return relative
-    return None
+    return next((name for name in entries(folder) if name not in known), None)
 
 
 def _writer(name: str) -> Writer:
