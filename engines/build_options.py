@@ -56,7 +56,8 @@ class BuildOptions:
         hardwareCompatibilityLevel: other GPUs that the plan also runs on, at some cost.
         stripWeights: leave out the weights that the bundle's file can fill in when loading.
         refit: let weights be replaced later.
-        exportLayerInfo: file for the engine inspector's layer information, as JSON.
+        exportLayerInfo: file for the engine inspector's layer information, as JSON; where several
+            stages are built, each has its own, with its name before the suffix.
         verbose: print TensorRT's whole log.
     """
 

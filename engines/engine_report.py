@@ -92,11 +92,7 @@ class EngineReport:
 def refused(where: str, faults: Sequence[str]) -> CovisError:
     """The error for an engine that is not what was asked for."""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return numerics_error(
-        f"the engine is not what was asked for: {faults[0]}{more}",
-        where=where,
-        hint="its plan was not kept; see --exportLayerInfo",
-    )
+    return numerics_error(f"the engine is not what was asked for: {faults[0]}{more}", where=where)
 
 
 def report(

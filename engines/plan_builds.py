@@ -21,6 +21,7 @@ from covis.engines.errors import user_error
 from covis.engines.gpu import Gpu, find_gpu
 from covis.engines.graph import external_data, load_graph
 from covis.engines.inspector import inspect_plan, prove, use_gpu
+from covis.engines.layer_evidence import kept_evidence, refused_file, stage_file
 from covis.engines.manifest import Manifest, Stage
 from covis.engines.parser_input import COPY_VERSION, DOMAIN, for_tensorrt
 from covis.engines.plans import PlanInputs, PlanRecord, Range
@@ -54,6 +55,7 @@ class PlanBuild:
         weights_sha256: digest of what its external data points to, or of the file itself.
         uses_plugin: whether it has nodes of ours.
         no_kernel: an attention node that no engine can run, see `refuse_wide_attention`; or "".
+        layers: the user's file for its layer information, if any.
     """
 
     stage: str
@@ -65,6 +67,7 @@ class PlanBuild:
     weights_sha256: str
     uses_plugin: bool
     no_kernel: str = ""
+    layers: Path | None = None
 
 
 def refuse_wide_attention(builds: Sequence[PlanBuild]) -> None:
@@ -97,7 +100,8 @@ def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]
     }
     digests = {file.path: file.sha256 for file in manifest.files}
     builds = []
-    for stage in _chosen(manifest, options.stages):
+    chosen, layers = _chosen(manifest, options.stages), options.exportLayerInfo
+    for stage in chosen:
         profile = stage_profile(stage, ranges)
         model = load_graph(bundle.graph(stage))
         builds.append(
@@ -111,6 +115,7 @@ def stage_builds(bundle: Bundle, options: BuildOptions) -> tuple[PlanBuild, ...]
                 weights_sha256=digests[manifest.weights.file],
                 uses_plugin=_uses_plugin(model),
                 no_kernel=_no_kernel(model),
+                layers=layers and stage_file(layers, stage.name, len(chosen)),
             )
         )
     return tuple(builds)
@@ -142,6 +147,7 @@ def onnx_build(options: BuildOptions) -> PlanBuild:
         weights_sha256=weights.hexdigest() if outside else digest,
         uses_plugin=_uses_plugin(model),
         no_kernel=_no_kernel(model),
+        layers=options.exportLayerInfo,
     )
 
 
@@ -157,7 +163,7 @@ def trtexec_build(build: PlanBuild, options: BuildOptions) -> TrtexecBuild:
         plugin=plugin if build.uses_plugin else None,
         static=options.staticPlugins is not None,
         timing=options.timingCacheFile,
-        layers=options.exportLayerInfo,
+        layers=build.layers,
         device=options.device,
         verbose=options.verbose,
     )
@@ -220,11 +226,12 @@ class PlanBuilder:
 
     def into_cache(self, build: PlanBuild, folder: Path) -> tuple[PlanRecord, bool]:
         """The plan of a stage, and whether it had to be built."""
-        cache = PlanCache(folder, self._tell)
+        cache, inputs = PlanCache(folder, self._tell), self.inputs(build)
+        refused = refused_file(cache.stem(inputs))
         return cache.get(
-            self.inputs(build),
+            inputs,
             lambda write: self._run(build, write, folder),
-            lambda plan: self._examine(build, plan),
+            lambda plan: self._examine(build, plan, refused),
             force=self.options.force,
         )
 
@@ -235,7 +242,7 @@ class PlanBuilder:
                 plan,
                 self.inputs(build),
                 lambda write: self._run(build, write, plan.parent),
-                lambda path: self._examine(build, path),
+                lambda path: self._examine(build, path, refused_file(plan)),
                 self._tell,
             )
 
@@ -251,15 +258,13 @@ class PlanBuilder:
         )
         build_engine(request, write)
 
-    def _examine(self, build: PlanBuild, plan: Path) -> Built:
+    def _examine(self, build: PlanBuild, plan: Path, refused: Path) -> Built:
         use_gpu(self.options.device)
         built = inspect_plan(plan)
-        if self.options.exportLayerInfo is not None:
-            with atomic_file(self.options.exportLayerInfo) as stream:
-                stream.write(built.layers.encode())
         model = for_tensorrt(load_graph(build.graph))
         options = self.options.engine_options()
-        prove(built, model, build.shapes, options, f"stage {build.stage}", self._tell)
+        with kept_evidence(built.layers, build.layers, refused):
+            prove(built, model, build.shapes, options, f"stage {build.stage}", self._tell)
         return built
 
     def _plugin_digest(self) -> str:

@@ -34,11 +34,15 @@ def build(options: BuildOptions) -> None:
 
 
 def _build(options: BuildOptions, bundle: Bundle | None, builds: Sequence[PlanBuild]) -> None:
+    from covis.engines.atomic_file import check_file_target
     from covis.engines.build_progress import Silent, shown_phases
     from covis.engines.plan_builds import PlanBuilder, plan_folder, refuse_wide_attention
     from covis.engines.trt import logger
 
     refuse_wide_attention(builds)
+    for one in builds:
+        if one.layers is not None:
+            check_file_target(one.layers)
     bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
     with bars as phases:
         builder = PlanBuilder(options, _tell, phases)
