@@ -113,19 +113,24 @@ def ratios(settings: Mapping[str, Samples], base: str) -> dict[str, dict[str, fl
 
 def machine() -> dict[str, Any]:
     """Processor, Python, commit and time: what every record needs besides the backend's facts."""
-    root = Path(__file__).resolve().parent.parent
-    commit = "unknown"
-    if (root / ".git").exists():
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-        )
-        commit = done.stdout.strip() or commit
     return {
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": _commit(Path(__file__).resolve().parent.parent),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _commit(root: Path) -> str:
+    """The checkout's commit; "unknown" outside of one, and where git is not installed."""
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _median(samples: Sequence[float]) -> float:

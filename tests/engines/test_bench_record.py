@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from covis.engines.bench_record import Samples, averages, latency, machine, ratios, setting_record
@@ -46,3 +48,8 @@ def test_machine_names_the_commit() -> None:
     found = machine()
     assert found["commit"] == "unknown" or len(found["commit"]) == 40
     assert found["time"].endswith("Z")
+
+
+def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine()["commit"] == "unknown"
