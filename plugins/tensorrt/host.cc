@@ -1,6 +1,7 @@
 #include "host.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <atomic>
 
@@ -9,22 +10,47 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
-// A function of the libnvinfer that is loaded (never loads one). The handle is kept for good: the
-// registry must outlive the creators in it.
+// The libnvinfer that this process has loaded already (never loads one). The handle is kept for
+// good: the registry must outlive the creators in it.
+struct Library {
+  void* handle = RTLD_DEFAULT;  // TensorRT may be linked into the program itself
+  int32_t major = 0;            // 0: there is none
+};
+
+int is_nvinfer(dl_phdr_info* info, size_t, void* found) {
+  const std::string path = info->dlpi_name == nullptr ? "" : info->dlpi_name;
+  const std::string name = path.substr(path.rfind('/') + 1);
+  for (const char* stem : {"libnvinfer.so.", "libnvinfer_lean.so.", "libnvinfer_dispatch.so."}) {
+    if (name.rfind(stem, 0) != 0) continue;
+    *static_cast<std::string*>(found) = path;
+    return 1;
+  }
+  return 0;
+}
+
+const Library& library() {
+  static const Library loaded = [] {
+    Library made;
+    std::string path;
+    if (dl_iterate_phdr(is_nvinfer, &path) != 0) {
+      void* const handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+      if (handle != nullptr) made.handle = handle;
+    }
+    using Version = int32_t() noexcept;
+    auto* const version = reinterpret_cast<Version*>(dlsym(made.handle, "getInferLibVersion"));
+    if (version != nullptr) made.major = version() / 10000;  // 10.15.1 is 101501
+    return made;
+  }();
+  return loaded;
+}
+
 template <typename Function>
 Function* find(const char* name) {
-  static void* const library = [] {
-    const std::string major = std::to_string(NV_TENSORRT_MAJOR);
-    for (const char* stem : {"libnvinfer.so.", "libnvinfer_lean.so.", "libnvinfer_dispatch.so."}) {
-      void* handle = dlopen((stem + major).c_str(), RTLD_LAZY | RTLD_NOLOAD);
-      if (handle != nullptr) return handle;
-    }
-    return static_cast<void*>(RTLD_DEFAULT);  // linked into the program itself
-  }();
-  return reinterpret_cast<Function*>(dlsym(library, name));
+  return reinterpret_cast<Function*>(dlsym(library().handle, name));
 }
 
 ILogger* logger() {
+  if (!fits_tensorrt()) return nullptr;
   nvinfer1::ILoggerFinder* finder = logger_finder.load();
   if (finder != nullptr) return finder->findLogger();
   static auto* const process_logger = find<ILogger*() noexcept>("getLogger");
@@ -33,12 +59,21 @@ ILogger* logger() {
 
 }  // namespace
 
+bool fits_tensorrt() { return library().major == 0 || library().major == COVIS_TENSORRT_MAJOR; }
+
 nvinfer1::IPluginRegistry* registry() {
+  if (!fits_tensorrt()) return nullptr;
   auto* const get = find<nvinfer1::IPluginRegistry*() noexcept>("getPluginRegistry");
   return get == nullptr ? nullptr : get();
 }
 
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) { logger_finder.store(finder); }
+
+std::string misfit() {
+  return "covis: this plugin was built for TensorRT " + std::to_string(COVIS_TENSORRT_MAJOR) +
+         ", TensorRT " + std::to_string(library().major) +
+         " is loaded; build it anew with TENSORRT_ROOT of that TensorRT";
+}
 
 void report(ILogger::Severity severity, const std::string& text,
             nvinfer1::IErrorRecorder* recorder) noexcept {

@@ -10,7 +10,14 @@ namespace covis::trt {
 
 using nvinfer1::ILogger;
 
-// The registry of the process, or null where no TensorRT is loaded.
+// False where the loaded TensorRT is of another major version than the one this library was built
+// for: their registries and loggers are called differently, and a call would end the process.
+bool fits_tensorrt();
+
+// What to tell where it does not fit.
+std::string misfit();
+
+// The registry of the process, or null where no TensorRT is loaded or it does not fit.
 nvinfer1::IPluginRegistry* registry();
 
 // Set by TensorRT for plugins that travel inside a plan; null goes back to the process's logger.

@@ -82,8 +82,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   }
   int32_t getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t nb_inputs,
                           const nvinfer1::DimsExprs*, int32_t, nvinfer1::DimsExprs* outputs,
-                          int32_t nb_outputs,
-                          nvinfer1::IExprBuilder& builder) noexcept override {
+                          int32_t nb_outputs, nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded(Fields::kName, recorder_, [&] {
       std::string error = check_counts(nb_inputs, nb_outputs);
       if (error.empty()) error = Op::check_shapes(fields_, known_sizes(inputs));
@@ -106,8 +105,12 @@ class Plugin final : public nvinfer1::IPluginV3,
       const Call most = bound(inputs, &DynamicPluginTensorDesc::max);
       uint64_t bytes = 0;
       error = largest_workspace(bound(inputs, &DynamicPluginTensorDesc::min), most, &bytes);
-      if (error.empty()) tactics_ = Op::tactics(fields_, most);
-      return error;
+      if (!error.empty()) return error;
+      tactics_ = Op::tactics(fields_, most);
+      report(ILogger::Severity::kVERBOSE, "covis " + text_ + ": configured, workspace " +
+                                              std::to_string(bytes) + " bytes for " +
+                                              text(most.inputs[0]));
+      return "";
     });
   }
   size_t getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t nb_inputs,
@@ -198,7 +201,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     return known;
   }
 
-  Call bound(const DynamicPluginTensorDesc* inputs, Dims DynamicPluginTensorDesc::*end) const {
+  Call bound(const DynamicPluginTensorDesc* inputs, Dims DynamicPluginTensorDesc::* end) const {
     Call call;
     for (int i = 0; i < Op::kInputs; ++i) {
       call.inputs.push_back(inputs[i].*end);

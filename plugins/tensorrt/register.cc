@@ -1,7 +1,11 @@
 // How the creators reach TensorRT: by themselves when the library is merely loaded (dlopen:
 // trtexec --staticPlugins, Polygraphy, ONNX Runtime), or through getCreators when TensorRT loads it
 // (loadLibrary, trtexec --dynamicPlugins). TensorRT refuses creators that are registered already,
-// so getCreators first takes back what the library registered by itself.
+// so getCreators first takes back what the library registered by itself. In a TensorRT of another
+// major version than it was built for it registers nothing, and says so on standard error: that
+// version's logger cannot be called.
+#include <cstdio>
+
 #include "plugin.h"
 
 namespace covis::trt {
@@ -26,6 +30,7 @@ class SelfRegistration {
  public:
   SelfRegistration() noexcept {
     try {
+      if (!fits_tensorrt()) std::fprintf(stderr, "%s\n", misfit().c_str());
       IPluginRegistry* const to = registry();
       if (to == nullptr) return;  // TensorRT comes later and will call getCreators
       for (IPluginCreatorV3One* creator : creators().ours) {
@@ -93,7 +98,7 @@ __attribute__((visibility("default"))) void setLoggerFinder(
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(
     int32_t& count) noexcept {
   covis::trt::self_registration().take_back();
-  count = 2;
+  count = covis::trt::fits_tensorrt() ? 2 : 0;
   return covis::trt::creators().all;
 }
 
