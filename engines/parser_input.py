@@ -18,13 +18,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from covis.engines.level_types import widen_levels
 from covis.engines.wide_attention import expand_dense, wide_attention
 
 DOMAIN: Final = "covis"  # of the two ops, in every exported graph
 ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
 PLUGIN_VERSION: Final = "1"
-COPY_VERSION: Final = 1  # of what is done below: raised with it, so that plans are built anew
+COPY_VERSION: Final = 2  # of what is done below: raised with it, so that plans are built anew
 PLUGIN_NAMESPACE: Final = ""
 
 Precision = Literal["full", "fp8"]
@@ -41,8 +40,8 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
     Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
     first where the latter is present, even empty. Parts of sequences, which TensorRT does not
     know, become slices; integers computed from constants become constants, as the parser wants
-    the axes of a reduction; level maps are computed in int32 (`engines.level_types`); attention
-    in float32 without a map becomes products and a softmax (`engines.wide_attention`).
+    the axes of a reduction; attention in float32 without a map becomes products and a softmax
+    (`engines.wide_attention`). Level maps are int32 between the ops as exported.
 
     Args:
         model: as `engines.graph.load_graph` reads it, external weights left on the disk.
@@ -67,7 +66,6 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
             if node.domain == DOMAIN:
                 allowed = "fp8" if lowered.intersection(node.input) else "full"
                 _name_plugin(node, precision or allowed)
-    widen_levels(copy.graph, DOMAIN)
     return copy
 
 

@@ -102,16 +102,18 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def _full_levels(graph: onnx.GraphProto) -> set[str]:
-    """Constant maps of one number that skips nothing: attention is dense with them."""
+    """Constant maps of one number that skips nothing, and casts of them: attention is dense."""
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
         if node.op_type == "Constant":
             tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
-    return {
+    full = {
         name
         for name, tensor in tensors
-        if tensor.data_type == TensorProto.INT8
+        if tensor.data_type in (TensorProto.INT8, TensorProto.INT32)
         and tensor.data_location != TensorProto.EXTERNAL
         and math.prod(tensor.dims) == 1
         and int(numpy_helper.to_array(tensor).item()) > 0
     }
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in full]
+    return full.union(*(node.output for node in casts))

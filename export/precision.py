@@ -22,6 +22,7 @@ from covis.export.passes import (
     Quantize,
     SplitQkv,
     SplitRows,
+    WidenLevels,
 )
 from covis.export.sizes import PROBES as MOST_PROBES
 from covis.export.stage import PROBES, VIEWS
@@ -106,9 +107,9 @@ def _some_layer(layers: Sequence[tuple[str, str]]) -> str:
 def base_passes(scope: Scope = "frames", max_views: int = MAX_VIEWS) -> list[Pass]:
     """What every graph goes through; those that see all views at once are cut to size as well."""
     if scope == "frames":  # the runtime chooses how many frames they take at once
-        return [Fold()]
+        return [Fold(), WidenLevels()]
     lengths = {VIEWS: max_views, PROBES: MOST_PROBES}
-    return [Fold(), SplitQkv(lengths), SplitRows(lengths)]
+    return [Fold(), SplitQkv(lengths), SplitRows(lengths), WidenLevels()]
 
 
 @dataclass(frozen=True)

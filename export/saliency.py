@@ -97,7 +97,8 @@ def pair_levels(
     others = similarity.masked_fill(itself, -2.0)  # below every cosine: a view is not its neighbour
     ranked = torch.sort(others, dim=-1, descending=True).values
     last = (min_neighbours - 1).clamp(min=0).minimum(views[-1])
-    nearest = (others >= ranked[:, last][:, None]) & (min_neighbours > 0)
+    least = ranked.index_select(1, last.reshape(1))  # not ranked[:, last]: torch 2.11 guards on it
+    nearest = (others >= least) & (min_neighbours > 0)
     referring = (views[:, None] == reference) | (views[None, :] == reference)
     level = torch.where(itself | nearest | referring, torch.full_like(level, DENSE), level)
     return level[None, None]

@@ -8,16 +8,22 @@ map's batch and heads. A runtime that has a kernel for the op uses that instead.
 from __future__ import annotations
 
 from functools import cache
+from typing import Final
 
 import onnx
 from onnx import FunctionProto, parser
 
-# Cast(to=1) is float32, 7 int64, 9 bool, 11 double, 3 int8, 6 int32. Skipped scores are lowered by
-# a finite number, so that a row with nothing to attend to has no NaN in its softmax; such a row is
-# then set to zero. Tokens that are always dense are given one region more than the map has, and
-# the map one row and one column of "attend" for it. The bias has the map's own batch and heads;
-# a Where on the scores would hold two more matrices of their size in ONNX Runtime. The branches'
-# outputs have unnamed dimensions: a name would be taken as one size for all nodes of the model.
+POOLS: Final = ("mean", "max")
+
+# Cast(to=1) is float32, 7 int64, 9 bool, 3 int8, 6 int32. Runtimes have few operators for int8
+# (TensorRT only the casts) and fewer for strings, so maps are int32 inside. Skipped scores are
+# lowered by a finite number, so that a row with nothing to attend to has no NaN in its softmax;
+# such a row is then set to zero. Tokens that are always dense are given one region more than the
+# map has, and the map's bias one row and one column of "attend" for it, by Concat: ONNX Runtime
+# below 1.25 cannot infer the shape of a Pad inside an If of a function. The bias has the map's own
+# batch and heads; a Where on the scores would hold two more matrices of their size in ONNX Runtime.
+# The branches' outputs have unnamed dimensions: a name would be taken as one size for all nodes of
+# the model.
 _ATTENTION = """
 <domain: "covis", opset_import: ["" : 20],
  doc_string: "Dense meaning of BlockSparseAttention, version 1; level 1 computes exactly.">
@@ -41,9 +47,10 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
   factor = Where (is_default, default_scale, given_scale)
   Q_scaled = Mul (Qf, factor)
   K_transposed = Transpose <perm = [0, 1, 3, 2]> (Kf)
-  elements = Size (level)
+  level_wide = Cast <to = 6> (level)
+  elements = Size (level_wide)
   is_single = Equal (elements, one)
-  highest = ReduceMax <keepdims = 0> (level)
+  highest = ReduceMax <keepdims = 0> (level_wide)
   is_kept = Cast <to = 9> (highest)
   is_dense = And (is_single, is_kept)
   O_float = If (is_dense) <
@@ -74,8 +81,8 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
       before_last = Less (place, after_patches)
       in_middle = And (past_first, before_last)
       is_patch = And (in_frames, in_middle)
-      q_regions = Shape <start = 2, end = 3> (level)
-      k_regions = Shape <start = 3, end = 4> (level)
+      q_regions = Shape <start = 2, end = 3> (level_wide)
+      k_regions = Shape <start = 3, end = 4> (level_wide)
       q_highest = Sub (q_regions, one)
       k_highest = Sub (k_regions, one)
       q_exact = Div (patch_number, q_size)
@@ -84,13 +91,19 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
       k_clipped = Min (k_exact, k_highest)
       q_region = Where (is_patch, q_clipped, q_regions)
       k_region = Where (is_patch, k_clipped, k_regions)
-      pads = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> ()
-      yes = Constant <value = bool {1}> ()
-      attend = Cast <to = 9> (level)
+      attend = Cast <to = 9> (level_wide)
       nothing = Constant <value_float = 0.0> ()
       lowest = Constant <value_float = -3.0e38> ()
       region_bias = Where (attend, nothing, lowest)
-      region_bias_padded = Pad (region_bias, pads, nothing)
+      heads = Shape <start = 0, end = 2> (level_wide)
+      one_1 = Constant <value_ints = [1]> ()
+      row_shape = Concat <axis = 0> (heads, one_1, k_regions)
+      always_row = Expand (nothing, row_shape)
+      region_bias_tall = Concat <axis = 2> (region_bias, always_row)
+      rows_and_one = Add (q_regions, one)
+      column_shape = Concat <axis = 0> (heads, rows_and_one, one_1)
+      always_column = Expand (nothing, column_shape)
+      region_bias_padded = Concat <axis = 3> (region_bias_tall, always_column)
       bias_rows = Gather <axis = 2> (region_bias_padded, q_region)
       bias = Gather <axis = 3> (bias_rows, k_region)
       scores = MatMul (Q_scaled, K_transposed)
@@ -101,11 +114,10 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
       axis_last = Constant <value_ints = [-1]> ()
       patches_total = ReduceSum <keepdims = 0> (patch_count)
       has_always = Less (patches_total, S_scalar)
-      region_highest = ReduceMax <keepdims = 1> (level, axis_last)
-      region_kept = Cast <to = 9> (region_highest)
-      row_pads = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 0]> ()
-      region_padded = Pad (region_kept, row_pads, yes)
-      row_kept = Gather <axis = 2> (region_padded, q_region)
+      region_highest = ReduceMax <keepdims = 1> (level_wide, axis_last)
+      q_inside = Where (is_patch, q_clipped, zero)
+      row_highest = Gather <axis = 2> (region_highest, q_inside)
+      row_kept = Cast <to = 9> (row_highest)
       row_any = Or (row_kept, has_always)
       O_sparse = Where (row_any, mixed, nothing)
     }
@@ -114,8 +126,7 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
 }
 """
 
-# `pool` is compared as one of two strings because onnx's reference evaluator wants both sides of a
-# string comparison to be of one width. In _POOL, {x} is Q or K, {r} its block attribute.
+# {x} is Q or K, {r} its block attribute, {pad_value} and {pooled} the ways of one `pool`.
 _POOL = """
   {x}_cut = Slice ({x}, zero_1, body_1, axis_2)
   {x}_frames = Reshape ({x}_cut, frames_shape)
@@ -130,7 +141,7 @@ _POOL = """
   {x}_short = Sub ({x}_padded_N, N)
   {x}_short_1 = Reshape ({x}_short, shape_1)
   {x}_pads = Concat <axis = 0> (zeros_6, {x}_short_1, zero_1)
-  {x}_padded = Pad ({x}_float, {x}_pads, pad_value)
+  {x}_padded = Pad ({x}_float, {x}_pads, {pad_value})
   {x}_regions_1 = Reshape ({x}_regions, shape_1)
   {x}_size_1 = Reshape ({x}_size, shape_1)
   {x}_block_shape = Concat <axis = 0> (BH, {x}_regions_1, {x}_size_1, D)
@@ -139,17 +150,7 @@ _POOL = """
   {x}_start = Mul ({x}_index, {x}_size)
   {x}_left = Sub (N, {x}_start)
   {x}_length = Min ({x}_left, {x}_size)
-  {x}_length_float = Cast <to = 1> ({x}_length)
-  {x}_length_column = Unsqueeze ({x}_length_float, axis_1)
-  {x}_pooled = If (is_max) <
-    then_branch = highest_{x} () => (float[?, ?, ?, ?] {x}_max) {{
-      {x}_max = ReduceMax <keepdims = 0> ({x}_blocks, axis_3)
-    }},
-    else_branch = mean_{x} () => (float[?, ?, ?, ?] {x}_mean) {{
-      {x}_sum = ReduceSum <keepdims = 0> ({x}_blocks, axis_3)
-      {x}_mean = Div ({x}_sum, {x}_length_column)
-    }}
-  >
+{pooled}
   {x}_frame_first = Div ({x}_start, P)
   {x}_end = Add ({x}_start, {x}_length)
   {x}_end_1 = Sub ({x}_end, one)
@@ -166,10 +167,23 @@ _POOL = """
   {x}_touched = Min ({x}_touched_all, {x}_last_column)
 """
 
-_SELECT = (
-    """
+_POOLED = {
+    "mean": """\
+  {x}_length_float = Cast <to = 1> ({x}_length)
+  {x}_length_column = Unsqueeze ({x}_length_float, axis_1)
+  {x}_sum = ReduceSum <keepdims = 0> ({x}_blocks, axis_3)
+  {x}_pooled = Div ({x}_sum, {x}_length_column)""",
+    "max": """\
+  {x}_pooled = ReduceMax <keepdims = 0> ({x}_blocks, axis_3)""",
+}
+_PAD_VALUE = {"mean": "nothing", "max": "lowest"}
+
+# The number of the top-k is floor(keep_ratio n), the product exact, as in float64, which TensorRT
+# has not: keep_ratio is taken apart into two integers of 30 bits, by steps that round nothing. What
+# is left of it after them is 0, or keep_ratio is below 2^-37 and the result 0 anyway.
+_SELECT = """
 <domain: "covis", opset_import: ["" : 20],
- doc_string: "BlockSelect, version 1.">
+ doc_string: "BlockSelect, version 1, of the pool {pool}.">
 BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 0,
   trailing_tokens: int = 0, q_block: int = 128, k_block: int = 64, pool: string = "mean">
 (Q, K, pair, keep_ratio, cdf) => (level)
@@ -188,16 +202,8 @@ BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 
   first = Constant <value_int: int = @special_first> ()
   last = Constant <value_int: int = @special_last> ()
   trailing = Constant <value_int: int = @trailing_tokens> ()
-  pool_ = Constant <value_string: string = @pool> ()
-  pool_1 = Unsqueeze (pool_, zero_1)
-  mean_name = Constant <value_strings = ["mean"]> ()
-  pool_mean = Concat <axis = 0> (pool_1, mean_name)
-  max_mean = Constant <value_strings = ["max", "mean"]> ()
-  are_equal = Equal (pool_mean, max_mean)
-  is_max = Gather <axis = 0> (are_equal, zero)
   lowest = Constant <value_float = -3.0e38> ()
   nothing = Constant <value_float = 0.0> ()
-  pad_value = Where (is_max, lowest, nothing)
   BH = Shape <start = 0, end = 2> (Q)
   S_1 = Shape <start = 2, end = 3> (Q)
   S = Squeeze (S_1)
@@ -215,18 +221,14 @@ BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 
   frame_tokens_1 = Reshape (frame_tokens_, shape_1)
   frames_shape = Concat <axis = 0> (BH, M_1, frame_tokens_1, D)
   flat_shape = Concat <axis = 0> (BH, N_1, D)
-  pair_size_1 = Shape <start = 2, end = 3> (pair)
+  pair_wide = Cast <to = 6> (pair)
+  pair_size_1 = Shape <start = 2, end = 3> (pair_wide)
   pair_highest = Sub (pair_size_1, one)
-"""
-    + _POOL.format(x="Q", r="q_block")
-    + _POOL.format(x="K", r="k_block")
-    + """
-  K_pooled_T = Transpose <perm = [0, 1, 3, 2]> (K_pooled)
+{blocks}  K_pooled_T = Transpose <perm = [0, 1, 3, 2]> (K_pooled)
   products = MatMul (Q_pooled, K_pooled_T)
   D_float = Cast <to = 1> (D)
   root = Sqrt (D_float)
   scores = Div (products, root)
-  pair_wide = Cast <to = 6> (pair)
   outer_axes = Constant <value_ints = [0, 1]> ()
   pair_2d = Squeeze (pair_wide, outer_axes)
   pair_rows = Gather <axis = 0> (pair_2d, Q_touched)
@@ -249,11 +251,19 @@ BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 
   in_mass_ranked = And (in_mass, is_ranked)
   in_mass_int = Cast <to = 7> (in_mass_ranked)
   n_cdf = ReduceSum <keepdims = 1> (in_mass_int, axis_last)
-  n_double = Cast <to = 11> (n)
-  ratio_double = Cast <to = 11> (keep_ratio)
-  top_double = Mul (ratio_double, n_double)
-  top_floor = Floor (top_double)
-  top_k = Cast <to = 7> (top_floor)
+  unit = Constant <value_float = 1073741824.0> ()
+  unit_int = Constant <value_int = 1073741824> ()
+  ratio_scaled = Mul (keep_ratio, unit)
+  ratio_floor = Floor (ratio_scaled)
+  ratio_rest = Sub (ratio_scaled, ratio_floor)
+  rest_scaled = Mul (ratio_rest, unit)
+  ratio_high = Cast <to = 7> (ratio_floor)
+  ratio_low = Cast <to = 7> (rest_scaled)
+  top_low = Mul (ratio_low, n)
+  top_carry = Div (top_low, unit_int)
+  top_high = Mul (ratio_high, n)
+  top_scaled = Add (top_high, top_carry)
+  top_k = Div (top_scaled, unit_int)
   larger = Max (top_k, n_cdf)
   at_least_one = Max (larger, one)
   kept_count = Min (at_least_one, n)
@@ -266,19 +276,28 @@ BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 
   level = Cast <to = 3> (level_wide)
 }
 """
-)
+
+
+def functions(pool: str = "mean") -> list[FunctionProto]:
+    """The function bodies of both ops, as fresh copies.
+
+    Args:
+        pool: of the graph's BlockSelect nodes, "mean" or "max". The body computes this one
+            whatever a node says: to choose by the attribute would take operators on strings.
+    """
+    copies = []
+    for function in _parsed(pool):
+        copy = onnx.FunctionProto()
+        copy.CopyFrom(function)
+        copies.append(copy)
+    return copies
 
 
 @cache
-def _parsed(text: str) -> FunctionProto:
-    return parser.parse_function(text)
-
-
-def functions() -> list[FunctionProto]:
-    """The function bodies of both ops, as fresh copies."""
-    copies = []
-    for text in (_ATTENTION, _SELECT):
-        copy = onnx.FunctionProto()
-        copy.CopyFrom(_parsed(text))
-        copies.append(copy)
-    return copies
+def _parsed(pool: str) -> tuple[FunctionProto, ...]:
+    blocks = [
+        _POOL.format(x=x, r=r, pad_value=_PAD_VALUE[pool], pooled=_POOLED[pool].format(x=x))
+        for x, r in (("Q", "q_block"), ("K", "k_block"))
+    ]
+    select = _SELECT.replace("{pool}", pool).replace("{blocks}", "".join(blocks))
+    return parser.parse_function(_ATTENTION), parser.parse_function(select)

@@ -7,7 +7,7 @@ optimisation (`onnxscript.optimizer.optimize` would inline them again).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import onnx
@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 from onnxscript.values import Op
 
+from covis.engines.errors import user_error
 from covis.export.ops.functions import functions
 from covis.export.ops.schema import DOMAIN, VERSION, block_select_op, block_sparse_attention_op
 
@@ -102,11 +103,12 @@ def attach_functions(model: _Model) -> _Model:
 
 
 def _attach_proto(model: onnx.ModelProto) -> None:
-    used = {node.op_type for node in _nodes(model.graph) if node.domain == DOMAIN}
-    for function in model.functions:
-        used |= {node.op_type for node in function.node if node.domain == DOMAIN}
+    nodes = [*_nodes(model.graph), *(n for f in model.functions for n in f.node)]
+    ours = [node for node in nodes if node.domain == DOMAIN]
+    used = {node.op_type for node in ours}
+    pools = [a.s.decode() for node in ours for a in node.attribute if a.name == "pool"]
     present = {f.name for f in model.functions if f.domain == DOMAIN}
-    wanted = [f for f in functions() if f.name in used - present]
+    wanted = [f for f in functions(_only_pool(pools)) if f.name in used - present]
     model.functions.extend(wanted)
     if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
@@ -116,14 +118,28 @@ def _attach_ir(model: ir.Model) -> None:
     nodes = [*model.graph.all_nodes()]
     for function in model.functions.values():
         nodes += function.all_nodes()
-    used = {node.op_type for node in nodes if node.domain == DOMAIN}
+    ours = [node for node in nodes if node.domain == DOMAIN]
+    used = {node.op_type for node in ours}
+    pools = [node.attributes["pool"].as_string() for node in ours if "pool" in node.attributes]
     present = {f.name for f in model.functions.values() if f.domain == DOMAIN}
-    for proto in functions():
+    for proto in functions(_only_pool(pools)):
         if proto.name in used - present:
             body = ir.serde.deserialize_function(proto)
             model.functions[body.identifier()] = body
     if used:
         model.opset_imports.setdefault(DOMAIN, VERSION)
+
+
+def _only_pool(pools: Iterable[str]) -> str:
+    """The `pool` of a model's nodes: the body of BlockSelect serves one."""
+    found = set(pools) or {"mean"}
+    if len(found) > 1:
+        raise user_error(
+            f"is {' and '.join(sorted(found))} in one graph",
+            where="pool of BlockSelect",
+            hint="use one in all layers",
+        )
+    return found.pop()
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -6,6 +6,7 @@ pass makes another graph of the same input.
 
 from covis.export.passes.base import Parameters, Pass, run_passes
 from covis.export.passes.fold import Fold
+from covis.export.passes.levels import WidenLevels
 from covis.export.passes.low_attention import LowAttention
 from covis.export.passes.move_casts import MoveCasts
 from covis.export.passes.narrow import Narrow
@@ -23,5 +24,6 @@ __all__ = [
     "Quantize",
     "SplitQkv",
     "SplitRows",
+    "WidenLevels",
     "run_passes",
 ]

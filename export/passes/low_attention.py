@@ -44,7 +44,7 @@ class LowAttention(Pass):
 
 
 def _lowered(graph: ir.Graph, before: ir.Node, level: ir.Value) -> ir.Value:
-    """min(level, 1), by way of int32: TensorRT takes int8 for a quantised type, not a number."""
+    """min(level, 1), by way of int32, as other operators get levels (`WidenLevels`)."""
     one = ir.Value(
         name=f"{level.name}.most", type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([])
     )

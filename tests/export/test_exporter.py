@@ -14,6 +14,7 @@ from covis.engines.manifest import Manifest
 from covis.export.exporter import export_bundle
 from covis.export.initializers import read_entries
 from covis.export.options import ExportOptions
+from tests.export.level_check import check_levels
 from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
 
 
@@ -65,10 +66,9 @@ def test_frame_attention_takes_the_dense_constant(bundle: Path, manifest: Manife
         == (patches, patches, 5, patches + 5)
         for x in over_views
     )
-    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    cast_of = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
     constants = {value.name for value in graph.initializer}
-    for node in nodes[::2]:
-        assert node.input[3] in constants or made_by[node.input[3]] in {"Constant", "Expand"}
+    assert all(cast_of[node.input[3]] in constants for node in nodes[::2])
 
 
 def test_initializers_are_byte_ranges_of_the_weights_file(bundle: Path, manifest: Manifest) -> None:
@@ -114,6 +114,11 @@ def test_graphs_are_valid_onnx(bundle: Path, manifest: Manifest) -> None:
         names = {f.name for f in model.functions if f.domain == "covis"}
         assert names == {n.op_type for n in model.graph.node if n.domain == "covis"}
         assert [i.name for i in model.graph.input] == [t.name for t in stage.inputs]
+
+
+def test_no_operator_touches_int8_or_text(bundle: Path, manifest: Manifest) -> None:
+    for stage in manifest.stages:
+        check_levels(load_graph(bundle / stage.graph))
 
 
 def test_manifest_holds_what_the_runtime_needs(bundle: Path, manifest: Manifest) -> None:

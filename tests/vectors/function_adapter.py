@@ -6,6 +6,7 @@ model with the library registered (and without the bodies, to be sure that the k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def attention_model(case: AttentionCase, *, with_body: bool = True) -> onnx.Mode
     )
     tokens = ["B", "H", "S", case.q.shape[3]]
     output = helper.make_tensor_value_info("O", _TYPES[case.dtype], tokens)
-    return _model(node, "QKV", case.q, [level], output, with_body)
+    return _model(node, "QKV", case.q, [level], output, functions() if with_body else [])
 
 
 def select_model(case: SelectCase, *, with_body: bool = True) -> onnx.ModelProto:
@@ -42,7 +43,8 @@ def select_model(case: SelectCase, *, with_body: bool = True) -> onnx.ModelProto
     names = ["Q", "K", *(i.name for i in inputs)]
     node = helper.make_node("BlockSelect", names, ["level"], domain="covis", **case.attributes)
     output = helper.make_tensor_value_info("level", TensorProto.INT8, ["B", "H", "Rq", "Rk"])
-    return _model(node, "QK", case.q, inputs, output, with_body)
+    bodies = functions(case.pool) if with_body else []
+    return _model(node, "QK", case.q, inputs, output, bodies)
 
 
 def _model(
@@ -51,7 +53,7 @@ def _model(
     like: Array,
     inputs: list[onnx.ValueInfoProto],
     output: onnx.ValueInfoProto,
-    with_body: bool,
+    bodies: Iterable[onnx.FunctionProto],
 ) -> onnx.ModelProto:
     """The node between casts if its type is bfloat16, which numpy cannot feed."""
     kind = _TYPES[like.dtype.name]
@@ -69,8 +71,8 @@ def _model(
     first = [helper.make_tensor_value_info(name, outside, shape) for name in tokens]
     graph = helper.make_graph(nodes, "one_op", [*first, *inputs], [output])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("covis", 1)]
-    bodies = [f for f in functions() if f.name == node.op_type] if with_body else []
-    return helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
+    own = [body for body in bodies if body.name == node.op_type]
+    return helper.make_model(graph, opset_imports=opsets, functions=own, ir_version=10)
 
 
 class OrtOps:
