@@ -16,7 +16,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
+from benchmarks.gpu_facts import gpu_facts  # noqa: E402
 from benchmarks.gpu_maps import (  # noqa: E402
     FRAME,
     PATCHES,
@@ -36,7 +37,7 @@ from benchmarks.gpu_maps import (  # noqa: E402
     rounded,
 )
 from benchmarks.gpu_summary import summary, text  # noqa: E402
-from benchmarks.gpu_timing import Record, commit, kernel_times, measure, nvidia_smi  # noqa: E402
+from benchmarks.gpu_timing import Record, kernel_times, measure  # noqa: E402
 from benchmarks.peers_gpu import PEERS, run_peer  # noqa: E402
 from covis.export.ops import cuda, cuda_select  # noqa: E402
 from covis.export.ops.layout import TokenLayout  # noqa: E402
@@ -46,9 +47,9 @@ DENSITIES = (1.0, 0.25, 0.126, 0.062, 0.03)
 LAYOUT = TokenLayout(FRAME, FRAME - PATCHES)
 LISTING = ("measure_rows", "sort_rows", "gather_specials")
 ROUNDING = ("measure_patches", "finish_scales", "quantize_cell")
-PEER_FRAMES, PEER_DENSITY = 100, 0.126
-PEER_SECONDS = 45.0
+PEER_DENSITY = 0.126
 Call = Callable[[], object]
+Keep = Callable[[], None]
 
 
 def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]:
@@ -144,33 +145,29 @@ class Table:
         print(json.dumps(record), flush=True)
         return record
 
-    def rows(self, dense: Call, budget: float) -> list[Record]:
+    def rows(self, dense: Call, budget: float) -> Iterator[Record]:
         """Dense maps by every kernel and precision, then frame pairs of all densities."""
         hopper = torch.cuda.get_device_capability() == (9, 0)
         one = torch.ones(1, 1, 1, 1, dtype=torch.int8, device="cuda")
         kernels: list[cuda.Kernel] = ["auto"]
         if hopper and self.head_dim == 64:
             kernels.append("hopper-polynomial")
-        found = []
         for kernel in kernels:
             options: dict[str, Any] = {"kernel": kernel}
-            found.append(self.row("dense map", 2 * one, dense, budget, **options))
+            yield self.row("dense map", 2 * one, dense, budget, **options)
             if hopper:
                 options["precision"] = "fp8"
-                found.append(self.row("dense map", one, dense, budget, **options))
+                yield self.row("dense map", one, dense, budget, **options)
         for density in DENSITIES:
             level = pair_map(self.frames, density).cuda()
-            found.append(self.row("frame pairs", level, dense, budget))
+            yield self.row("frame pairs", level, dense, budget)
         if hopper:
             for density in (0.25, 0.126):
                 mixed = pair_map(self.frames, density, low=True).cuda()
                 for precision in ("full", "fp8"):
-                    found.append(
-                        self.row(
-                            "frame pairs, levels 1, 2", mixed, dense, budget, precision=precision
-                        )
+                    yield self.row(
+                        "frame pairs, levels 1, 2", mixed, dense, budget, precision=precision
                     )
-        return found
 
     def shares(self, level: torch.Tensor, precision: cuda.Precision) -> Record:
         """What the small kernels before the attention take of one call."""
@@ -208,20 +205,23 @@ class Table:
             ),
         }
 
-    def measure(self, budget: float) -> Record:
-        """Everything at this length."""
+    def measure(self, record: Record, budget: float, keep: Keep) -> None:
+        """Everything at this length, into `record`; `keep` is called after each row."""
         dense, calls = dense_baselines(self.q, self.k, self.v)
         fastest = min((r["ms"], name) for name, r in dense.items() if "ms" in r)
         flops = 4 * self.head_dim * HEADS * self.length**2
-        record: Record = {
+        record |= {
             "frames": self.frames,
             "tokens": self.length,
             "heads": HEADS,
             "head_dim": self.head_dim,
             "dense": dense,
             "D": {"ms": fastest[0], "by": fastest[1], "tflops": flops / fastest[0] / 1e9},
-            "rows": self.rows(calls[fastest[1]], budget),
+            "rows": [],
         }
+        for row in self.rows(calls[fastest[1]], budget):
+            record["rows"].append(row)
+            keep()
         mixed = pair_map(self.frames, 0.126, low=True).cuda()
         precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
         record["shares"] = {p: self.shares(mixed, p) for p in precisions}
@@ -229,17 +229,20 @@ class Table:
         record["selectors"] = self.selectors()
         map_ms = sum(each["ms"] for each in record["selectors"].values())
         record["map_share"] = map_ms / fastest[0]
-        return record
+        keep()
 
 
-def measure_peers(library: Any, left: Callable[[], float]) -> Record:
-    """The sparse peers and our kernel on one map, while there is time.
+def measure_peers(
+    record: Record, frames: int, library: Any, seconds: Callable[[], float], keep: Keep
+) -> None:
+    """The sparse peers and our kernel on one map, into `record`, while there is time.
 
-    Ours is measured on the frame-pair map, and on its rounding to each peer's blocks.
+    Ours is measured on the frame-pair map, and on its rounding to each peer's blocks. `seconds`
+    says how many the next peer may take, and `keep` is called after each.
     """
-    level = pair_map(PEER_FRAMES, PEER_DENSITY).cuda()
-    table = Table(PEER_FRAMES, 64, library)
-    record: Record = {"frames": PEER_FRAMES, "density": PEER_DENSITY, "of": {}, "ours": {}}
+    level = pair_map(frames, PEER_DENSITY).cuda()
+    table = Table(frames, 64, library)
+    record |= {"frames": frames, "density": PEER_DENSITY, "of": {}, "ours": {}}
     record["ours"]["frame pairs"] = measure(table.op(level), 1.0)
     for block in sorted({peer.block for peer in PEERS.values()}):
         regions = (2 * rounded(level, *block).kept).to(torch.int8)[None, None]
@@ -249,25 +252,11 @@ def measure_peers(library: Any, left: Callable[[], float]) -> Record:
     for name, peer in PEERS.items():
         if importlib.util.find_spec(peer.module) is None:
             record["of"][name] = {"absent": f"{peer.module} is not installed"}
-        elif left() < 10:
+        elif seconds() < 10:
             record["of"][name] = {"absent": "not run: no time was left"}
         else:
-            seconds = min(PEER_SECONDS, left())
-            record["of"][name] = run_peer(name, PEER_FRAMES, PEER_DENSITY, 64, seconds)
-    return record
-
-
-def about() -> Record:
-    """GPU, driver, versions, commit and command."""
-    return {
-        "command": " ".join(sys.argv),
-        "gpu": torch.cuda.get_device_name(),
-        "driver": nvidia_smi("driver_version"),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "commit": commit(ROOT),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+            record["of"][name] = run_peer(name, frames, PEER_DENSITY, 64, seconds())
+        keep()
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -277,11 +266,15 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / cuda.LIBRARY)
     parser.add_argument("--seconds", type=float, default=270.0)
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 20, 200, 500])
+    parser.add_argument("--peer-frames", type=int, default=100)
+    parser.add_argument(
+        "--peer-seconds", type=float, default=90.0, help="of one peer; most compile at first use"
+    )
     return parser.parse_args(given)
 
 
 def main() -> None:
-    """Measure and write the JSON file, anew after each part."""
+    """Measure and write the JSON file, anew after each row and each peer."""
     options = arguments()
     started = time.monotonic()
 
@@ -289,23 +282,41 @@ def main() -> None:
         return float(options.seconds) - (time.monotonic() - started)
 
     library = cuda.load_kernels(options.library)
-    result: Record = {**about(), "tables": [], "not_measured": []}
+    result: Record = {
+        "command": " ".join(sys.argv),
+        **gpu_facts(),
+        "cuda": torch.version.cuda,
+        "tables": [],
+        "not_measured": [],
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     def write() -> None:
         result["summary"] = summary(result)
-        options.out.write_text(json.dumps(result, indent=1))
+        scratch = options.out.with_name(f".{options.out.name}.partial")
+        scratch.write_text(json.dumps(result, indent=1))
+        scratch.replace(options.out)  # a cut leaves the last whole record
+
+    def peers() -> None:
+        result["peers"] = {}
+        try:
+            measure_peers(
+                result["peers"],
+                options.peer_frames,
+                library,
+                lambda: min(options.peer_seconds, left()),
+                write,
+            )
+        except Exception as error:  # the tables are worth more than the peers
+            result["peers"]["absent"] = f"{type(error).__name__}: {error}"
+        write()
 
     # 100 views (137,400 tokens) first: the table that the targets are stated for. Then the peers.
     work = [(frames, 64) for frames in options.frames]
     work.insert(1, (20, 128))
     for index, (frames, head_dim) in enumerate(work):
         if index == 1:
-            try:
-                result["peers"] = measure_peers(library, left)
-            except Exception as error:  # the tables are worth more than the peers
-                result["peers"] = {"absent": f"{type(error).__name__}: {error}"}
-            write()
+            peers()
         # A dense call grows with the square of the length; the guess for 100 views only decides
         # whether a table is begun. Each of its some 18 measurements makes four calls at least, and
         # four of D beside most.
@@ -315,9 +326,9 @@ def main() -> None:
                 {"frames": frames, "head_dim": head_dim, "left_s": left()}
             )
             continue
-        result["tables"].append(Table(frames, head_dim, library).measure(budget=1.5))
+        result["tables"].append({"frames": frames, "head_dim": head_dim, "rows": []})
+        Table(frames, head_dim, library).measure(result["tables"][-1], 1.5, write)
         torch.cuda.empty_cache()
-        write()
     write()
     print(text(result))
 

@@ -56,6 +56,8 @@ def text(result: Record) -> str:
     """The summary as lines."""
     lines = []
     for table in result.get("tables", []):
+        if "D" not in table:  # cut before its first row
+            continue
         lines.append(
             f"{table['tokens']} tokens, head dimension {table['head_dim']}: "
             f"D = {table['D']['tflops']:.0f} TFLOP/s by {table['D']['by']}"

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.gpu_facts import clocks
 
 Record = dict[str, Any]
 
 FLUSH_BYTES = 256 << 20  # some four times the L2 cache of an H200
 AHEAD_CYCLES = 1_000_000  # half a millisecond: longer than the host takes to queue a call
-
-
-def nvidia_smi(query: str) -> str:
-    """One line of nvidia-smi; empty where it is absent."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def clocks() -> str:
-    """SM clock, memory clock, power and temperature now."""
-    return nvidia_smi("clocks.sm,clocks.mem,power.draw,temperature.gpu")
 
 
 def measure(
@@ -74,16 +59,6 @@ def _once(function: Callable[[], object], scratch: torch.Tensor) -> float:
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end))
-
-
-def commit(root: Path) -> str:
-    """The checkout's commit; "unknown" without git, or in a copy without its history."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def kernel_times(function: Callable[[], object]) -> dict[str, float]:

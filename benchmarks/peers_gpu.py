@@ -11,8 +11,11 @@ of nvidia-cudnn-frontend 1.32, flash-attn-4 4.0.0b36, flashinfer-python 0.7.2 an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,21 +187,33 @@ def whole(lists: BlockLists, tokens: int, block: tuple[int, int]) -> BlockLists:
 
 
 def run_peer(name: str, frames: int, density: float, head_dim: int, seconds: float) -> Record:
-    """`compare` in a process of its own; a record of why where it gave nothing."""
+    """`compare` in a process of its own; a record of why where it gave nothing.
+
+    At its limit it is killed with all that it started: compilers' helpers hold its output open.
+    """
     command = [sys.executable, __file__, name, "--frames", str(frames)]
     command += ["--density", str(density), "--head-dim", str(head_dim)]
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=max(seconds, 1.0)
-        )
+        out, err = child.communicate(timeout=max(seconds, 1.0))
     except subprocess.TimeoutExpired:
         return {"absent": f"gave nothing in {seconds:.0f} s (it compiles at first use)"}
-    last = done.stdout.strip().splitlines()[-1:] or [""]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+    last = out.strip().splitlines()[-1:] or [""]
     try:
         record: Record = json.loads(last[0])
     except json.JSONDecodeError:
-        tail = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return {"absent": f"ended with {done.returncode}: {tail[:300]}"}
+        tail = (err.strip().splitlines() or ["no output"])[-1]
+        return {"absent": f"ended with {child.returncode}: {tail[:300]}"}
     return record
 
 

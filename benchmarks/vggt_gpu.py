@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.gpu_facts import gpu_facts
 from covis.engines.backend_options import BackendOptions
-from covis.engines.bench_record import machine, ratios, setting_record
+from covis.engines.bench_record import ratios, setting_record
+from covis.engines.errors import CovisError
 from covis.engines.options import Sparsity
-from covis.runtime.bench import Schedule, Setting, made_images, measure
+from covis.runtime.bench import Schedule, Setting, made_images, measure, peak_bytes, reset_peak
+from covis.runtime.device_array import is_out_of_memory
 from covis.runtime.images import Images, find_images, load_images
 from covis.runtime.pipeline import Pipeline, RunOptions, load
 
@@ -147,6 +155,33 @@ def run(
     return record
 
 
+def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
+    """One sparse run, in all layers, of as many made views as fit, at most `most`: for the record.
+
+    Where the GPU is too full, the pipeline names the number of views that fits, and that is run.
+    """
+    rule, memory = pipeline.bundle.manifest.pixel_rule, pipeline.backend.memory
+    reference = 0 if pipeline.bundle.manifest.model.reference_view else -1
+    record: dict[str, Any] = {"asked": most, "views": None, "kept": share, "refused": []}
+    sparsity, views = Sparsity(selector="saliency", layers="all"), most
+    while record["views"] is None:
+        images, level = made_images(views, rule), made_pairs(views, share, reference)
+        reset_peak(memory)
+        started = time.perf_counter()
+        try:
+            pipeline.run_stages(images, sparsity, lambda stage, done, total: None, level)
+        except CovisError as error:
+            fewer = re.search(r"use at most (\d+) views", str(error))
+            record["refused"].append({"views": views, "said": str(error)})
+            if not is_out_of_memory(error) or fewer is None or int(fewer[1]) >= views:
+                break
+            views = int(fewer[1])
+        else:
+            seconds = time.perf_counter() - started
+            record |= {"views": views, "seconds": seconds, "peak_bytes": peak_bytes(memory)}
+    return record
+
+
 def table(records: list[dict[str, Any]], unit: str) -> str:
     """Markdown: a row a setting."""
     lines = [
@@ -176,6 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--views", default="100,500")
+    parser.add_argument("--most", type=int, help="then one sparse run of so many, or what fits")
     parser.add_argument("--layers", default="0-9;0-14", help="sets, apart by semicolons")
     parser.add_argument("--kept", default="0.126,0.062")
     parser.add_argument("--chunk", type=int, default=16)
@@ -192,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     manifest = pipeline.bundle.manifest
     rule = manifest.pixel_rule
     record: dict[str, Any] = {
-        **machine(),
+        **gpu_facts(),
         **pipeline.backend.about(),
         "absolute_times": "of this GPU" if where.on_gpu else "of a CPU: use the ratios",
         "model": manifest.model.name,
@@ -204,6 +240,14 @@ def main(arguments: list[str] | None = None) -> None:
         "runs": [],
     }
     schedule = Schedule(options.warm_up, options.iterations, 0.0)
+    shares = [float(share) for share in options.kept.split(",")]
+
+    def write() -> None:
+        if options.out:  # after each number of views: the next one may not fit
+            scratch = options.out.with_name(f".{options.out.name}.partial")
+            scratch.write_text(json.dumps(record, indent=1) + "\n")
+            scratch.replace(options.out)
+
     for views in map(int, options.views.split(",")):
         images, photos = pictures(pipeline, options.photos, views)
         print(f"{views} views, {photos}", flush=True)
@@ -211,12 +255,15 @@ def main(arguments: list[str] | None = None) -> None:
             pipeline,
             images,
             options.layers.split(";"),
-            [float(share) for share in options.kept.split(",")],
+            shares,
             schedule,
         )
         record["runs"].append({"photos": photos, **found})
-        if options.out:  # after each number of views: the next one may not fit
-            options.out.write_text(json.dumps(record, indent=1) + "\n")
+        write()
+    if options.most:
+        record["most"] = fit(pipeline, options.most, min(shares))
+        write()
+        print(f"as many as fit: {record['most']}", flush=True)
     print(table(record["runs"], "ms" if where.on_gpu else "CPU ms"))
 
 

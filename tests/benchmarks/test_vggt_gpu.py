@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.vggt_gpu import find_tau, kept_pairs, made_pairs, main, select
+from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, made_pairs, main, select
+from covis.engines.errors import environment_error
 from covis.engines.options import Sparsity
 from covis.runtime.bench import made_images
 from covis.runtime.pipeline import load
@@ -80,11 +81,12 @@ def test_the_whole_on_the_cpu(
     out = tmp_path / "r.json"
     options = ["--views", "6,9", "--layers", "0-1;all", "--kept", "0.5,0.4", "--iterations", "1"]
     main([str(tiny_bundle), *options, "--backend", "onnxruntime", "--weights", "random",
-          "--out", str(out)])  # fmt: skip
+          "--most", "7", "--out", str(out)])  # fmt: skip
     record = json.loads(out.read_text())
     assert record["weights"] == "random" and record["absolute_times"].startswith("of a CPU")
     assert record["published_set_up"] is False and len(record["commit"]) > 6
     assert [run["views"] for run in record["runs"]] == [6, 9]
+    assert record["most"]["views"] == 7 and record["most"]["seconds"] > 0
     names = ["dense", "layers 0-1, 50.0%", "layers all, 50.0%", "layers 0-1, 40.0%",
              "layers all, 40.0%"]  # fmt: skip
     for run in record["runs"]:
@@ -94,3 +96,22 @@ def test_the_whole_on_the_cpu(
             assert entry["speedup"]["aggregator"] > 0
             assert abs(entry["selection"]["kept"] - entry["selection"]["wanted"]) < 0.1
     assert capsys.readouterr().out.count("\n| ") == 11
+
+
+def test_as_many_views_as_fit(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = load(tiny_bundle)
+    most = [5]
+
+    def check(run: object, views: int, chunk: int, probes: int) -> None:
+        if views > most[0]:
+            hint = f"use at most {most[0]} views" if most[0] else "use a smaller --chunk"
+            raise environment_error("the GPU is out of memory", hint=hint)
+
+    monkeypatch.setattr(pipeline.backend, "check", check)
+    found = fit(pipeline, 8, 0.5)
+    assert (found["asked"], found["views"]) == (8, 5) and found["seconds"] > 0
+    [refusal] = found["refused"]
+    assert refusal["views"] == 8 and "use at most 5 views" in refusal["said"]
+    most[0] = 0
+    found = fit(pipeline, 8, 0.5)
+    assert found["views"] is None and "smaller --chunk" in found["refused"][0]["said"]

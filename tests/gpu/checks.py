@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 import torch
 
 from covis.engines.errors import CovisError
-from covis.export.ops import cuda, cuda_select
+from covis.export.ops import cuda
 from covis.export.ops.layout import TokenLayout
-from covis.export.saliency import descriptor_similarity, pair_levels
 from tests.gpu.cases import (
     all_low,
     cases,
@@ -25,9 +23,7 @@ from tests.gpu.cases import (
     refresh,
     rounded,
 )
-from tests.vectors.case import Array, AttentionCase, SelectCase
-from tests.vectors.standard import standard_select_cases
-from tests.vectors.suite import check_select
+from tests.vectors.case import Array, AttentionCase
 
 Record = dict[str, Any]
 DTYPES = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}  # an ulp of 1
@@ -252,107 +248,3 @@ def check_graph(subject: Subject) -> Record:
     torch.cuda.synchronize()
     again = subject.attention(q, k, v, level, **arguments)
     return {"case": "graph", "kernel": subject.name, "ok": bool(torch.equal(out, again))}
-
-
-class GpuSelect:
-    """BlockSelect's kernels as an implementation for the suite of tests/vectors."""
-
-    name = "CUDA BlockSelect"
-    low_precision = "exact"
-    dtypes = ("float32",)
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, SelectCase) else "attention is checked apart"
-
-    def attention(self, case: AttentionCase) -> Array:
-        raise NotImplementedError
-
-    def select(self, case: SelectCase) -> Array:
-        level = cuda_select.block_select(
-            torch.from_numpy(case.q).cuda(),
-            torch.from_numpy(case.k).cuda(),
-            torch.from_numpy(case.pair).cuda(),
-            torch.tensor(case.keep_ratio).cuda(),
-            torch.tensor(case.cdf).cuda(),
-            layout=TokenLayout(**vars(case.layout)),
-            q_block=case.q_block,
-            k_block=case.k_block,
-            pool=case.pool,
-            library=self.library,
-        )
-        return level.cpu().numpy()
-
-
-def check_selectors(library: ctypes.CDLL) -> list[Record]:
-    """BlockSelect by the suite; saliency against its torch definition."""
-    records: list[Record] = []
-    adapter = GpuSelect(library)
-    for case in standard_select_cases():
-        try:
-            check_select(adapter, case)
-            records.append({"case": f"select {case.name}", "ok": True})
-        except AssertionError as failure:
-            records.append({"case": f"select {case.name}", "message": str(failure), "ok": False})
-    for views, patches, channels in ((1, 7, 32), (23, 200, 384), (100, 1369, 1024)):
-        tokens = torch.randn(views, patches, channels, device="cuda")
-        tokens += torch.randn(views // 3 + 1, 1, channels, device="cuda").repeat(3, 1, 1)[:views]
-        scalars = [torch.tensor(x).cuda() for x in (0.4, 0.2, 3, 0)]
-        similarity, level = cuda_select.saliency(tokens, *scalars, library=library)
-        expected = descriptor_similarity(tokens.double()).float()
-        error = float((similarity - expected).abs().max())
-        same = torch.equal(level, pair_levels(similarity, *scalars))
-        records.append(
-            {"case": f"saliency {views}", "error": error, "ok": bool(error < 1e-5 and same)}
-        )
-    return records
-
-
-def subjects_of(library: ctypes.CDLL, *, hopper: bool) -> list[Subject]:
-    """Every kernel and precision that this GPU has."""
-    portable = Subject(library, "portable")
-    if not hopper:
-        return [portable]
-    kernels: tuple[cuda.Kernel, ...] = ("hopper", "hopper-polynomial")
-    precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
-    return [Subject(library, k, p) for p in precisions for k in kernels] + [portable]
-
-
-def run_all(library: ctypes.CDLL, *, hopper: bool) -> list[Record]:
-    """All checks; fresh random tokens each time, and new memory never reads as zeros.
-
-    A check that raises is a failed record: the others still run, unless the device is lost.
-    """
-    # Fills new tensors, workspaces too, with NaN or ones; run.py sets what cuBLAS wants for it.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    seed = int(time.time())
-    subjects = subjects_of(library, hopper=hopper)
-    records: list[Record] = [{"case": "seed", "seed": seed, "ok": True}]
-
-    def add(name: str, function: Callable[[], Record | list[Record]]) -> None:
-        started = time.monotonic()
-        try:
-            found = function()
-            torch.cuda.synchronize()
-        except Exception as error:
-            found = {"case": name, "ok": False, "message": f"{type(error).__name__}: {error}"}
-        records.extend(found if isinstance(found, list) else [found])
-        print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
-
-    add("refusals", lambda: check_refusals(subjects[0]))
-    add("permission", lambda: check_permission(library))
-    for subject in subjects:
-        add(f"strides {subject.name}", lambda s=subject: check_strides(s))
-        add(f"graph {subject.name}", lambda s=subject: check_graph(s))
-        add(f"nan {subject.name}", lambda s=subject: check_nan(s))
-    add("selectors", lambda: check_selectors(library))
-    add("vectors", lambda: check_vectors(subjects, seed))
-    for subject in subjects[: 3 if hopper else 1 : 2]:  # one of each precision
-        torch.cuda.empty_cache()
-        add(f"far offsets {subject.name}", lambda s=subject: check_far_offsets(s))
-    torch.cuda.empty_cache()
-    torch.use_deterministic_algorithms(False)
-    return records

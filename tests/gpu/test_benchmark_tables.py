@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,19 @@ def test_peers_say_why_they_are_absent(name: str) -> None:
     assert record["absent"]
 
 
+def test_a_peer_is_stopped_with_its_compilers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nsleep 50 &\nsleep 50\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    started = time.monotonic()
+    record = peers_gpu.run_peer("FlexAttention", 1, 1.0, 64, seconds=1.0)
+    assert record == {"absent": "gave nothing in 1 s (it compiles at first use)"}
+    assert time.monotonic() - started < 5
+
+
 def test_summary_states_what_is_missing_and_judges_what_is_there() -> None:
     def row(name: str, density: float, ms: float, precision: str = "full") -> dict[str, object]:
         pairs = density
@@ -151,6 +166,7 @@ def test_kernel_names_are_shortened() -> None:
 
 def test_arguments() -> None:
     given = attention_gpu.arguments(["--out", "x.json", "--frames", "4", "8"])
+    assert (given.peer_seconds, given.peer_frames) == (90.0, 100)
     assert given.out == Path("x.json")
     assert given.frames == [4, 8]
     assert given.library.name == "libcovis_kernels.so"

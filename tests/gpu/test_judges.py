@@ -22,7 +22,8 @@ BARE = f"""
 import sys
 sys.modules.update(dict.fromkeys({ABSENT!r}))  # None: importing one raises
 from benchmarks import attention_gpu, peers_gpu
-from tests.gpu import checks, engines, run, small
+from tests.gpu import checks, kernel_units, kernels_day, sanitizer, selector_checks, small
+from tests.gpu import engines_day  # tells in a line what is missing
 """
 
 

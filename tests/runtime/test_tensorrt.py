@@ -1,4 +1,4 @@
-"""The TensorRT session: what can be held to without a GPU. The rest is tests/gpu/engines.py."""
+"""The TensorRT session: what can be held to without a GPU. The rest is tests/gpu/engine_checks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+"""What the check of engines against ONNX Runtime refuses and lets pass, shown on the CPU.
+
+Both sides run in ONNX Runtime; the candidate is wrong on purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covis.engines.options import Sparsity
+from covis.runtime.comparison import Side
+from covis.runtime.images import Images
+from covis.runtime.pipeline import Pipeline, RunOptions, load
+from tests.gpu.engine_checks.agreement import (
+    AGGREGATOR_REL_L2,
+    DEPTH_REL,
+    ROTATION_DEG,
+    SELECTORS,
+    agreement,
+    clear_tau,
+    verdict,
+)
+from tests.gpu.engine_checks.place import CHUNK, VIEWS, pictures
+from tests.gpu.tiny_bundles import export_tiny
+
+DENSE = Sparsity(selector="dense")
+ONLY_SELF = Sparsity(selector="saliency", tau=1.0, layers="all")  # and the reference's pairs
+LAST = "3"
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return load(export_tiny(tmp_path_factory.mktemp("half"), "half"), RunOptions(CHUNK))
+
+
+@pytest.fixture
+def wide(tiny_bundle: Path) -> Pipeline:
+    return load(tiny_bundle, RunOptions(CHUNK))
+
+
+@pytest.fixture
+def images(tiny_bundle: Path) -> Images:
+    return pictures(tiny_bundle)
+
+
+def test_float16_agrees_with_float32(half: Pipeline, wide: Pipeline, images: Images) -> None:
+    """Two roundings of one model are further apart than two engines of one rounding."""
+    found = agreement(wide, half, images)
+    assert list(found) == list(SELECTORS)
+    for numbers in found.values():
+        assert numbers["scene"]["rotation_deg"] < 0.5 * ROTATION_DEG
+        assert numbers["scene"]["depth_rel"] < 0.5 * DEPTH_REL
+        assert max(numbers["aggregator_rel_l2"].values()) < 0.3 * AGGREGATOR_REL_L2
+
+
+def test_only_self_and_reference_pairs_are_refused(wide: Pipeline, images: Images) -> None:
+    found = verdict(Side(wide, DENSE), Side(wide, ONLY_SELF), images)
+    # By the scene and by the tokens, not only by the map.
+    assert found.scene.over(ROTATION_DEG, DEPTH_REL) > 10
+    assert max(found.aggregator.values()) > 10 * AGGREGATOR_REL_L2
+    assert found.map_apart == 2 * (VIEWS - 1) * (VIEWS - 2)  # of level 2
+    with pytest.raises(AssertionError, match=r"the scene is .* its tolerance apart"):
+        found.demand()
+
+
+@pytest.mark.parametrize("layer", ["0", "1", "2", LAST])
+def test_one_wrong_layer_is_refused(wide: Pipeline, images: Images, layer: str) -> None:
+    """Of the last layer the scene hardly tells; the aggregator's own output does."""
+    found = verdict(Side(wide, DENSE), Side(wide, replace(ONLY_SELF, layers=layer)), images)
+    wrong = [name for name, error in found.aggregator.items() if error > AGGREGATOR_REL_L2]
+    assert f"tap{layer}_global" in wrong and f"tap{layer}_frame" not in wrong
+    assert found.aggregator[f"tap{layer}_global"] > 5 * AGGREGATOR_REL_L2
+    within = found.scene.over(ROTATION_DEG, DEPTH_REL) <= 1.0
+    assert within == (layer == LAST)
+
+
+def test_a_layer_too_few_is_refused(wide: Pipeline, images: Images) -> None:
+    """The same pairs, but one of the layers that should leave them out computes them all."""
+    sparse = Sparsity(selector="saliency", tau=clear_tau(wide, images), layers="all")
+    found = verdict(Side(wide, sparse), Side(wide, replace(sparse, layers="0-2")), images)
+    assert found.map_apart == 0
+    assert any("tap3_global" in fault for fault in found.faults)
+
+
+def test_tau_is_clear_of_every_pair(wide: Pipeline, images: Images) -> None:
+    tau = clear_tau(wide, images)
+    values = wide.run_stages(images, DENSE, lambda stage, done, total: None)
+    assert np.abs(values["similarity"] - tau).min() > 1e-3
+    kept = (values["similarity"] >= tau).mean()
+    assert 0.2 < kept < 0.8
+
+
+def test_values_that_are_not_finite_are_refused(wide: Pipeline, images: Images) -> None:
+    found = verdict(Side(wide, DENSE), Side(wide, DENSE), images)
+    assert not found.faults
+    lost = replace(found, aggregator={**found.aggregator, "tap1_frame": float("nan")})
+    assert lost.faults == ("tap1_frame of the aggregator is nan apart",)
