@@ -12,20 +12,27 @@ import numpy as np
 import pytest
 
 from covis.engines.options import Sparsity
+from covis.engines.ort_settings import import_onnxruntime
 from covis.runtime.comparison import Side
 from covis.runtime.images import Images
 from covis.runtime.pipeline import Pipeline, RunOptions, load
+from tests.gpu.engine_checks import STRIPPED
+from tests.gpu.engine_checks import agreement as agreement_module
 from tests.gpu.engine_checks.agreement import (
     AGGREGATOR_REL_L2,
     DEPTH_REL,
+    GPU_PROVIDERS,
     ROTATION_DEG,
     SELECTORS,
     agreement,
+    check_onnxruntime,
+    check_stripped,
     clear_tau,
     verdict,
 )
-from tests.gpu.engine_checks.place import CHUNK, VIEWS, pictures
+from tests.gpu.engine_checks.place import CHUNK, VIEWS, Place, pictures
 from tests.gpu.tiny_bundles import export_tiny
+from tests.gpu.units import AbsentError
 
 DENSE = Sparsity(selector="dense")
 ONLY_SELF = Sparsity(selector="saliency", tau=1.0, layers="all")  # and the reference's pairs
@@ -99,3 +106,50 @@ def test_values_that_are_not_finite_are_refused(wide: Pipeline, images: Images) 
     assert not found.faults
     lost = replace(found, aggregator={**found.aggregator, "tap1_frame": float("nan")})
     assert lost.faults == ("tap1_frame of the aggregator is nan apart",)
+
+
+def test_a_runtime_without_gpu_providers_is_absent(tmp_path: Path) -> None:
+    """Not passed: nothing was compared."""
+    if set(import_onnxruntime().get_available_providers()) & GPU_PROVIDERS:
+        pytest.skip("this ONNX Runtime has a GPU provider")
+    with pytest.raises(AbsentError, match="onnxruntime-gpu is not installed"):
+        check_onnxruntime(Place(tmp_path, None))
+
+
+def test_stripped_plans_take_the_place_of_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded then: the stripped plans of two stages beside the whole ones of the rest."""
+    place = Place(tmp_path, None)
+    place.plans.mkdir(parents=True)
+    place.stripped.mkdir()
+    for stage in (*STRIPPED, "depth"):
+        for suffix in (".plan", ".plan.json", ".plan.layers"):
+            (place.plans / f"{stage}-00{suffix}").write_bytes(b"whole")
+    seen: dict[str, bytes] = {}
+
+    def fake_load(bundle: Path, options: RunOptions) -> None:
+        folder = options.backend.plans
+        for path in folder.iterdir() if folder else ():
+            seen[path.name] = path.read_bytes()
+
+    class Fine:
+        def demand(self) -> dict[str, str]:
+            return {"scene": "same"}
+
+    monkeypatch.setattr(agreement_module, "load", fake_load)
+    monkeypatch.setattr(agreement_module, "pictures", lambda bundle: None)
+    monkeypatch.setattr(agreement_module, "verdict", lambda *sides: Fine())
+    with pytest.raises(AssertionError, match="no stripped plan of"):
+        check_stripped(place)
+    for stage in STRIPPED:
+        (place.stripped / f"{stage}-11.plan").write_bytes(b"x")
+        (place.stripped / f"{stage}-11.plan.json").write_bytes(b"x")
+    found = check_stripped(place)
+    assert found["bytes"]["encoder"] == {"whole": 5, "stripped": 1}
+    assert found["scene"] == "same"
+    plans = {name: data for name, data in seen.items() if name.endswith(".plan")}
+    assert plans == {"aggregator-11.plan": b"x", "encoder-11.plan": b"x", "depth-00.plan": b"whole"}
+    (place.stripped / "encoder-11.plan").write_bytes(b"larger than the whole")
+    with pytest.raises(AssertionError, match="larger"):
+        check_stripped(place)
