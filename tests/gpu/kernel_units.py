@@ -36,7 +36,7 @@ def subjects_of(library: ctypes.CDLL, *, hopper: bool) -> list[Subject]:
 
 
 def kernel_units(library: ctypes.CDLL, *, hopper: bool) -> dict[str, Callable[[], list[Record]]]:
-    """Every check of every kernel that this GPU has, by name; the largest last.
+    """Every check of every kernel that this GPU has, by name: quick ones, then by worth.
 
     Each gives its records, or raises `WrongError` with them where one is not as it must be.
     """
@@ -44,15 +44,16 @@ def kernel_units(library: ctypes.CDLL, *, hopper: bool) -> dict[str, Callable[[]
     seed = int(time.time())
     found: dict[str, Callable[[], Record | list[Record]]] = {
         "refusals": lambda: checks.check_refusals(subjects[0]),
-        "permission": lambda: checks.check_permission(library),
-        "selectors": lambda: selector_checks.check_selectors(library),
     }
     for s in subjects:
         found[f"strides {s.name}"] = partial(checks.check_strides, s)
-        found[f"graph {s.name}"] = partial(checks.check_graph, s)
-        found[f"nan {s.name}"] = partial(checks.check_nan, s)
     for s in subjects:
         found[f"vectors {s.name}"] = partial(check_vectors, s, seed)
+    for s in subjects:
+        found[f"graph {s.name}"] = partial(checks.check_graph, s)
+        found[f"nan {s.name}"] = partial(checks.check_nan, s)
+    found["permission"] = lambda: checks.check_permission(library)
+    found["selectors"] = lambda: selector_checks.check_selectors(library)
     for s in subjects[: 3 if hopper else 1 : 2]:  # one of each precision
         found[f"far offsets {s.name}"] = partial(checks.check_far_offsets, s)
     return {name: partial(judged, check) for name, check in found.items()}

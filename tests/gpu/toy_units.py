@@ -46,12 +46,13 @@ UNITS: dict[str, Callable[[], Any]] = {
 
 
 def main() -> None:
-    """Run the named units; a name that is none stands for a process that begins nothing."""
+    """Run the named units; what follows a blank in a name is its subject."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
-    run_units(UNITS, options.names, options.records)
+    units = {name: UNITS[name.split()[0]] for name in options.names}
+    run_units(units, options.names, options.records)
 
 
 if __name__ == "__main__":

@@ -96,20 +96,33 @@ class Series:
 
 
 def series(sitting: Sitting, work: Series) -> None:
-    """Run the checks; each is on record as soon as it has ended."""
+    """Run the checks; each is on record as soon as it has ended.
+
+    A name may end in a subject, as in `vectors hopper fp8`. The checks of a subject that hung go
+    behind all others: they would hang as well, each for its whole limit.
+    """
     todo = list(work.units)
     ends = time.monotonic() + min(work.seconds, sitting.left())
     while todo and ends - time.monotonic() >= LEAST_SECONDS:
-        done = _one_process(sitting, work, todo, ends)
+        done, hung = _one_process(sitting, work, todo, ends)
+        subject = todo[done - 1].partition(" ")[2] if hung and done else ""
         todo = todo[max(done, 1) :]
+        if subject:
+            todo.sort(key=lambda name: name.partition(" ")[2] == subject)
         if done == 0:  # another process would end in the same way
             break
     for name in todo:
         sitting.add(f"{work.name}/{name}", "not run", 0.0, "no time was left, or nothing began")
 
 
-def _one_process(sitting: Sitting, work: Series, todo: Sequence[str], ends: float) -> int:
-    """Run checks until one needs a new process; how many of `todo` are on record now."""
+def _one_process(
+    sitting: Sitting, work: Series, todo: Sequence[str], ends: float
+) -> tuple[int, bool]:
+    """Run checks until one needs a new process.
+
+    Returns:
+        How many of `todo` are on record now, and whether the last of them was stopped.
+    """
     done, begun = 0, False
     since, stopped = time.monotonic(), False
     with tempfile.TemporaryDirectory(prefix="covis-units-") as folder:
@@ -142,7 +155,7 @@ def _one_process(sitting: Sitting, work: Series, todo: Sequence[str], ends: floa
         where = "" if begun else ", before its first check"
         status: Status = "stopped" if stopped else "failed"
         sitting.add(f"{work.name}/{todo[done]}", status, took, f"{how}{where}: {text[-2000:]}")
-    return done + begun
+    return done + begun, stopped
 
 
 def _whole_lines(told: Any) -> list[Any]:
