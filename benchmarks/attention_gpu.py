@@ -16,7 +16,8 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ LAYOUT = TokenLayout(FRAME, FRAME - PATCHES)
 LISTING = ("measure_rows", "sort_rows", "gather_specials")
 ROUNDING = ("measure_patches", "finish_scales", "quantize_cell")
 PEER_DENSITY = 0.126
+PRECISIONS: tuple[cuda.Precision, ...] = ("full", "fp8")
+SUBJECTS = tuple(
+    f"{kernel} {precision}"
+    for kernel in ("hopper", "hopper-polynomial", "portable")
+    for precision in PRECISIONS
+)
 Call = Callable[[], object]
 Keep = Callable[[], None]
 
@@ -91,11 +98,68 @@ def dense_baselines(
     return results, candidates
 
 
+@dataclass(frozen=True)
+class Row:
+    """What one row measures.
+
+    Attributes:
+        name: of its map.
+        level: the lowest level of computed pairs: 1 may be computed in FP8.
+        density: share of frame pairs that are computed; None for a map of one element.
+        kernel: see `covis.export.ops.cuda`.
+        precision: likewise.
+    """
+
+    name: str
+    level: int
+    density: float | None = None
+    kernel: cuda.Kernel = "auto"
+    precision: cuda.Precision = "full"
+
+
+def subject(kernel: cuda.Kernel, precision: cuda.Precision, *, hopper: bool) -> str:
+    """The kernel that runs, in the words of the kernel checks, e.g. "hopper fp8"."""
+    chosen = ("hopper" if hopper else "portable") if kernel == "auto" else kernel
+    return f"{chosen} {precision}"
+
+
+def planned_rows(hopper: bool, head_dim: int, left_out: Collection[str]) -> list[Row]:
+    """Dense maps by every kernel and precision, then frame pairs of all densities.
+
+    Args:
+        hopper: whether the GPU has the Hopper kernels, and so FP8.
+        head_dim: of the table.
+        left_out: what is not measured, see `subject`.
+    """
+    kernels: list[cuda.Kernel] = ["auto"]
+    if hopper and head_dim == 64:
+        kernels.append("hopper-polynomial")
+    rows: list[Row] = []
+    for kernel in kernels:
+        rows.append(Row("dense map", 2, kernel=kernel))
+        if hopper:
+            rows.append(Row("dense map", 1, kernel=kernel, precision="fp8"))
+    rows += [Row("frame pairs", 2, density) for density in DENSITIES]
+    if hopper:
+        rows += [
+            Row("frame pairs, levels 1, 2", 1, density, precision=precision)
+            for density in (0.25, 0.126)
+            for precision in PRECISIONS
+        ]
+    return [
+        row for row in rows if subject(row.kernel, row.precision, hopper=hopper) not in left_out
+    ]
+
+
 class Table:
     """The measurements of one length and head dimension."""
 
-    def __init__(self, frames: int, head_dim: int, library: Any) -> None:
+    def __init__(
+        self, frames: int, head_dim: int, library: Any, left_out: Collection[str] = ()
+    ) -> None:
         self.frames, self.head_dim, self.library = frames, head_dim, library
+        self.left_out = left_out
+        self.hopper = torch.cuda.get_device_capability() == (9, 0)
         self.q, self.k, self.v = tokens(frames, head_dim)
         self.out = torch.empty_like(self.q)
         self.length = self.q.shape[2]
@@ -146,28 +210,14 @@ class Table:
         return record
 
     def rows(self, dense: Call, budget: float) -> Iterator[Record]:
-        """Dense maps by every kernel and precision, then frame pairs of all densities."""
-        hopper = torch.cuda.get_device_capability() == (9, 0)
-        one = torch.ones(1, 1, 1, 1, dtype=torch.int8, device="cuda")
-        kernels: list[cuda.Kernel] = ["auto"]
-        if hopper and self.head_dim == 64:
-            kernels.append("hopper-polynomial")
-        for kernel in kernels:
-            options: dict[str, Any] = {"kernel": kernel}
-            yield self.row("dense map", 2 * one, dense, budget, **options)
-            if hopper:
-                options["precision"] = "fp8"
-                yield self.row("dense map", one, dense, budget, **options)
-        for density in DENSITIES:
-            level = pair_map(self.frames, density).cuda()
-            yield self.row("frame pairs", level, dense, budget)
-        if hopper:
-            for density in (0.25, 0.126):
-                mixed = pair_map(self.frames, density, low=True).cuda()
-                for precision in ("full", "fp8"):
-                    yield self.row(
-                        "frame pairs, levels 1, 2", mixed, dense, budget, precision=precision
-                    )
+        """Every row of `planned_rows` that is not left out, as it is measured."""
+        for row in planned_rows(self.hopper, self.head_dim, self.left_out):
+            if row.density is None:
+                level = torch.full((1, 1, 1, 1), row.level, dtype=torch.int8, device="cuda")
+            else:
+                level = pair_map(self.frames, row.density, low=row.level == 1).cuda()
+            options = {"kernel": row.kernel, "precision": row.precision}
+            yield self.row(row.name, level, dense, budget, **options)
 
     def shares(self, level: torch.Tensor, precision: cuda.Precision) -> Record:
         """What the small kernels before the attention take of one call."""
@@ -223,7 +273,9 @@ class Table:
             record["rows"].append(row)
             keep()
         mixed = pair_map(self.frames, 0.126, low=True).cuda()
-        precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
+        precisions = [
+            p for p in PRECISIONS if subject("auto", p, hopper=self.hopper) not in self.left_out
+        ]
         record["shares"] = {p: self.shares(mixed, p) for p in precisions}
         record["extra_memory"] = {p: self.extra_memory(mixed, p) for p in precisions}
         record["selectors"] = self.selectors()
@@ -233,7 +285,12 @@ class Table:
 
 
 def measure_peers(
-    record: Record, frames: int, library: Any, seconds: Callable[[], float], keep: Keep
+    record: Record,
+    frames: int,
+    library: Any,
+    left_out: Collection[str],
+    seconds: Callable[[], float],
+    keep: Keep,
 ) -> None:
     """The sparse peers and our kernel on one map, into `record`, while there is time.
 
@@ -241,10 +298,13 @@ def measure_peers(
     says how many the next peer may take, and `keep` is called after each.
     """
     level = pair_map(frames, PEER_DENSITY).cuda()
-    table = Table(frames, 64, library)
+    table = Table(frames, 64, library, left_out)
     record |= {"frames": frames, "density": PEER_DENSITY, "of": {}, "ours": {}}
-    record["ours"]["frame pairs"] = measure(table.op(level), 1.0)
-    for block in sorted({peer.block for peer in PEERS.values()}):
+    ours = subject("auto", "full", hopper=table.hopper) not in left_out
+    blocks = sorted({peer.block for peer in PEERS.values()}) if ours else []
+    if ours:
+        record["ours"]["frame pairs"] = measure(table.op(level), 1.0)
+    for block in blocks:
         regions = (2 * rounded(level, *block).kept).to(torch.int8)[None, None]
         record["ours"][block_name(block)] = measure(table.regions(regions, block), 1.0)
     del table
@@ -270,6 +330,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peer-seconds", type=float, default=90.0, help="of one peer; most compile at first use"
     )
+    parser.add_argument(
+        "--left-out", nargs="+", default=[], choices=SUBJECTS, help="kernels that must not be run"
+    )
     return parser.parse_args(given)
 
 
@@ -286,6 +349,7 @@ def main() -> None:
         "command": " ".join(sys.argv),
         **gpu_facts(),
         "cuda": torch.version.cuda,
+        "left_out": options.left_out,
         "tables": [],
         "not_measured": [],
     }
@@ -304,6 +368,7 @@ def main() -> None:
                 result["peers"],
                 options.peer_frames,
                 library,
+                options.left_out,
                 lambda: min(options.peer_seconds, left()),
                 write,
             )
@@ -327,7 +392,8 @@ def main() -> None:
             )
             continue
         result["tables"].append({"frames": frames, "head_dim": head_dim, "rows": []})
-        Table(frames, head_dim, library).measure(result["tables"][-1], 1.5, write)
+        table = Table(frames, head_dim, library, options.left_out)
+        table.measure(result["tables"][-1], 1.5, write)
         torch.cuda.empty_cache()
     write()
     print(text(result))

@@ -47,7 +47,7 @@ def peer_ratio(result: Record) -> float | None:
     ratios = [
         peer["ms"] / ours["{} x {}".format(*peer["block"])]["ms"]
         for peer in peers.get("of", {}).values()
-        if "ms" in peer
+        if "ms" in peer and "{} x {}".format(*peer["block"]) in ours
     ]
     return min(ratios, default=None)
 

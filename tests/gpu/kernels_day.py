@@ -73,7 +73,16 @@ def benchmark_part(sitting: Sitting, options: argparse.Namespace) -> Part:
         "--seconds", str(max(seconds - 10, 1)), "--peer-seconds", str(limits["peer"]),
         "--frames", *map(str, options.frames), "--peer-frames", str(options.peer_frames),
     ]  # fmt: skip
+    if hung := hung_kernels(sitting):
+        command += ["--left-out", *hung]
     return Part("benchmark", command, seconds)
+
+
+def hung_kernels(sitting: Sitting) -> list[str]:
+    """The kernels of which a check was stopped: the benchmark would hang in them as well."""
+    checks = [part for part in sitting.record["parts"] if part["part"].startswith("checks/")]
+    stopped = [part["part"].partition(" ")[2] for part in checks if part["status"] == "stopped"]
+    return sorted({name for name in stopped if name})
 
 
 def benchmark_detail(sitting: Sitting, ended: Ended) -> dict[str, Any]:
@@ -86,6 +95,7 @@ def benchmark_detail(sitting: Sitting, ended: Ended) -> dict[str, Any]:
         "tables": [f"{t['frames']} frames, D = {t['head_dim']}" for t in result.get("tables", [])],
         "peers": {name: p.get("ms", p.get("absent")) for name, p in peers.items()},
         "targets": {row["target"]: row["value"] for row in result.get("summary", [])},
+        "left_out": result.get("left_out", []),
         "code": ended.code,
         "tail": ended.output[-1500:],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ from benchmarks.gpu_maps import (
     row_pointers,
 )
 from benchmarks.gpu_timing import short_name
+from tests.gpu.kernel_units import kernel_units
 
 
 @pytest.mark.parametrize("density", [1.0, 0.25, 0.126, 0.062, 0.03])
@@ -162,6 +164,30 @@ def test_kernel_names_are_shortened() -> None:
     )
     assert short_name("covis::(anonymous namespace)::sort_rows(covis::Geometry)") == "sort_rows"
     assert short_name("Memset (Device)") == "Memset"
+
+
+def test_rows_of_kernels_that_hung_are_left_out() -> None:
+    rows = attention_gpu.planned_rows(True, 64, ())
+    assert len(rows) == 4 + 5 + 4
+    assert {(r.kernel, r.precision) for r in rows} == {
+        ("auto", "full"), ("auto", "fp8"), ("hopper-polynomial", "full"),
+        ("hopper-polynomial", "fp8"),
+    }  # fmt: skip
+    rows = attention_gpu.planned_rows(True, 64, ["hopper fp8", "hopper-polynomial full"])
+    assert [(r.kernel, r.precision) for r in rows if r.density is None] == [
+        ("auto", "full"), ("hopper-polynomial", "fp8"),
+    ]  # fmt: skip
+    assert {r.precision for r in rows if r.density is not None} == {"full"}
+    assert len(attention_gpu.planned_rows(False, 64, ())) == 1 + 5
+    assert attention_gpu.planned_rows(False, 64, ["portable full"]) == []
+    subjects = {s for h in (True, False) for s in kernel_subjects(hopper=h)}
+    assert subjects <= set(attention_gpu.SUBJECTS)
+
+
+def kernel_subjects(*, hopper: bool) -> set[str]:
+    """The subjects in the names of the kernel checks, as kernels_day reads them."""
+    names = kernel_units(ctypes.CDLL(None), hopper=hopper)
+    return {name.partition(" ")[2] for name in names if name.startswith("vectors ")}
 
 
 def test_arguments() -> None:

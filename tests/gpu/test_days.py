@@ -93,6 +93,16 @@ def test_a_hanging_check_and_benchmark_cost_their_limits_alone(
     assert found["benchmark"]["detail"]["file"] == "attention.json"
 
 
+def test_the_benchmark_leaves_out_a_kernel_that_hung(
+    toy: Toy, tmp_path: Path, library: Path
+) -> None:
+    kernels_there = ["strides hopper full", "strides hopper fp8", "selectors"]
+    toy(**{"kernels": kernels_there, "strides hopper fp8": "hangs", "selectors": "wrong"})
+    assert kernels(tmp_path, library, "--seconds", "each=1", "memcheck=0") == 1
+    found = parts(tmp_path, "kernels")
+    assert found["benchmark"]["detail"]["left_out"] == ["hopper fp8"]
+
+
 def test_parts_can_be_left_out(toy: Toy, tmp_path: Path, library: Path) -> None:
     toy()
     assert kernels(tmp_path, library, "--seconds", "30", "benchmark=0", "memcheck=0") == 0

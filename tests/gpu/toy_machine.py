@@ -17,6 +17,7 @@ from tests.gpu.toy_units import UNITS
 from tests.gpu.units import run_units
 
 SAYS: dict[str, Any] = json.loads(os.environ.get("TOY", "{}"))
+KERNELS = ("strides", "graph", "vectors")
 REFUSED = "stage x: the engine is not what was asked for: y; its plan was not kept, its layers are"
 
 
@@ -56,11 +57,11 @@ def main(words: list[str]) -> int:
 
     match words:
         case ["-m", "tests.gpu.kernel_units", *_] if "--probe" in words:
-            names = ["strides", "graph", "vectors"]
+            names = list(SAYS.get("kernels", KERNELS))
             print(json.dumps({"cuda_device": "toy GPU", "compute_capability": [9, 0],
                               "checks": names}))  # fmt: skip
         case ["-m", "tests.gpu.kernel_units", *_]:
-            return checks(words, dict.fromkeys(["strides", "graph", "vectors"]))
+            return checks(words, dict.fromkeys(SAYS.get("kernels", KERNELS)))
         case ["-m", "tests.gpu.engine_checks.probe"]:
             print(json.dumps({"tensorrt": "10.6.0", "engine_gpu": {"name": "toy GPU"}}))
         case ["-m", "tests.gpu.engine_checks", *_]:
@@ -71,7 +72,12 @@ def main(words: list[str]) -> int:
             Path(target).mkdir()
             print(f"filled {folder}")
         case [script, *_] if script.endswith(".py"):
-            Path(after(words, "--out")).write_text(json.dumps(SAYS.get("benchmark", {})))
+            found = {"left_out": words[words.index("--left-out") + 1 :]} if (
+                "--left-out" in words
+            ) else {}  # fmt: skip
+            Path(after(words, "--out")).write_text(
+                json.dumps({**SAYS.get("benchmark", {}), **found})
+            )
             if SAYS.get("benchmark_hangs"):
                 time.sleep(60)
         case _:
