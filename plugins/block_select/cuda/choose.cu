@@ -99,6 +99,7 @@ struct Row {
         }
       }
       Descent descent = shared.descent;
+      __syncwarp();  // all have read it before one writes; a ballot orders no memory
       const bool inside =
           kByMass ? descent.mass + mass_to_here > limit : descent.taken + counts_to_here >= limit;
       const uint32_t hits = __ballot_sync(0xffffffffu, inside);
