@@ -97,20 +97,37 @@ def layout_of(case: AttentionCase) -> TokenLayout:
     return TokenLayout(**vars(case.layout))
 
 
-_levels: dict[str, torch.Tensor] = {}  # of the case judged last: it is asked for many times
+class _TokenLevels:
+    """The level maps of the case judged last, by tokens: they are asked for many times."""
+
+    def __init__(self) -> None:
+        self.case: AttentionCase | None = None
+        self.kept: dict[tuple[int, int, str], torch.Tensor] = {}
+
+    def of(self, case: AttentionCase, b: int, h: int, device: str) -> torch.Tensor:
+        """(S, S) int8 of a batch and head; computed once where the map serves several."""
+        if self.case is None or not _same_map(self.case, case):
+            self.kept.clear()
+        self.case = case
+        rows, columns = case.level.shape[:2]
+        key = (b if rows > 1 else 0, h if columns > 1 else 0, device)
+        if key not in self.kept:
+            self.kept[key] = torch.from_numpy(oracle.token_levels(case, b, h)).to(device)
+        return self.kept[key]
+
+
+def _same_map(a: AttentionCase, b: AttentionCase) -> bool:
+    """Whether both cases hold one and the same level map, for the same tokens."""
+    sizes = [(case.layout, case.q_block, case.k_block, case.q.shape[2]) for case in (a, b)]
+    return a.level is b.level and sizes[0] == sizes[1]
+
+
+_TOKEN_LEVELS = _TokenLevels()
 
 
 def token_levels(case: AttentionCase, b: int, h: int, device: str) -> torch.Tensor:
     """`oracle.token_levels` on `device`, kept while the same case is judged."""
-    at = [
-        0 if size == 1 else index for size, index in zip(case.level.shape[:2], (b, h), strict=True)
-    ]
-    key = f"{case.name} {device} {at}"
-    if not any(known.startswith(f"{case.name} {device} ") for known in _levels):
-        _levels.clear()
-    if key not in _levels:
-        _levels[key] = torch.from_numpy(oracle.token_levels(case, b, h)).to(device)
-    return _levels[key]
+    return _TOKEN_LEVELS.of(case, b, h, device)
 
 
 def plain(case: AttentionCase, dtype: torch.dtype, device: str) -> Array:
