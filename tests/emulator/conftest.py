@@ -1,0 +1,45 @@
+"""The emulator of a session, and the summary at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.emulator.emulator import Emulator, the_emulator
+from tests.emulator.judge import SUMMARY
+from tests.gpu.checks import Subject
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """The emulated kernels with default options; skips where they are not built."""
+    started = time.monotonic()
+    found = the_emulator()
+    found.set_options()
+    found.take_findings()
+    yield found
+    SUMMARY.seconds += time.monotonic() - started
+
+
+@pytest.fixture
+def subjects(emulator: Emulator) -> list[Subject]:
+    """Every kernel and precision: 16 bits and FP8, each with the polynomial one, and portable."""
+    return [
+        Subject(emulator.library, "hopper"),
+        Subject(emulator.library, "hopper-polynomial"),
+        Subject(emulator.library, "portable"),
+        Subject(emulator.library, "hopper", "fp8"),
+        Subject(emulator.library, "hopper-polynomial", "fp8"),
+    ]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was emulated, and leave it in build/cuda/emulator/summary.json."""
+    lines = list(SUMMARY.lines())
+    if lines:
+        SUMMARY.write()
+        terminalreporter.section("emulated kernels")
+        for line in (*lines, f"{SUMMARY.seconds:.0f} s"):
+            terminalreporter.line(line)

@@ -1,0 +1,248 @@
+"""The kernels of libcovis_kernels on the CPU: the emulated library from Python, on host tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from covis.engines.errors import CovisError
+from covis.export.ops import cuda, cuda_select
+from covis.export.ops.layout import PLAIN, TokenLayout, region_count
+
+FOLDER = Path(__file__).resolve().parents[2] / "build" / "cuda" / "emulator"
+# Products and copies happen as late as they may; every checker but the race detector, which costs
+# three times as much; an H100's 132 multiprocessors, emulated on two threads of the host.
+DEFAULTS = {
+    "lazy_wgmma": 1,
+    "lazy_copies": 1,
+    "chaos": 0,
+    "checks": 1,
+    "races": 0,
+    "fp8_bits": 0,
+    "seed": 1,
+    "threads": 2,
+    "multiprocessors": 132,
+    "max_instructions": 0,
+}
+COUNTERS = ("launches", "ctas", "instructions", "products", "copies", "stores")
+
+
+class StoppedError(RuntimeError):
+    """The emulator stopped: a fault, a deadlock, or an instruction that it does not know."""
+
+
+def load_emulator(name: str, ptx: str) -> ctypes.CDLL:
+    """A library of the emulator's build with the kernels of the folder `ptx` loaded into it.
+
+    Skips the calling test where the build has left no such library.
+    """
+    path = FOLDER / name
+    if not path.is_file() or not any((FOLDER / ptx).glob("*.ptx")):
+        pytest.skip(f"build/cuda/emulator/{name} is not built (make plugins)")
+    library = ctypes.CDLL(str(path))
+    for function in ("load_ptx", "take_error", "take_findings"):
+        getattr(library, f"emulator_{function}").restype = ctypes.c_char_p
+    library.emulator_allow.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int)
+    library.emulator_option.argtypes = (ctypes.c_char_p, ctypes.c_uint64)
+    for file in sorted((FOLDER / ptx).glob("*.ptx")):
+        load_ptx(library, file)
+    return library
+
+
+def load_ptx(library: ctypes.CDLL, path: Path) -> None:
+    """Load the kernels of a PTX file, in place of loaded ones of the same names.
+
+    Raises:
+        StoppedError: the text holds what the emulator does not know.
+    """
+    error = library.emulator_load_ptx(str(path).encode())
+    if error:
+        raise StoppedError(error.decode())
+
+
+def ptx_of(entry: str) -> Path:
+    """The PTX file of the build whose kernel's mangled name holds `entry`."""
+    for path in sorted((FOLDER / "covis_kernels_ptx").glob("*.ptx")):
+        names = re.findall(r"\.entry (\w+)", path.read_text())
+        if any(entry in name for name in names):
+            return path
+    raise LookupError(f"no kernel {entry}")
+
+
+class Emulator:
+    """The emulated kernels; one for each process, as the library keeps its state."""
+
+    def __init__(self) -> None:
+        self.library = load_emulator("libcovis_emulated.so", "covis_kernels_ptx")
+        assert self.library.covis_abi_version() == cuda.ABI_VERSION
+        self.set_options()
+
+    def set_options(self, **values: int) -> None:
+        """Set these options, and all others to their defaults."""
+        for name, value in {**DEFAULTS, **values}.items():
+            if self.library.emulator_option(name.encode(), int(value)) != 0:
+                raise KeyError(name)
+
+    @contextmanager
+    def options(self, **values: int) -> Iterator[None]:
+        """Set these options for the launches inside."""
+        self.set_options(**values)
+        try:
+            yield
+        finally:
+            self.set_options()
+
+    def take_findings(self) -> list[str]:
+        """What the checkers have seen since the last call, a line each; launches went on."""
+        text: bytes = self.library.emulator_take_findings()
+        return text.decode().splitlines()
+
+    def counters(self) -> dict[str, int]:
+        """How much was emulated since the library was loaded."""
+        values = (ctypes.c_uint64 * len(COUNTERS))()
+        self.library.emulator_counters(values)
+        return dict(zip(COUNTERS, values, strict=True))
+
+    def call(
+        self,
+        function: str,
+        params: cuda.Params | cuda_select.SelectParams | cuda_select.SaliencyParams,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> None:
+        """Ask for the workspace and launch; the kernels may touch these tensors alone.
+
+        The workspace is filled with ones, which are NaN in every type.
+
+        Raises:
+            StoppedError: the emulator stopped the launch, and why.
+            CovisError: the library itself refused it.
+        """
+        try:
+            size = ctypes.c_uint64()
+            cuda.call(
+                self.library, f"{function}_workspace", ctypes.byref(params), ctypes.byref(size)
+            )
+            workspace = aligned(max(size.value, 1))
+            params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
+            for tensor in inputs:
+                self._allow(tensor, False)
+            for tensor in (*outputs, workspace):
+                self._allow(tensor, True)
+            cuda.call(self.library, f"{function}_launch", ctypes.byref(params), None)
+        except CovisError as error:
+            reason: bytes = self.library.emulator_take_error()
+            if not reason:
+                raise
+            raise StoppedError(reason.decode()) from error
+        finally:
+            self.library.emulator_forget_memory()
+
+    def _allow(self, x: Tensor, writable: bool) -> None:
+        if x.numel() > 0:
+            last = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+            self.library.emulator_allow(x.data_ptr(), (last + 1) * x.element_size(), int(writable))
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        level: Tensor,
+        *,
+        layout: TokenLayout = PLAIN,
+        q_block: int = 1,
+        k_block: int = 1,
+        scale: float | None = None,
+        precision: cuda.Precision = "full",
+        kernel: cuda.Kernel = "hopper",
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """`cuda.block_sparse_attention` on host memory; the output is poisoned with NaN first."""
+        q, k, v = (cuda._addressable(x) for x in (q, k, v))
+        level = level.contiguous()
+        if out is None:
+            out = torch.full(q.shape, torch.nan, dtype=q.dtype)
+        params = cuda.pack(q, k, v, level, out, layout, (q_block, k_block), scale)
+        params.precision, params.kernel = cuda.PRECISIONS[precision], cuda.KERNELS[kernel]
+        self.call("covis_attention", params, (q, k, v, level), (out,))
+        return out
+
+    def block_select(
+        self,
+        q: Tensor,
+        k: Tensor,
+        pair: Tensor,
+        keep_ratio: Tensor,
+        cdf: Tensor,
+        *,
+        layout: TokenLayout = PLAIN,
+        q_block: int = 128,
+        k_block: int = 64,
+        pool: str = "mean",
+    ) -> Tensor:
+        """`cuda_select.block_select` on host memory; the level map is poisoned with 77 first."""
+        rows, columns = (region_count(layout.patches(q.shape[2]), b) for b in (q_block, k_block))
+        level = torch.full((*q.shape[:2], rows, columns), 77, dtype=torch.int8)
+        params = cuda_select.SelectParams(struct_size=ctypes.sizeof(cuda_select.SelectParams))
+        params.data_type, params.pool = cuda_select.DTYPES[q.dtype], cuda_select.POOLS[pool]
+        params.batch, params.heads, params.tokens, params.head_dim = q.shape
+        params.q_stride, params.k_stride = ((ctypes.c_int64 * 3)(*x.stride()[:3]) for x in (q, k))
+        params.q_block, params.k_block, params.pair_frames = q_block, k_block, pair.shape[-1]
+        inputs = {"q": q, "k": k, "pair": pair, "keep_ratio": keep_ratio, "cdf": cdf}
+        _set(params, **vars(layout), **_pointers(inputs), level=level.data_ptr())
+        self.call("covis_select", params, tuple(inputs.values()), (level,))
+        return level
+
+    def saliency(
+        self,
+        tokens: Tensor,
+        tau: Tensor,
+        tau_low: Tensor,
+        min_neighbours: Tensor,
+        reference: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`cuda_select.saliency` on host memory: similarity (M, M) and level (1, 1, M, M)."""
+        views = tokens.shape[0]
+        similarity = torch.full((views, views), torch.nan)
+        level = torch.full((1, 1, views, views), 77, dtype=torch.int8)
+        params = cuda_select.SaliencyParams(struct_size=ctypes.sizeof(cuda_select.SaliencyParams))
+        params.data_type = cuda_select.DTYPES[tokens.dtype]
+        params.views, params.patches, params.channels = tokens.shape
+        inputs = {"tokens": tokens, "tau": tau.float(), "tau_low": tau_low.float()}
+        inputs |= {"min_neighbours": min_neighbours.long(), "reference": reference.long()}
+        outputs = {"similarity": similarity, "level": level}
+        _set(params, **_pointers({**inputs, **outputs}))
+        self.call("covis_saliency", params, tuple(inputs.values()), tuple(outputs.values()))
+        return similarity, level
+
+
+def aligned(count: int) -> Tensor:
+    """uint8 (count,) of ones at a multiple of 256 bytes, as `cudaMalloc` gives them."""
+    raw = torch.full((count + 256,), 0xFF, dtype=torch.uint8)
+    skip = -raw.data_ptr() % 256
+    return raw[skip : skip + count]
+
+
+@cache
+def the_emulator() -> Emulator:
+    """The one of this process."""
+    return Emulator()
+
+
+def _pointers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def _set(params: ctypes.Structure, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(params, name, value)

@@ -1,0 +1,89 @@
+"""BlockSelect and saliency by the emulated kernels: the suite's cases, and torch's definition.
+
+All of it by default.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from covis.export.ops.layout import TokenLayout
+from covis.export.saliency import descriptor_similarity, pair_levels
+from tests.emulator.emulator import Emulator
+from tests.emulator.judge import SUMMARY
+from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.standard import standard_select_cases
+from tests.vectors.suite import check_select
+
+CASES = {case.name: case for case in standard_select_cases()}
+
+
+class EmulatedSelect:
+    """BlockSelect's kernels as an implementation for the suite of tests/vectors."""
+
+    name = "emulated BlockSelect"
+    low_precision = "exact"
+    dtypes = ("float32",)
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+
+    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+        return None if isinstance(case, SelectCase) else "attention is checked apart"
+
+    def attention(self, case: AttentionCase) -> Array:
+        raise NotImplementedError
+
+    def select(self, case: SelectCase) -> Array:
+        return self.emulator.block_select(
+            *(torch.from_numpy(x) for x in (case.q, case.k, case.pair)),
+            torch.tensor(case.keep_ratio),
+            torch.tensor(case.cdf),
+            layout=TokenLayout(**vars(case.layout)),
+            q_block=case.q_block,
+            k_block=case.k_block,
+            pool=case.pool,
+        ).numpy()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_select(emulator: Emulator, name: str) -> None:
+    with emulator.options(races=1):
+        check_select(EmulatedSelect(emulator), CASES[name])
+    assert not emulator.take_findings()
+    SUMMARY.other["BlockSelect"] += 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_select_of_strided_16_bits(emulator: Emulator, dtype: torch.dtype) -> None:
+    """The choice is that of the same values in float32."""
+    torch.manual_seed(4)
+    q, k, _ = torch.randn(1, 609, 3, 2, 64).to(dtype).permute(2, 0, 3, 1, 4)
+    given = (torch.full((1, 1, 1, 1), 2, dtype=torch.int8), torch.tensor(0.3), torch.tensor(0.5))
+    layout = TokenLayout(203, 5)
+    strided = emulator.block_select(q, k, *given, layout=layout)
+    wide = emulator.block_select(*(x.float().contiguous() for x in (q, k)), *given, layout=layout)
+    assert torch.equal(strided, wide)
+    assert not emulator.take_findings()
+    SUMMARY.other["BlockSelect"] += 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("views", "patches", "channels"), [(1, 7, 32), (23, 50, 384), (40, 30, 128), (70, 9, 64)]
+)
+def test_saliency(
+    emulator: Emulator, views: int, patches: int, channels: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(5)
+    tokens = torch.randn(views, patches, channels)
+    tokens += torch.randn(views // 3 + 1, 1, channels).repeat(3, 1, 1)[:views]
+    scalars = [torch.tensor(x) for x in (0.4, 0.2, 3, 0)]
+    with emulator.options(races=1):
+        similarity, level = emulator.saliency(tokens.to(dtype), *scalars)
+    expected = descriptor_similarity(tokens.to(dtype).double()).float()
+    assert float((similarity - expected).abs().max()) < 1e-5
+    assert torch.equal(level, pair_levels(similarity, *scalars))
+    assert not emulator.take_findings()
+    SUMMARY.other["saliency"] += 1
