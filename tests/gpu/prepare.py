@@ -31,10 +31,18 @@ sys.path.insert(0, str(ROOT))
 WHEELS = ROOT / "tests" / "gpu" / "wheels.txt"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
              "manylinux2014_x86_64", "manylinux1_x86_64")  # fmt: skip
-# Without the lean and dispatch runtimes, and without NVIDIA's own plugins, which no graph of ours
-# uses: a library of that name that registers nothing stands in for them.
+# Builder, its kernels, parser, in the order in which they need each other. No graph of ours uses
+# NVIDIA's own plugins: a library of that name that registers nothing stands in for theirs.
 LIBRARIES = ("libnvinfer.so", "libnvinfer_builder_resource.so", "libnvonnxparser.so")
+PLUGINS = "libnvinfer_plugin.so.10"
 STUB = 'extern "C" bool initLibNvInferPlugins(void*, char const*) { return false; }\n'
+PRELOAD = """import ctypes
+from pathlib import Path
+
+for name in {names!r}:
+    ctypes.CDLL(str(Path(__file__).parent / name), mode=ctypes.RTLD_GLOBAL)
+"""
+FACADE = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 FULL_SIZE = (518, 518)
 
 
@@ -84,29 +92,31 @@ def _covis(words: list[str]) -> None:
 
 
 def tensorrt(options: argparse.Namespace) -> None:
-    """Take TensorRT's libraries and its Python module out of where they come from.
+    """Make a folder that Python imports `tensorrt` from, libraries included.
 
     Raises:
         ValueError: a library is not in the jar.
     """
-    libraries, module = options.out / "lib", options.out / "python"
+    libraries = options.out / "tensorrt_libs"
     libraries.mkdir(parents=True)
+    loaded = []
     with zipfile.ZipFile(options.jar) as jar:
-        for name in LIBRARIES:
-            found = [entry for entry in jar.namelist() if Path(entry).name.startswith(name)]
-            if not found:
-                raise ValueError(f"{options.jar}: holds no {name}")
-            for entry in found:
-                with jar.open(entry) as source, (libraries / Path(entry).name).open("wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)
+        for library in LIBRARIES:
+            names = [name for name in jar.namelist() if Path(name).name.startswith(library)]
+            if not names:
+                raise ValueError(f"{options.jar}: holds no {library}")
+            loaded.append(Path(names[0]).name)
+            with jar.open(names[0]) as source, (libraries / loaded[-1]).open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    command = ["c++", "-x", "c++", "-", "-shared", "-fPIC", "-O2", f"-Wl,-soname,{PLUGINS}"]
+    subprocess.run([*command, "-o", str(libraries / PLUGINS)], input=STUB.encode(), check=True)
+    loaded.insert(-1, PLUGINS)
     with zipfile.ZipFile(options.module) as wheel:
-        wheel.extractall(module)
-    stub = libraries / "stub.cpp"
-    stub.write_text(STUB)
-    target = str(libraries / "libnvinfer_plugin.so.10")
-    subprocess.run(["c++", "-shared", "-fPIC", "-O2", "-o", target, str(stub)], check=True)
-    stub.unlink()
-    print(f"there: LD_LIBRARY_PATH={libraries.name} and PYTHONPATH={module.name}")
+        wheel.extractall(options.out)
+    for module, text in {"tensorrt_libs": PRELOAD.format(names=loaded), "tensorrt": FACADE}.items():
+        (options.out / module).mkdir(exist_ok=True)
+        (options.out / module / "__init__.py").write_text(text)
+    print(f"there: PYTHONPATH={options.out.name}")
 
 
 def pieces(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import subprocess
@@ -118,14 +119,21 @@ def test_tensorrt_is_taken_out_of_jar_and_wheel(tmp_path: Path, capsys: Captured
                      "libnvonnxparser.so.10", "libnvinfer_lean.so.10"):  # fmt: skip
             made.writestr(inside + name, name)
     with zipfile.ZipFile(wheel, "w") as made:
-        made.writestr("tensorrt/__init__.py", "")
+        made.writestr("tensorrt_bindings/__init__.py", "__version__ = '10.6.0'\n")
     words = ["tensorrt", "--jar", str(jar), "--module", str(wheel)]
     assert prepare.main([*words, "--out", str(tmp_path / "trt")]) == 0
-    assert {path.name for path in (tmp_path / "trt" / "lib").iterdir()} == {
+    libraries = tmp_path / "trt" / "tensorrt_libs"
+    assert {path.name for path in libraries.iterdir()} == {
         "libnvinfer.so.10", "libnvinfer_builder_resource.so.10.6.0", "libnvonnxparser.so.10",
-        "libnvinfer_plugin.so.10",
+        "libnvinfer_plugin.so.10", "__init__.py",
     }  # fmt: skip
-    assert (tmp_path / "trt" / "python" / "tensorrt" / "__init__.py").is_file()
+    ctypes.CDLL(str(libraries / "libnvinfer_plugin.so.10"))
+    script = "import tensorrt; print(tensorrt.__version__)"
+    environment = {"PYTHONPATH": str(tmp_path / "trt")}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], env=environment, capture_output=True, check=True
+    )
+    assert done.stdout == b"10.6.0\n"
     capsys.readouterr()
     with zipfile.ZipFile(jar, "w") as made:
         made.writestr(inside + "libnvinfer.so.10", "")
