@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import logging
 import warnings
 from collections import Counter
@@ -36,16 +37,16 @@ def export_graph(stage: StageModule) -> ir.Model:
     """
     views = _example_views(stage)
     inputs = tuple(_example(port, views) for port in stage.inputs)
-    symbols = [
+    symbols = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, n in enumerate(p.shape) if isinstance(n, str)}
         for p in stage.inputs
-    ]
-    with torch.inference_mode(), _quiet():
+    )
+    with torch.inference_mode(), _quiet(), _named_inputs(stage):
         program = torch.onnx.export(
             stage.module.eval(),
             inputs,
             dynamo=True,
-            dynamic_shapes=_match_signature(stage, symbols),
+            dynamic_shapes=symbols,
             input_names=[port.name for port in stage.inputs],
             output_names=[port.name for port in stage.outputs],
             opset_version=OPSET,
@@ -78,15 +79,22 @@ def _example(port: Port, views: int) -> Tensor:
     return torch.zeros(shape, dtype=port.dtype)
 
 
-def _match_signature(stage: StageModule, symbols: list[dict[int, Any]]) -> tuple[Any, ...]:
-    """`forward(self, *tensors)` wants its dynamic shapes nested as one variadic argument."""
-    import inspect
+@contextlib.contextmanager
+def _named_inputs(stage: StageModule) -> Iterator[None]:
+    """Lets the tracer see one parameter a port: torch 2.9 cannot tell those of `*tensors` apart."""
+    forward = stage.module.forward
 
-    kinds = [p.kind for p in inspect.signature(stage.module.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-        return (*symbols[:fixed], tuple(symbols[fixed:]))
-    return tuple(symbols)
+    def named(*tensors: Tensor) -> Any:
+        return forward(*tensors)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(port.name, kind) for port in stage.inputs])
+    named.__signature__ = signature  # type: ignore[attr-defined]
+    stage.module.forward = named  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del stage.module.forward
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
