@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from covis.commands.doctor import Finding, examine
 from covis.engines.errors import environment_error
+from covis.engines.floors import floor
 from covis.engines.gpu import Gpu
 from tests.golden_data import ROOT
 
@@ -90,6 +92,47 @@ def test_tensorrt_and_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         found = findings(monkeypatch, H200)
         assert about(found, f"TensorRT {version}").ok is good
         assert about(found, "TensorRT plugin").ok is True
+
+
+@pytest.fixture
+def metadata_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's own metadata, with floors of its own."""
+    wanted = ["numpy>=2.0", 'onnxruntime>=7.10; extra == "cpu"', 'torch>=8.2; extra == "export"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
+
+
+@pytest.mark.parametrize(
+    ("version", "good"), [("7.9.1", False), ("7.10.0", True), ("7.10.0.dev2", True), ("8", True)]
+)
+@pytest.mark.usefixtures("metadata_of")
+def test_the_floor_of_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, version: str, good: bool
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    found = about(findings(monkeypatch, H200), f"ONNX Runtime {version}")
+    assert found.ok is good
+    assert good or "too old, bundles need 7.10: pip install -U onnxruntime" in found.text
+
+
+@pytest.mark.parametrize(("version", "good"), [("8.1.9+cpu", None), ("8.2.0+cpu", True)])
+@pytest.mark.usefixtures("metadata_of")
+def test_the_floor_of_torch(
+    monkeypatch: pytest.MonkeyPatch, version: str, good: bool | None
+) -> None:
+    monkeypatch.setattr("covis.commands.doctor.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("covis.commands.doctor._version", {"torch": version}.get)
+    found = about(findings(monkeypatch, H200), f"torch {version}")
+    assert found.ok is good
+    assert good or "is too old, covis export needs 8.2: pip install -U torch" in found.text
+
+
+def test_floors_are_those_of_the_metadata() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    assert f"onnxruntime>={floor('onnxruntime')}" in extras["cpu"]
+    assert f"onnxruntime-gpu>={floor('onnxruntime')}" in extras["gpu"]
+    assert f"torch>={floor('torch')}" in extras["export"]
+    assert floor("no-such-package") is None
 
 
 def test_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,7 @@ def examine() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     from covis.engines.errors import CovisError
+    from covis.engines.floors import too_old
     from covis.engines.ort_settings import import_onnxruntime
 
     try:
@@ -82,7 +83,13 @@ def _onnxruntime() -> Iterator[Finding]:
     providers = ", ".join(
         name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
     )
-    yield Finding(True, f"ONNX Runtime {ort.__version__} with {providers}: bundles run")
+    facts = f"ONNX Runtime {ort.__version__} with {providers}"
+    lowest = too_old("onnxruntime", ort.__version__)
+    if lowest is not None:
+        cure = " or ".join(f"pip install -U {name}" for name in installed or ["onnxruntime"])
+        yield Finding(False, f"{facts}: too old, bundles need {lowest}: {cure}")
+    else:
+        yield Finding(True, f"{facts}: bundles run")
 
 
 def _kernel() -> Finding:
@@ -105,14 +112,23 @@ def _kernel() -> Finding:
 
 
 def _package(name: str, what: str, cure: str) -> Finding:
+    from covis.engines.floors import too_old
+
     if importlib.util.find_spec(name) is None:
         return Finding(None, f"{name} is not installed, so no {what}: {cure}")
-    return Finding(True, f"{name} {_version(name) or 'of unknown version'}: {what}")
+    version = _version(name)
+    lowest = too_old(name, version) if version else None
+    if lowest is not None:
+        return Finding(
+            None, f"{name} {version} is too old, {what} needs {lowest}: pip install -U {name}"
+        )
+    return Finding(True, f"{name} {version or 'of unknown version'}: {what}")
 
 
 def _gpus() -> Iterator[Finding]:
     """The driver, and the first GPU; without them bundles run on the CPU."""
     from covis.engines.errors import CovisError, printable
+    from covis.engines.floors import numbers
     from covis.engines.gpu import find_gpu
 
     driver = Path("/proc/driver/nvidia/version")
@@ -134,7 +150,7 @@ def _gpus() -> Iterator[Finding]:
     )
     if gpu.compute_capability < OLDEST_GPU:
         yield Finding(None, f"{facts}: too old, engines need compute capability 8.0")
-    elif _numbers(gpu.cuda) < OLDEST_CUDA:
+    elif numbers(gpu.cuda) < OLDEST_CUDA:
         yield Finding(None, f"{facts}: the driver is too old, engines need one for CUDA 12.0")
     else:
         yield Finding(True, facts)
@@ -159,10 +175,6 @@ def _plugin() -> Finding:
     if library is None:
         return Finding(None, "no TensorRT plugin (libcovis_trt.so) was built: see docs/tensorrt.md")
     return Finding(True, f"TensorRT plugin {library}, sha256 {sha256_of(library)[:12]}...")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _version(name: str) -> str | None:

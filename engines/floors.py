@@ -1,0 +1,28 @@
+"""The lowest versions of other packages that covis takes, from its own metadata."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+
+def floor(package: str) -> str | None:
+    """The lowest version of `package` that covis takes, extras included; None: it names none."""
+    try:
+        wanted = metadata.requires("covis") or []
+    except metadata.PackageNotFoundError:
+        return None
+    bounds = (re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", requirement) for requirement in wanted)
+    return next((found[2] for found in bounds if found and found[1] == package), None)
+
+
+def too_old(package: str, version: str) -> str | None:
+    """The lowest version of `package` that covis takes, where `version` is below it; else None."""
+    lowest = floor(package)
+    return lowest if lowest is not None and numbers(version) < numbers(lowest) else None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The release of a version: 2.9.0+cpu is (2, 9, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
