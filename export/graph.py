@@ -90,7 +90,7 @@ def _named_inputs(stage: StageModule) -> Iterator[None]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature([inspect.Parameter(port.name, kind) for port in stage.inputs])
     named.__signature__ = signature  # type: ignore[attr-defined]
-    stage.module.forward = named  # type: ignore[method-assign]
+    stage.module.forward = named
     try:
         yield
     finally:
