@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import attention_gpu, gpu_summary, peers_gpu
+from benchmarks import attention_gpu, gpu_rows, gpu_summary, peers_gpu
 from benchmarks.gpu_maps import (
     FRAME,
     PATCHES,
@@ -167,21 +167,21 @@ def test_kernel_names_are_shortened() -> None:
 
 
 def test_rows_of_kernels_that_hung_are_left_out() -> None:
-    rows = attention_gpu.planned_rows(True, 64, ())
+    rows = gpu_rows.planned_rows(True, 64, ())
     assert len(rows) == 4 + 5 + 4
     assert {(r.kernel, r.precision) for r in rows} == {
         ("auto", "full"), ("auto", "fp8"), ("hopper-polynomial", "full"),
         ("hopper-polynomial", "fp8"),
     }  # fmt: skip
-    rows = attention_gpu.planned_rows(True, 64, ["hopper fp8", "hopper-polynomial full"])
+    rows = gpu_rows.planned_rows(True, 64, ["hopper fp8", "hopper-polynomial full"])
     assert [(r.kernel, r.precision) for r in rows if r.density is None] == [
         ("auto", "full"), ("hopper-polynomial", "fp8"),
     ]  # fmt: skip
     assert {r.precision for r in rows if r.density is not None} == {"full"}
-    assert len(attention_gpu.planned_rows(False, 64, ())) == 1 + 5
-    assert attention_gpu.planned_rows(False, 64, ["portable full"]) == []
+    assert len(gpu_rows.planned_rows(False, 64, ())) == 1 + 5
+    assert gpu_rows.planned_rows(False, 64, ["portable full"]) == []
     subjects = {s for h in (True, False) for s in kernel_subjects(hopper=h)}
-    assert subjects <= set(attention_gpu.SUBJECTS)
+    assert subjects <= set(gpu_rows.SUBJECTS)
 
 
 def kernel_subjects(*, hopper: bool) -> set[str]:

@@ -66,7 +66,7 @@ def check(folder: Path, listed: dict[str, dict[str, Any]]) -> str:
 
 
 @contextlib.contextmanager
-def stream_of(pieces: Pieces, compression: str) -> Iterator[Any]:
+def stream_of(pieces: Any, compression: str) -> Iterator[Any]:
     """The tar stream inside the pieces."""
     if compression == "none":
         yield pieces
