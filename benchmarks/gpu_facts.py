@@ -19,7 +19,7 @@ def nvidia_smi(fields: tuple[str, ...]) -> dict[str, str | None]:
     """What nvidia-smi says of the first GPU, in its own words; None where it is absent."""
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return dict.fromkeys(fields)
     lines = done.stdout.strip().splitlines() if done.returncode == 0 else []

@@ -50,7 +50,7 @@ class Day:
     def __init__(self, sitting: Sitting, work: Path, options: argparse.Namespace) -> None:
         self.sitting, self.work, self.options = sitting, work, options
         self.limits: dict[str, float] = options.limits
-        self.unproven: set[str] = set()
+        self.unproven: set[str] = set(options.unproven)
         # Plans of this sitting are this sitting's own: the user's list is left alone.
         self.environment = {"XDG_STATE_HOME": str(work / "state")}
         (work / "layers").mkdir()
@@ -198,6 +198,10 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         help=f"limits, by part or of all; 0 leaves a part out\n{SECONDS}",
     )  # fmt: skip
     parser.add_argument("--level", type=int, default=2, help="builder optimisation level")
+    parser.add_argument(
+        "--unproven", nargs="+", default=[], choices=(*FIRST, *OTHERS), metavar="STAGE",
+        help="stages that the proof is known to refuse: built once, without it",
+    )  # fmt: skip
     parser.add_argument("--views", type=int, nargs="+", default=[100], help="of the full size")
     parser.add_argument("--most", type=int, default=500, help="try to fit so many views")
     parser.add_argument("--chunk", type=int, default=16, help="frames at once, of the full size")

@@ -103,7 +103,9 @@ class Sitting:
         self.write()
         print(f"{status:8}{name}  {seconds:.1f} s", flush=True)
         if status in ("failed", "stopped"):
-            print(f"        {str(detail)[-700:]}", flush=True)
+            # Of records the first ones, which are the wrong ones; of an output its end.
+            told = json.dumps(detail)[:700] if isinstance(detail, list) else str(detail)[-700:]
+            print(f"        {told}", flush=True)
         return record
 
     def run(self, part: Part, detail: Callable[[Ended], Any] | None = None) -> Ended | None:

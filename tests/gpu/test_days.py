@@ -177,7 +177,9 @@ def test_racecheck_makes_no_fault() -> None:
     clean = Ended(0, 1.0, "launched x\nRACECHECK SUMMARY: 0 hazards displayed")
     assert sanitizer.judged("racecheck", {"launches": clean})[0] == "passed"
     assert sanitizer.judged("memcheck", {"launches": clean})[0] == "failed"
-    assert sanitizer.judged("racecheck", {})[0] == "stopped"
+    stopped = Ended(None, 1.0, clean.output)
+    assert sanitizer.judged("racecheck", {"launches": stopped})[0] == "stopped"
+    assert sanitizer.judged("memcheck", {"launches": clean, "fault": stopped})[0] == "stopped"
 
 
 @pytest.fixture
@@ -236,6 +238,18 @@ def test_a_refused_proof_keeps_the_evidence_and_the_checks(
     assert told["full run"] == "passed"
     assert "build-aggregator.json" in zipfile.ZipFile(out / "layers.zip").namelist()
     assert "building encoder fails" in (out / "engines.log").read_text()
+
+
+def test_stages_known_to_be_refused_are_built_once(
+    toy: Toy, tmp_path: Path, bundles: Path, library: Path
+) -> None:
+    toy(full_of_encoder="refused", full_of_depth="refused")
+    limits = ["--seconds", "60", "build=0", "checks=0", "--unproven", "encoder"]
+    assert engines(tmp_path / "out", bundles, library, *limits) == 1
+    told = statuses(parts(tmp_path / "out", "engines"))
+    assert told["full build encoder"] == "passed"
+    assert told["full build depth"] == "failed" and told["full build unproven depth"] == "passed"
+    assert "full build unproven encoder" not in told
 
 
 def test_the_whole_ends_in_time(toy: Toy, tmp_path: Path, bundles: Path, library: Path) -> None:
