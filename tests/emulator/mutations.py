@@ -17,6 +17,8 @@ Edit = Callable[[Lines], Lines]
 WAIT = r"wgmma\.wait_group\.sync\.aligned \d;"
 FENCE = r"wgmma\.fence\.sync\.aligned;"
 NAMED_SYNC = r"bar\.sync \S+, \S+;"
+BLOCK_SYNC = r"bar\.sync\s+0;"
+WARP_SYNC = r"bar\.warp\.sync \S+;"
 BULK_WAIT = r"cp\.async\.bulk\.wait_group\.read 0;"
 BULK_LOAD = r"cp\.async\.bulk\.tensor\.5d\.shared::cluster"
 TRY_AGAIN = r"@!done bra again;"
@@ -111,17 +113,29 @@ WIDE_TILE = SWIZZLE_128 | (1024 >> 4) << 32 | 1 << 16  # the descriptor of a til
 LOW_TILE = SWIZZLE_64 | (512 >> 4) << 32 | 1 << 16  # and of one in 8
 
 
+def within(kernel: str, edit: Edit) -> Edit:
+    """Edit one kernel of a file that holds several: that whose mangled name holds `kernel`."""
+
+    def inside(lines: Lines) -> Lines:
+        entries = [*matching(lines, r"\.entry "), len(lines)]
+        first = next(i for i, at in enumerate(entries) if kernel in lines[at])
+        begin, end = entries[first], entries[first + 1]
+        return lines[:begin] + edit(lines[begin:end]) + lines[end:]
+
+    return inside
+
+
 @dataclass(frozen=True)
 class Mutation:
-    """One fault in the float16 kernel of D = 64, in 16 bits or in FP8."""
+    """One fault in a kernel for float16 and D = 64, as `test_mutations.KERNELS` names them."""
 
     title: str
-    precision: Literal["full", "fp8"]
+    kernel: Literal["16 bits", "FP8", "portable", "quantize"]
     edit: Edit
     harmless: bool = False  # what it leaves out is redundant: no run can show it
 
     def apply(self, text: str) -> str:
-        """The PTX with the fault."""
+        """PTX text with the fault."""
         lines = text.split("\n")
         mutated = self.edit(lines)
         assert mutated != lines, f"{self.title}: nothing was changed"
@@ -147,7 +161,7 @@ WIDE = {
     "epilogue: second bar.sync left out": without(NAMED_SYNC, 2),
     "open_turns left out": without(r"bar\.arrive \S+, \S+;", 0),
     "a pass_turn left out": without(r"bar\.arrive \S+, \S+;", 4),
-    "barriers initialised, and nobody waits for it": without(r"bar\.sync\s+0;"),
+    "barriers initialised, and nobody waits for it": without(BLOCK_SYNC),
     "second slice of K 64 bytes on": replaced(STAGE_WIDE, r"add.s32 \1, \2, 4;", 0),
     "descriptors with 64-byte swizzle": flipped(WIDE_TILE, SWIZZLE_128 ^ SWIZZLE_64),
     "descriptors with stride 512": flipped(WIDE_TILE, (1024 ^ 512) >> 4 << 32),
@@ -180,14 +194,31 @@ LOW = {
     ),
     "Q's scale not stored": without(r"st\.shared\.v2\.f32 .*;", 0),
 }
+PORTABLE = {
+    "bar.sync behind the wait for copies left out": without(BLOCK_SYNC, 0),
+    "bar.sync behind a chunk left out": without(BLOCK_SYNC, 1),
+    "copies of a chunk not waited for": without(r"cp\.async\.wait_group 1;", 0),
+    "copies of the last chunk not waited for": without(r"cp\.async\.wait_group 0;", 0),
+    "commit of a chunk's copies left out": without(r"cp\.async\.commit_group;", 1),
+    "V not transposed": replaced(r"x4\.trans\.", "x4."),
+    "the walk's __syncwarp left out": without(WARP_SYNC, 1),
+}
+CELL, MEASURE = "quantize_cellI6__halfLi64E", "measure_patchesI6__halfLi64E"
+QUANTIZE = {
+    "measuring: bar.sync left out": within(MEASURE, without(BLOCK_SYNC)),
+    "Q's peak read before it is there": within(CELL, without(BLOCK_SYNC, 1)),
+    "K's peak written before Q's is read": within(CELL, without(BLOCK_SYNC, 2)),
+    "K's peak read before it is there": within(CELL, without(BLOCK_SYNC, 3)),
+}
 MUTATIONS = [
-    *(Mutation(title, "full", edit) for title, edit in WIDE.items()),
-    *(Mutation(title, "fp8", edit) for title, edit in LOW.items()),
+    *(Mutation(title, "16 bits", edit) for title, edit in WIDE.items()),
+    *(Mutation(title, "FP8", edit) for title, edit in LOW.items()),
+    *(Mutation(title, "portable", edit) for title, edit in PORTABLE.items()),
+    *(Mutation(title, "quantize", edit) for title, edit in QUANTIZE.items()),
     # P and O are last written before the scores' fence of the same turn, which orders them already.
-    Mutation("main loop: second wgmma.fence left out", "full", without(FENCE, 2), harmless=True),
+    Mutation("main loop: second wgmma.fence left out", "16 bits", without(FENCE, 2), harmless=True),
 ]
 # Ballots and the order of a warp's lanes hide most of these from the emulator: a known gap.
 WARP_SYNCS = [
-    Mutation(f"__syncwarp {n} left out", "full", without(r"bar\.warp\.sync \S+;", n))
-    for n in range(13)
+    Mutation(f"__syncwarp {n} left out", "16 bits", without(WARP_SYNC, n)) for n in range(13)
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from covis.export.ops import cuda
 from tests.emulator.emulator import Emulator, StoppedError, load_ptx, ptx_of
 from tests.emulator.judge import SUMMARY, Question, question
 from tests.emulator.mutations import MUTATIONS, WARP_SYNCS, Mutation
@@ -22,9 +23,12 @@ from tests.gpu import cases
 from tests.gpu.checks import Subject
 from tests.vectors.case import Layout, attention_case
 
-KERNELS = {  # parts of mangled names: element, D, polynomial, FP8
-    "full": "hopper_attentionIN7cutlass6half_tELi64ELb0ELb0E",
-    "fp8": "hopper_attentionIN7cutlass6half_tELi64ELb0ELb1E",
+# Part of a kernel's mangled name (element, D, polynomial, FP8), and who launches it.
+KERNELS: dict[str, tuple[str, cuda.Kernel, cuda.Precision]] = {
+    "16 bits": ("hopper_attentionIN7cutlass6half_tELi64ELb0ELb0E", "hopper", "full"),
+    "FP8": ("hopper_attentionIN7cutlass6half_tELi64ELb0ELb1E", "hopper", "fp8"),
+    "quantize": ("quantize_cellI6__halfLi64E", "hopper", "fp8"),
+    "portable": ("portable_attentionI6__halfLi64E", "portable", "full"),
 }
 MODES = {
     "late": {},
@@ -36,7 +40,7 @@ SHORT = {"multiprocessors": 2, "max_instructions": 2_000_000}
 
 
 @cache
-def questions(precision: str) -> tuple[Question, ...]:
+def questions(precision: cuda.Precision) -> tuple[Question, ...]:
     """Short and whole chunks, specials and a trailing token; then tiles of a pooled map."""
     layout = Layout(205, 3, 2, 1)
     frames = attention_case(
@@ -50,12 +54,12 @@ def questions(precision: str) -> tuple[Question, ...]:
     return tuple(question(case, torch.float16, fp8=fp8) for case in given)
 
 
-def objection(emulator: Emulator, precision: str) -> str:
+def objection(emulator: Emulator, kernel: str) -> str:
     """What the first mode that objects has seen of the loaded kernel; empty where none does."""
-    subject = Subject(emulator.library, "hopper", "fp8" if precision == "fp8" else "full")
+    subject = Subject(emulator.library, *KERNELS[kernel][1:])
     for mode, options in MODES.items():
         with emulator.options(**SHORT, **options):
-            for asked in questions(precision):
+            for asked in questions(subject.precision):
                 verdict, _ = asked.judge(emulator, subject)
                 if not verdict.ok:
                     reason = verdict.complaints or (f"error {verdict.error:.3g}",)
@@ -65,29 +69,29 @@ def objection(emulator: Emulator, precision: str) -> str:
 
 def plant(emulator: Emulator, mutation: Mutation, folder: Path) -> str:
     """What is seen of the mutation; the kernel itself is loaded again behind it."""
-    original = ptx_of(KERNELS[mutation.precision])
+    original = ptx_of(KERNELS[mutation.kernel][0])
     mutated = folder / "mutated.ptx"
     mutated.write_text(mutation.apply(original.read_text()))
     try:
         load_ptx(emulator.library, mutated)
-        return objection(emulator, mutation.precision)
+        return objection(emulator, mutation.kernel)
     except StoppedError as unknown:
         return f"not loaded: {unknown}"
     finally:
         load_ptx(emulator.library, original)
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.precision}: {m.title}")
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.kernel}: {m.title}")
 def test_mutation_is_seen(emulator: Emulator, mutation: Mutation, tmp_path: Path) -> None:
     seen = plant(emulator, mutation, tmp_path)
-    SUMMARY.mutations[f"{mutation.precision}: {mutation.title}"] = seen
+    SUMMARY.mutations[f"{mutation.kernel}: {mutation.title}"] = seen
     assert not seen.startswith("not loaded"), seen
     assert bool(seen) != mutation.harmless, seen or "nothing objected"
 
 
-@pytest.mark.parametrize("precision", KERNELS)
-def test_kernel_without_a_fault_is_clean(emulator: Emulator, precision: str) -> None:
-    assert objection(emulator, precision) == ""
+@pytest.mark.parametrize("kernel", ["16 bits", "FP8", "portable"])
+def test_kernel_without_a_fault_is_clean(emulator: Emulator, kernel: str) -> None:
+    assert objection(emulator, kernel) == ""
 
 
 @pytest.mark.slow

@@ -50,43 +50,63 @@ std::string agent(int writer) {
 
 }  // namespace
 
-void Cta::wrote_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes, bool atomic) {
-  if (!shadow.empty()) {
-    for (uint32_t at = offset; at < offset + bytes;) {
-      const uint32_t granule = at / 16;
-      const uint32_t last = std::min(offset + bytes, granule * 16 + 16);
-      Shadow& s = shadow[granule];
-      s.written = ++now;
-      s.writer = static_cast<uint16_t>(warp.index * kLanes + lane);
-      for (uint32_t b = at; b < last; ++b) s.initialised |= static_cast<uint16_t>(1u << b % 16);
-      at = last;
-    }
-    if (mbarriers[offset / 8].valid) warp.note("writes over an mbarrier");
+void Cta::filled_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes) {
+  if (shadow.empty()) return;
+  for (uint32_t at = offset; at < offset + bytes;) {
+    const uint32_t granule = at / 16;
+    const uint32_t last = std::min(offset + bytes, granule * 16 + 16);
+    Shadow& s = shadow[granule];
+    s.written = ++now;
+    s.writer = static_cast<uint16_t>(warp.index * kLanes + lane);
+    for (uint32_t b = at; b < last; ++b) s.initialised |= static_cast<uint16_t>(1u << b % 16);
+    at = last;
   }
-  if (!cells.empty()) {
-    for (uint32_t c = offset; c < offset + bytes; ++c) {
-      Cell& cell = cells[c];
-      if (cell.writer != 0xff && cell.writer != warp.index && !(atomic && cell.atomic) &&
-          warp.clocks.at[cell.writer] < cell.write_clock)
-        warp.note("race: writes what " + agent(cell.writer) + " wrote");
-      if (cell.writer == warp.index && cell.epoch == warp.epoch && cell.lane != lane &&
-          !(atomic && cell.atomic))
-        warp.note("race in the warp: writes what another lane wrote");
-      cell.lane = static_cast<uint8_t>(lane);
-      cell.epoch = warp.epoch;
-      cell.writer = static_cast<uint8_t>(warp.index);
-      cell.write_clock = warp.clocks.at[warp.index];
-      cell.atomic = atomic;
-    }
-    for (uint32_t c = offset / 4; c <= (offset + bytes - 1) / 4; ++c) {
-      const Readers& all = readers[c];
-      for (int r = 0; r < static_cast<int>(warps.size()); ++r)
-        if (r != warp.index && all.clock[r] > warp.clocks.at[r])
-          warp.note("race: writes what warp " + std::to_string(r) + " reads");
-      if (all.last == static_cast<uint32_t>(warp.index) && all.epoch == warp.epoch && bytes >= 4 &&
-          (all.lanes & ~(1u << lane)) != 0 && !atomic)
-        warp.note("race in the warp: writes what another lane reads");
-    }
+  if (mbarriers[offset / 8].valid) warp.note("writes over an mbarrier");
+}
+
+void Cta::wrote_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes, bool atomic) {
+  filled_shared(warp, lane, offset, bytes);
+  if (cells.empty()) return;
+  for (uint32_t c = offset; c < offset + bytes; ++c) {
+    Cell& cell = cells[c];
+    const bool both_atomic = atomic && cell.atomic;
+    if (cell.writer != 0xff && cell.writer != warp.index && !both_atomic &&
+        warp.clocks.at[cell.writer] < cell.write_clock)
+      warp.note("race: writes what " + agent(cell.writer) + " wrote");
+    if (cell.writer == warp.index && cell.epoch == warp.epoch && cell.lane != lane && !both_atomic)
+      warp.note("race in the warp: writes what another lane wrote");
+    cell.lane = static_cast<uint8_t>(lane);
+    cell.epoch = warp.epoch;
+    cell.writer = static_cast<uint8_t>(warp.index);
+    cell.write_clock = warp.clocks.at[warp.index];
+    cell.atomic = atomic;
+  }
+  check_readers(warp, lane, offset, bytes, atomic);
+}
+
+void Cta::issued_copy(Warp& warp, int lane, uint32_t offset, uint32_t bytes, uint32_t number) {
+  if (cells.empty()) return;
+  for (uint32_t c = offset; c < offset + bytes; ++c) {
+    Cell& cell = cells[c];
+    if (cell.writer != 0xff && cell.writer != warp.index &&
+        warp.clocks.at[cell.writer] < cell.write_clock)
+      warp.note("race: a copy overwrites what " + agent(cell.writer) + " wrote");
+    cell.writer = static_cast<uint8_t>(32 + warp.index);
+    cell.write_clock = number;
+    cell.atomic = false;
+  }
+  check_readers(warp, lane, offset, bytes, false);
+}
+
+void Cta::check_readers(Warp& warp, int lane, uint32_t offset, uint32_t bytes, bool atomic) {
+  for (uint32_t c = offset / 4; c <= (offset + bytes - 1) / 4; ++c) {
+    const Readers& all = readers[c];
+    for (int r = 0; r < static_cast<int>(warps.size()); ++r)
+      if (r != warp.index && all.clock[r] > warp.clocks.at[r])
+        warp.note("race: writes what warp " + std::to_string(r) + " reads");
+    if (all.last == static_cast<uint32_t>(warp.index) && all.epoch == warp.epoch && bytes >= 4 &&
+        (all.lanes & ~(1u << lane)) != 0 && !atomic)
+      warp.note("race in the warp: writes what another lane reads");
   }
 }
 

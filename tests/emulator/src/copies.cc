@@ -1,4 +1,6 @@
 // Asynchronous copies: cp.async, and the bulk copies of tensor maps.
+#include <algorithm>
+
 #include "cta.h"
 #include "decode.h"
 
@@ -16,7 +18,8 @@ void do_cp_async(Warp& w, const Instruction& i) {
     if (source % i.small != 0) w.fail("cp.async: misaligned source");
     if (bytes > 0) w.cta->global_at(w, source, bytes, false);
     w.cta->shared_at(w, target, i.small, i.small);
-    w.open_copies[l].push_back({source, target, bytes, i.small - bytes});
+    w.cta->issued_copy(w, l, target, i.small, ++w.copies);
+    w.open_copies[l].push_back({source, target, bytes, i.small - bytes, w.copies});
   }
 }
 
@@ -24,7 +27,7 @@ void run_copy(Warp& w, int lane, const AsyncCopy& copy) {
   uint8_t* to = w.cta->shared.data() + copy.target;
   std::memcpy(to, reinterpret_cast<const void*>(copy.source), copy.bytes);
   std::memset(to + copy.bytes, 0, copy.zeros);
-  w.cta->wrote_shared(w, lane, copy.target, copy.bytes + copy.zeros);
+  w.cta->filled_shared(w, lane, copy.target, copy.bytes + copy.zeros);
 }
 
 void do_cp_commit(Warp& w, const Instruction&) {
@@ -43,9 +46,13 @@ void do_cp_wait(Warp& w, const Instruction& i) {
     if (!(w.exec >> l & 1)) continue;
     auto& groups = w.copy_groups[l];
     const size_t done = groups.size() > keep ? groups.size() - keep : 0;
-    if (options().lazy_copies)
-      for (size_t k = 0; k < done; ++k)
-        for (const auto& copy : groups[k]) run_copy(w, l, copy);
+    for (size_t k = 0; k < done; ++k) {
+      for (const auto& copy : groups[k]) {
+        if (options().lazy_copies) run_copy(w, l, copy);
+        uint32_t& over = w.clocks.at[32 + w.index];  // for what comes behind the wait
+        over = std::max(over, copy.number);
+      }
+    }
     groups.erase(groups.begin(), groups.begin() + static_cast<std::ptrdiff_t>(done));
   }
 }

@@ -8,15 +8,22 @@
 
 namespace covis::emulator {
 
-void Cta::run(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t seed) {
+namespace {
+
+uint32_t threads_of(const Launch& launch) {
+  return launch.block[0] * launch.block[1] * launch.block[2];
+}
+
+}  // namespace
+
+void Cta::prepare(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t seed) {
   launch = &what;
   id[0] = x;
   id[1] = y;
   id[2] = z;
   const Kernel& kernel = *what.kernel;
   random.seed(static_cast<uint32_t>(seed * 2654435761u + x * 40503u + y * 97u + 1));
-  const uint32_t threads = what.block[0] * what.block[1] * what.block[2];
-  const int count = static_cast<int>((threads + 31) / 32);
+  const int count = static_cast<int>((threads_of(what) + 31) / 32);
   if (count > 32) throw Error("more than 1024 threads");
   shared_end = kernel.dynamic_base() + what.dynamic_shared;
   if (shared_end > 228 * 1024) throw Error(kernel.name + ": too much shared memory");
@@ -39,45 +46,61 @@ void Cta::run(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t s
   predicates.assign(size_t{kernel.predicates} * count, 0);
   warps.clear();
   warps.resize(count);
-  const int per_thread = std::min<int>(255, static_cast<int>(65536 / (count * kLanes)) / 8 * 8);
   free_registers = 0;
-  for (int i = 0; i < count; ++i) {
-    Warp& w = warps[i];
-    w.cta = this;
-    w.kernel = &kernel;
-    w.index = i;
-    const uint32_t live = std::min<uint32_t>(32, threads - 32 * i);
-    w.alive = w.active = live == 32 ? ~0u : (1u << live) - 1;
-    w.arena = arena.data() + size * i;
-    w.predicates = predicates.data() + size_t{kernel.predicates} * i;
-    w.registers = per_thread;
-    w.stamp.assign(checks ? kernel.vectors : 0, 0);
-    w.in_flight.assign(checks ? kernel.vectors : 0, 0);
-    w.local.assign(size_t{kernel.local_bytes} * kLanes, 0xff);
-    w.clocks.at[i] = 1;
-    // Registers hold nothing useful at the start either.
-    std::fill(w.arena, w.arena + size, 0x7fdeadbe);
-    for (const auto& c : kernel.constants) {
-      for (int l = 0; l < kLanes; ++l) {
-        const uint32_t t = 32 * i + l;
-        const uint32_t tid[3] = {t % what.block[0], t / what.block[0] % what.block[1],
-                                 t / (what.block[0] * what.block[1])};
-        uint64_t value = c.bits;
-        using C = Kernel::Constant;
-        if (c.kind == C::kParamAddress) value = reinterpret_cast<uint64_t>(what.params) + c.bits;
-        if (c.kind == C::kTid) value = tid[c.axis];
-        if (c.kind == C::kCtaid) value = id[c.axis];
-        if (c.kind == C::kNtid) value = what.block[c.axis];
-        if (c.kind == C::kNctaid) value = what.grid[c.axis];
-        if (c.kind == C::kLane) value = static_cast<uint32_t>(l);
-        if (c.wide)
-          w.reg<uint64_t>(c.vector)[l] = value;
-        else
-          w.reg<uint32_t>(c.vector)[l] = static_cast<uint32_t>(value);
-      }
+  for (int i = 0; i < count; ++i) prepare_warp(i);
+}
+
+void Cta::prepare_warp(int i) {
+  const Kernel& kernel = *launch->kernel;
+  const size_t size = size_t{kernel.vectors} * kLanes;
+  const int threads = static_cast<int>(warps.size()) * kLanes;
+  const bool checks = options().checks;
+  Warp& w = warps[i];
+  w.cta = this;
+  w.kernel = &kernel;
+  w.index = i;
+  const uint32_t live = std::min<uint32_t>(32, threads_of(*launch) - 32 * i);
+  w.alive = w.active = live == 32 ? ~0u : (1u << live) - 1;
+  w.arena = arena.data() + size * i;
+  w.predicates = predicates.data() + size_t{kernel.predicates} * i;
+  w.registers = std::min(255, 65536 / threads / 8 * 8);
+  w.stamp.assign(checks ? kernel.vectors : 0, 0);
+  w.in_flight.assign(checks ? kernel.vectors : 0, 0);
+  w.local.assign(size_t{kernel.local_bytes} * kLanes, 0xff);
+  w.clocks.at[i] = 1;
+  // Registers hold nothing useful at the start either.
+  std::fill(w.arena, w.arena + size, 0x7fdeadbe);
+  for (const auto& c : kernel.constants) {
+    for (int l = 0; l < kLanes; ++l) {
+      const uint64_t value = constant(c, w, l);
+      if (c.wide)
+        w.reg<uint64_t>(c.vector)[l] = value;
+      else
+        w.reg<uint32_t>(c.vector)[l] = static_cast<uint32_t>(value);
     }
   }
+}
 
+uint64_t Cta::constant(const Kernel::Constant& c, const Warp& warp, int lane) const {
+  using C = Kernel::Constant;
+  const uint32_t* block = launch->block;
+  const uint32_t t = static_cast<uint32_t>(kLanes * warp.index + lane);
+  const uint32_t tid[3] = {t % block[0], t / block[0] % block[1], t / (block[0] * block[1])};
+  switch (c.kind) {
+    case C::kParamAddress: return reinterpret_cast<uint64_t>(launch->params) + c.bits;
+    case C::kTid: return tid[c.axis];
+    case C::kCtaid: return id[c.axis];
+    case C::kNtid: return block[c.axis];
+    case C::kNctaid: return launch->grid[c.axis];
+    case C::kLane: return static_cast<uint32_t>(lane);
+    default: return c.bits;
+  }
+}
+
+void Cta::run(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t seed) {
+  prepare(what, x, y, z, seed);
+  const Kernel& kernel = *what.kernel;
+  const int count = static_cast<int>(warps.size());
   const bool chaos = options().chaos;
   int idle = 0;
   for (;;) {

@@ -83,7 +83,11 @@ struct Cta {
   uint64_t hit_begin = 1, hit_end = 0;
   bool hit_writable = false;
 
+  // Runs the CTA at a place of the grid to its end; throws Error.
   void run(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t seed);
+  void prepare(const Launch& what, uint32_t x, uint32_t y, uint32_t z, uint64_t seed);
+  void prepare_warp(int i);
+  uint64_t constant(const Kernel::Constant& c, const Warp& warp, int lane) const;
   void arrive(Mbarrier& barrier);
   void complete(Mbarrier& barrier);
   Mbarrier& mbarrier(Warp& warp, uint32_t address);
@@ -93,7 +97,12 @@ struct Cta {
   // Checked pointers.
   uint8_t* shared_at(Warp& warp, uint64_t offset, uint32_t bytes, uint32_t align);
   uint8_t* global_at(Warp& warp, uint64_t address, uint32_t bytes, bool write);
+  // What a checker is told. `filled` without a look at races: those of cp.async are judged when it
+  // is issued, because it may write from then on, and are over when its lane has waited for it.
+  void filled_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes);
   void wrote_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes, bool atomic = false);
+  void issued_copy(Warp& warp, int lane, uint32_t offset, uint32_t bytes, uint32_t number);
+  void check_readers(Warp& warp, int lane, uint32_t offset, uint32_t bytes, bool atomic);
   void read_shared(Warp& warp, int lane, uint32_t offset, uint32_t bytes);
   void async_read(Warp& warp, uint32_t offset, uint32_t bytes, const char* what);
   void async_wrote(const PendingCopy& copy, uint32_t bytes);

@@ -13,7 +13,6 @@ struct Statement {
   std::vector<std::string> operands;
   int32_t guard = -1;
   uint32_t guard_flip = 0;
-  uint32_t line = 0;
 };
 
 class Decoder {
@@ -29,8 +28,6 @@ class Decoder {
     uint32_t base;  // a vector
     bool wide;
     int64_t offset;
-    Symbol::Space space;
-    bool symbol;
   };
   // Operands: a vector, read (and written where `write`).
   uint32_t source(const std::string& text, const std::string& type);
@@ -65,9 +62,6 @@ class Decoder {
   std::map<std::string, uint32_t> constants_;
   std::vector<uint32_t> reads_, writes_;
 };
-
-bool arithmetic_handler(const std::vector<std::string>& parts, const std::string& type,
-                        Instruction& ins);
 
 // Names: "ld.shared.v2.f32" in its parts, and what a type says.
 std::vector<std::string> split(const std::string& text, char at);

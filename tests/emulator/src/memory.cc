@@ -7,7 +7,7 @@
 namespace covis::emulator {
 namespace {
 
-// Memory. The address of a lane.
+// The address of a lane.
 inline uint64_t address_of(const Warp& w, const Instruction& i, int lane, bool wide) {
   if (wide) return w.reg<uint64_t>(i.a)[lane] + static_cast<uint64_t>(i.imm);
   return static_cast<uint32_t>(w.reg<uint32_t>(i.a)[lane] + static_cast<uint32_t>(i.imm));

@@ -170,8 +170,6 @@ Decoder::Address Decoder::address(const std::string& text) {
   }
   const auto found = symbols_.find(base);
   if (found == symbols_.end()) throw Error("unknown symbol " + base);
-  out.symbol = true;
-  out.space = found->second.space;
   out.wide = found->second.space == Symbol::kParam || found->second.space == Symbol::kGlobal;
   out.base = source(base, out.wide ? "u64" : "u32");
   return out;

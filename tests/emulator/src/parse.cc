@@ -221,7 +221,6 @@ class Parser {
 
   void statement(Decoder& decoder, Kernel& kernel, std::string text, uint32_t line) {
     Statement s;
-    s.line = line;
     size_t at = text.find_first_not_of(' ');
     if (at == std::string::npos) return;
     if (text[at] == '@') {

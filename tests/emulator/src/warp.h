@@ -9,23 +9,24 @@
 
 namespace covis::emulator {
 
+struct Cta;
+
 struct Group {  // lanes of a warp at one place
   int32_t pc;
   uint32_t mask;
   bool blocked;  // waits at a .sync for other lanes
 };
 
-struct Cta;
 struct WgmmaOp {
   const Instruction* ins;
   uint64_t a_desc, b_desc;
   bool scale_d;
-  uint64_t clock;  // Cta's, when issued
 };
 
 struct AsyncCopy {  // cp.async: 16 bytes at most
   uint64_t source;
   uint32_t target, bytes, zeros;
+  uint32_t number;  // of the warp's copies
 };
 
 struct BulkStore {
@@ -67,8 +68,8 @@ struct Warp {
   std::vector<std::vector<WgmmaOp>> groups;  // committed, oldest first
   std::vector<WgmmaOp> open;                 // not committed
   std::vector<uint32_t> stamp;               // when each register vector was last written
-  std::vector<uint16_t>
-      in_flight;  // products that use a register: as accumulator, + 256 as operand
+  // By register vector: products in flight that use it, + 256 for each that reads it as operand.
+  std::vector<uint16_t> in_flight;
   uint32_t clock = 1, fence_clock = 0;
   int pending_products = 0;
   uint64_t product_hash = 0;  // of the sequence of wgmma: equal in the warps of a warpgroup
@@ -86,7 +87,6 @@ struct Warp {
   T* reg(uint32_t vector) const {
     return reinterpret_cast<T*>(arena + size_t{vector} * kLanes);
   }
-  bool predicate(uint32_t p, int lane) const { return predicates[p] >> lane & 1; }
   [[noreturn]] void fail(const std::string& what) const;
   void note(const std::string& what) const;  // a finding that does not stop the run
   // Runs up to `quantum` instructions; false = nothing but waiting was done.
