@@ -125,13 +125,16 @@ class Saliency(nn.Module):
         min_neighbours: Tensor,
         reference: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """See `descriptor_similarity`, `best_match_similarity` and `pair_levels`."""
+        """See `descriptor_similarity`, `best_match_similarity` and `pair_levels`; the level leaves
+        in int32, as TensorRT takes int8 between engines for a quantised number.
+        """
         tokens = tokens.to(torch.float32)
         if self.pooling == "best-match":
             similarity = best_match_similarity(tokens, self.pool)
         else:
             similarity = descriptor_similarity(tokens)
-        return similarity, pair_levels(similarity, tau, tau_low, min_neighbours, reference)
+        level = pair_levels(similarity, tau, tau_low, min_neighbours, reference)
+        return similarity, level.to(torch.int32)
 
 
 def saliency_stage(rows: int, columns: int, channels: int, pooling: Pooling) -> StageModule:
@@ -149,6 +152,6 @@ def saliency_stage(rows: int, columns: int, channels: int, pooling: Pooling) -> 
         ),
         outputs=(
             Port("similarity", (VIEWS, VIEWS)),
-            Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int8),
+            Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int32),
         ),
     )

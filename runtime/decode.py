@@ -63,7 +63,7 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         intrinsics_original=original,
         valid=valid,
         similarity=values["similarity"],
-        pair_level=values["pair_level"][0, 0],
+        pair_level=values["pair_level"][0, 0].astype(np.int8),
         sparsity=_report(bundle, sparsity, values),
         metric=manifest.model.metric,
         provenance=_provenance(bundle, sparsity),

@@ -154,7 +154,7 @@ class Pipeline:
                 if step.stage.name == "saliency":
                     level = self.pairs_to_use(sparsity, views, pair_level)
                     if level is not None:
-                        values["pair_level"] = backend.memory.put(level)
+                        values["pair_level"] = backend.memory.put(self.as_read("pair_level", level))
                 for name in step.done:
                     values.pop(name, None)  # patch tokens and taps are by far the largest arrays
             return {name: plain(backend.memory.get(value)) for name, value in values.items()}
@@ -168,11 +168,14 @@ class Pipeline:
 
     def controls(self, sparsity: Sparsity, views: int) -> dict[str, Array]:
         """The control inputs of a run, on the host, in the types that this bundle's graphs read."""
-        manifest = self.bundle.manifest
-        made = control_inputs(manifest, sparsity, views, self.options.probes)
-        read = {tensor.name: tensor.dtype for stage in manifest.stages for tensor in stage.inputs}
-        return {n: a.astype(numpy_dtype(read.get(n, a.dtype.name)), copy=False)
-                for n, a in made.items()}  # fmt: skip
+        made = control_inputs(self.bundle.manifest, sparsity, views, self.options.probes)
+        return {name: self.as_read(name, array) for name, array in made.items()}
+
+    def as_read(self, name: str, array: Array) -> Array:
+        """An array in the type in which this bundle's graphs read the input `name`."""
+        ports = (t for stage in self.bundle.manifest.stages for t in stage.inputs)
+        dtype = next((port.dtype for port in ports if port.name == name), array.dtype.name)
+        return array.astype(numpy_dtype(dtype), copy=False)
 
     def pairs_to_use(
         self, sparsity: Sparsity, views: int, given: NDArray[np.int8] | None = None

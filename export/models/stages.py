@@ -47,7 +47,8 @@ class Aggregator(nn.Module):
         view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         measure = MassProbe(probe, self.model.layout(*self.size))
-        selection = PairSelection(pair_level, sparse_layers, patch_tokens.shape[1], measure)
+        level = pair_level.to(torch.int8)
+        selection = PairSelection(level, sparse_layers, patch_tokens.shape[1], measure)
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection)
         return (*(output.squeeze(0) for output in outputs), _by_layer(measure.mass))
@@ -76,7 +77,7 @@ class PooledAggregator(nn.Module):
         layout = self.model.layout(*self.size)
         measure = MassProbe(probe, layout)
         selection = PooledSelection(
-            pair_level,
+            pair_level.to(torch.int8),
             sparse_layers,
             keep_ratio,
             cdf,
@@ -121,7 +122,7 @@ def stages(
         )
     patches = height // PATCH * (width // PATCH)
     patch_tokens, *view_token = model.encoded_ports(height, width, VIEWS)
-    pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int8)
+    pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int32)
     sparse_layers = Port("sparse_layers", (model.global_layers,), torch.bool)
     probe = Port("probe", (PROBES,), torch.int64)
     pooled = (

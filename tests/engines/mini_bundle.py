@@ -54,7 +54,7 @@ def saliency() -> onnx.ModelProto:
         helper.make_node("Transpose", ["patch_tokens"], ["turned"], perm=[1, 0]),
         helper.make_node("MatMul", ["patch_tokens", "turned"], ["similarity"]),
         helper.make_node("GreaterOrEqual", ["similarity", "tau"], ["kept"]),
-        helper.make_node("Cast", ["kept"], ["level"], to=TensorProto.INT8),
+        helper.make_node("Cast", ["kept"], ["level"], to=TensorProto.INT32),
         helper.make_node("Unsqueeze", ["level", "axes"], ["pair_level"]),
     ]
     return _model(
@@ -62,7 +62,7 @@ def saliency() -> onnx.ModelProto:
         [("patch_tokens", TensorProto.FLOAT, ["M", C]), ("tau", TensorProto.FLOAT, [])],
         [
             ("similarity", TensorProto.FLOAT, ["M", "M"]),
-            ("pair_level", TensorProto.INT8, [1, 1, "M", "M"]),
+            ("pair_level", TensorProto.INT32, [1, 1, "M", "M"]),
         ],
         [helper.make_tensor("axes", TensorProto.INT64, [2], [0, 1])],
     )
@@ -77,7 +77,7 @@ def record() -> Record:
     tokens = tensor("patch_tokens", "float32", "M", C)
     pairs = [
         tensor("similarity", "float32", "M", "M"),
-        tensor("pair_level", "int8", 1, 1, "M", "M"),
+        tensor("pair_level", "int32", 1, 1, "M", "M"),
     ]
     return {
         "format": 1,

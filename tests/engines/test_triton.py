@@ -20,7 +20,7 @@ from tests.golden_data import ROOT
 
 DEMO = ROOT / "covis" / "assets" / "demo"
 TYPES = {
-    "float32": "TYPE_FP32", "int8": "TYPE_INT8", "int64": "TYPE_INT64", "bool": "TYPE_BOOL",
+    "float32": "TYPE_FP32", "int32": "TYPE_INT32", "int64": "TYPE_INT64", "bool": "TYPE_BOOL",
 }  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 

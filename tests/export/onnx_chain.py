@@ -83,7 +83,7 @@ class Chain:
 def controls(model: MultiViewModel, views: int, patches: int, **changes: Any) -> Values:
     """Control inputs of a dense run, with changes."""
     values: dict[str, Any] = {
-        "pair_level": np.full((1, 1, views, views), 2, np.int8),
+        "pair_level": np.full((1, 1, views, views), 2, np.int32),
         "sparse_layers": np.zeros(model.global_layers, np.bool_),
         "keep_ratio": np.float32(1),
         "cdf": np.float32(0),

@@ -47,7 +47,7 @@ def feeds(stage: StageModule, views: int) -> dict[str, np.ndarray]:
     for port in stage.inputs:
         shape = [views if isinstance(n, str) else n for n in port.shape]
         values[port.name] = rng.standard_normal(shape).astype(np.float32)
-    level = 2 * (rng.random((1, 1, views, views)) < 0.7).astype(np.int8)
+    level = 2 * (rng.random((1, 1, views, views)) < 0.7).astype(np.int32)
     level[..., np.arange(views), np.arange(views)] = 2
     layers = np.arange(*values["sparse_layers"].shape) % 2 == 0
     values.update(pair_level=level, sparse_layers=layers, probe=np.arange(7) * 9)

@@ -36,7 +36,7 @@ def run(
     neighbours: int = 0,
     reference: int = -1,
     pooling: str = "descriptor",
-) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     module = Saliency(ROWS, COLUMNS, pooling)  # type: ignore[arg-type]
     similarity, level = module(
         torch.from_numpy(x.astype(np.float32)),
@@ -46,7 +46,7 @@ def run(
         torch.tensor(reference),
     )
     assert level.shape == (1, 1, len(x), len(x))
-    assert level.dtype == torch.int8
+    assert level.dtype == torch.int32
     return similarity.numpy(), level[0, 0].numpy()
 
 
@@ -172,7 +172,7 @@ def test_all_pairs_kept_is_dense_attention() -> None:
         q,
         k,
         v,
-        torch.from_numpy(level)[None, None],
+        torch.from_numpy(level).to(torch.int8)[None, None],
         layout=layout,
         q_block=patches,
         k_block=patches,
