@@ -89,7 +89,7 @@ def _build(request: EngineRequest, write: Write, stop: threading.Event) -> None:
         config = builder.create_builder_config()
         settings.apply(config)
         parser = trt.OnnxParser(network, log)
-        _parse(parser, request.graph, kept)
+        parse_graph(parser, request.graph, kept)
         config.add_optimization_profile(_profile(builder, network, request))
         config.progress_monitor = monitor(request.phases, stop)
         times = _attach_timing(config, request, log)
@@ -115,12 +115,20 @@ def _made(create: Callable[..., Any], log: Any, where: str) -> Any:
         ) from error
 
 
-def _parse(parser: Any, path: Path, kept: ExitStack) -> None:
+def parse_graph(parser: Any, path: Path, kept: ExitStack) -> None:
     """Parse the graph as the plugin wants it, with the weights mapped, not read, where possible.
 
     From 10.13 on the parser takes pointers to weights, here into the mapped file: they are then in
     memory once, shared with the system's cache of files. Older parsers read each tensor into memory
     of their own.
+
+    Args:
+        parser: a `tensorrt.OnnxParser` of an empty network.
+        path: the bundle's graph; its external data lies beside it.
+        kept: closes the mapped weights, which must outlive parser, network and build.
+
+    Raises:
+        CovisError: the parser refuses the graph, with its own first reason (exit code 3).
     """
     model = for_tensorrt(load_graph(path))
     data = model.SerializeToString()

@@ -21,9 +21,9 @@ from covis.engines.builder_config import builder_settings, network_flags
 from covis.engines.bundle import sha256_of
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.plans import EngineOptions
-from tests.engines.real_tensorrt import real_tensorrt
 from tests.golden_data import ROOT
-from tests.plugins.tensorrt_build import build_programs
+from tests.tensorrt.build import build_programs
+from tests.tensorrt.real import real_tensorrt
 
 
 @pytest.fixture

@@ -36,11 +36,11 @@ class Traced:
 
 
 @cache
-def traced(config: str) -> Traced:
-    """The stages of a golden configuration, without the pooled aggregator."""
+def traced(config: str, pooled: bool = False) -> Traced:
+    """The stages of a golden configuration, with the pooled aggregator or without."""
     model = recorded_model(config.partition("_")[0], config)
     weights = golden(golden_json(f"{config}.json")["weights"])
-    encoder, *others = (s for s in stages(model, HEIGHT, WIDTH) if s.name != SKIPPED)
+    encoder, *others = (s for s in stages(model, HEIGHT, WIDTH) if pooled or s.name != SKIPPED)
     channels = encoder.outputs[0].shape[-1]
     assert isinstance(channels, int)
     saliency = saliency_stage(*patch_grid(HEIGHT, WIDTH), channels, "descriptor")
@@ -49,10 +49,16 @@ def traced(config: str) -> Traced:
 
 
 def narrowed(
-    config: str, folder: Path, precision: str, keep: str = "heads", **options: object
+    config: str,
+    folder: Path,
+    precision: str,
+    keep: str = "heads",
+    *,
+    pooled: bool = False,
+    **options: object,
 ) -> tuple[dict[str, ir.Model], Precision]:
     """That model in a narrow precision: its graphs as they were written, and the record."""
-    one = traced(config)
+    one = traced(config, pooled)
     graphs = {name: model.clone() for name, model in one.graphs.items()}
     images = None
     if precision == "fp8":

@@ -1,0 +1,81 @@
+"""Every exported graph of the three tiny models, in every precision, as files that stay."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import get_args
+
+import onnx
+from onnx import helper
+
+from covis.engines.graph import load_graph
+from covis.engines.parser_input import DOMAIN, for_tensorrt
+from covis.export.initializers import read_entries
+from covis.export.models.weights import canonical
+from covis.export.options import Precision
+from covis.export.write import WEIGHTS, save
+from tests.export.passes.precision_chain import CONFIGS, narrowed, traced
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+STAGES = {
+    "vggt_a1": ("camera", "depth", "points"),
+    "pi3_a1": ("points", "confidence", "camera"),
+    "mapanything_a1": ("scale", "dense", "camera"),
+}
+TRUNK = ("encoder", "saliency", "aggregator", "aggregator_pooled")
+_made: list[Path] = []
+
+
+def all_graphs(*precisions: str) -> Iterator[tuple[str, str, str]]:
+    """(configuration, precision, stage) of every graph in these precisions."""
+    for config in CONFIGS:
+        for precision in precisions:
+            for stage in (*TRUNK, *STAGES[config]):
+                yield config, precision, stage
+
+
+@cache
+def bundle(config: str, precision: str) -> Path:
+    """A folder of all graphs of a model in one precision, beside their weights."""
+    folder = Path(mkdtemp(prefix="covis-graphs-"))
+    _made.append(folder)
+    if precision == "fp32":
+        one = traced(config, True)
+        shutil.copyfile(one.weights, folder / WEIGHTS)
+        entries = read_entries(folder / WEIGHTS)
+        keys = canonical(entries, one.model.aliases)
+        for stage in one.stages:
+            save(stage, one.graphs[stage.name].clone(), folder / WEIGHTS, entries, keys)
+    else:
+        narrowed(config, folder, precision, pooled=True, fp8_attention=precision == "fp8")
+    return folder
+
+
+def forget() -> None:
+    """Remove what `bundle` made."""
+    bundle.cache_clear()
+    while _made:
+        shutil.rmtree(_made.pop(), ignore_errors=True)
+
+
+def plugin_nodes(graph: Path) -> list[onnx.NodeProto]:
+    """The op nodes that TensorRT's parser gets of a graph, in their order."""
+    return [node for node in for_tensorrt(load_graph(graph)).graph.node if node.domain == DOMAIN]
+
+
+def plugin_text(node: onnx.NodeProto) -> str:
+    """What the plugin of an op node must say of its fields."""
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    select = node.op_type == "BlockSelect"
+    blocks = {"q_block": 128, "k_block": 64} if select else {"q_block": 1, "k_block": 1}
+    layout = {"frame_tokens": 1, "special_first": 0, "special_last": 0, "trailing_tokens": 0}
+    words = [f"{name}={given.get(name, value)}" for name, value in {**layout, **blocks}.items()]
+    if select:
+        words.append(f"pool={given.get('pool', b'mean').decode()}")
+    else:
+        words.append(f"scale={given.get('scale', 0.0):f} precision={given['precision'].decode()}")
+    return " ".join([node.op_type, *words])

@@ -1,0 +1,88 @@
+"""NVIDIA's own TensorRT, on a machine without a GPU too: builder, parser, our plugin.
+
+TensorRT's builder wants a driver unless a variable of the environment, which it reads when it is
+made, lets it use the CPU alone. It then parses, types and optimises a network and asks the plugins
+as always; only the kernels cannot be measured, and the build ends there with an error of the
+device. An error before that is a fault of ours, on every machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from covis.engines import trt as ours
+from covis.engines.builder_config import network_flags
+from tests.tensorrt.build import PLUGIN, build_programs
+
+_CPU_ALONE = " --cpu_only=1"  # with the leading blank
+# First words of what a build without a device says once nothing but kernels is left to choose.
+_NO_DEVICE = re.compile(r"queryFromDefaultDevice|no CUDA context is current|Cuda Runtime|cudaError")
+
+
+def real_tensorrt() -> ModuleType:
+    """The module; skips the calling test, with the reason, where it cannot be imported."""
+    try:
+        return importlib.import_module("tensorrt")
+    except Exception as error:
+        pytest.skip(f"the tensorrt module cannot be imported ({error})")
+
+
+@cache
+def has_device() -> bool:
+    """Whether a driver of NVIDIA's is there."""
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except OSError:
+        return False
+
+
+def start() -> tuple[Any, Any, Any]:
+    """The module, a builder with our plugin loaded, and the logger, which remembers errors."""
+    trt = real_tensorrt()
+    if not has_device():
+        os.environ["TRT_INTERNAL_OPTIONS"] = _CPU_ALONE
+    log = ours.logger(lambda severity, text: None)
+    ours.load_plugin(build_programs() / PLUGIN)
+    builder = _builder(trt, log)
+    log.forget()
+    return trt, builder, log
+
+
+@cache
+def _builder(trt: Any, log: Any) -> Any:
+    return trt.Builder(log)
+
+
+def parsed(graph: Path, kept: ExitStack) -> Any:
+    """The network that TensorRT's parser makes of a graph, as `covis build` hands it over.
+
+    Args:
+        graph: a bundle's graph, beside its weights.
+        kept: holds the mapped weights, parser included, while the network is used.
+    """
+    from covis.engines.builder import parse_graph
+
+    trt, builder, log = start()
+    network = builder.create_network(network_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    parse_graph(parser, graph, kept)
+    kept.callback(lambda: (parser, None)[1])
+    return network
+
+
+def stopped_at_the_device(errors: list[str]) -> None:
+    """Assert that a build got as far as a machine without a GPU lets it."""
+    if has_device():
+        assert not errors, errors
+    else:
+        assert errors and _NO_DEVICE.search(errors[0]), errors[:3]

@@ -1,0 +1,140 @@
+"""Every op node of the exported graphs, alone in a network: the builder asks the plugin all of it.
+
+A whole graph stops at its first kernel on a machine without a GPU, before most plugins have been
+configured. Alone, each is: formats, `configurePlugin` for 1 to 1,000 views, workspace, tactics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from covis.engines import trt as ours
+from covis.engines.builder_config import builder_settings, network_flags
+from covis.engines.graph import load_graph
+from covis.engines.parser_input import for_tensorrt
+from covis.engines.plans import EngineOptions
+from covis.engines.shapes import TensorFacts, tensor_facts
+from tests.export.passes.precision_chain import CONFIGS
+from tests.tensorrt.graphs import TRUNK, bundle, plugin_nodes, plugin_text
+from tests.tensorrt.real import has_device, start
+
+pytestmark = pytest.mark.trt
+
+VIEWS = (1, 100, 1000)
+CHUNKS = (1, 16, 16)
+CONFIGURED = re.compile(r"covis (.*): configured, workspace (\d+) bytes for (.*)")
+Signature = tuple[str, tuple[tuple[TensorFacts, ...], ...]]  # the plugin's text, inputs by views
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp8"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_nodes(config: str, precision: str) -> None:
+    """Nodes alike in fields, types and shapes are asked once; none is left out."""
+    found = Counter(
+        signature
+        for stage in TRUNK
+        for signature in signatures(bundle(config, precision) / f"{stage}.onnx")
+    )
+    assert sum(found.values()) == sum(
+        len(plugin_nodes(bundle(config, precision) / f"{stage}.onnx")) for stage in TRUNK
+    )
+    for text, points in found:
+        lines, errors = asked(config, precision, (text, points))
+        configured = [match for line in lines if (match := CONFIGURED.search(line))]
+        assert configured, (text, errors[:2])
+        largest = points[2][0].shape
+        said, workspace, shape = configured[0].groups()
+        assert said == text and shape == f"({', '.join(map(str, largest))})"
+        assert int(workspace) > 0 or text.startswith("BlockSelect")
+        # What follows is the kernel itself, which wants a GPU; nothing of ours refused before.
+        assert has_device() or not [line for line in errors if "supported formats" in line]
+
+
+def signatures(graph: Path) -> Iterator[Signature]:
+    """Text and inputs of every op node, at the three points of the profile."""
+    model = for_tensorrt(load_graph(graph))
+    ends = [{"M": views, "N": chunk, "K": 1} for views, chunk in zip(VIEWS, CHUNKS, strict=True)]
+    facts = [
+        tensor_facts(
+            model,
+            {
+                value.name: tuple(
+                    size.dim_value or end[size.dim_param]
+                    for size in value.type.tensor_type.shape.dim
+                )
+                for value in model.graph.input
+            },
+        )
+        for end in ends
+    ]
+    for node in plugin_nodes(graph):
+        yield plugin_text(node), tuple(tuple(f[name] for name in node.input) for f in facts)
+
+
+@cache
+def asked(config: str, precision: str, signature: Signature) -> tuple[list[str], list[str]]:
+    """All lines, and errors, of a build of one node alone."""
+    text, points = signature
+    node = next(
+        node
+        for stage in TRUNK
+        for node in plugin_nodes(bundle(config, precision) / f"{stage}.onnx")
+        if plugin_text(node) == text
+    )
+    trt, builder, log = start()
+    lines: list[str] = []
+    ours.logger(lambda severity, line: lines.append(line))
+    try:
+        network = builder.create_network(network_flags(trt))
+        parser = trt.OnnxParser(network, log)
+        assert parser.parse(alone(node, points).SerializeToString()), log.errors
+        profile = builder.create_optimization_profile()
+        for place in range(network.num_inputs):
+            shapes = [facts[place].shape for facts in points]
+            if shapes[0] != shapes[2]:
+                profile.set_shape(network.get_input(place).name, *shapes)
+        config_ = builder.create_builder_config()
+        builder_settings(trt, EngineOptions()).apply(config_)
+        config_.add_optimization_profile(profile)
+        builder.build_serialized_network(network, config_)
+    finally:
+        ours.logger(lambda severity, line: None)
+    return lines, list(log.errors)
+
+
+def alone(node: onnx.NodeProto, points: tuple[tuple[TensorFacts, ...], ...]) -> onnx.ModelProto:
+    """A graph of this node; maps come in int32 and are cast for it, as in the exported graphs."""
+    inputs, nodes, names = [], [], []
+    for place, (least, _, most) in enumerate(zip(*points, strict=True)):
+        name, level = f"in{place}", most.dtype == TensorProto.INT8
+        sizes = [
+            high if low == high else f"{name}_{axis}"
+            for axis, (low, high) in enumerate(zip(least.shape, most.shape, strict=True))
+        ]
+        kind = TensorProto.INT32 if level else most.dtype
+        inputs.append(helper.make_tensor_value_info(name, kind, sizes))
+        names.append(f"{name}.int8" if level else name)
+        if level:
+            nodes.append(helper.make_node("Cast", [name], [names[-1]], to=TensorProto.INT8))
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.ClearField("input")
+    copy.input.extend(names)
+    copy.output[0] = "out"
+    narrow = node.op_type == "BlockSelect"
+    kind = TensorProto.INT32 if narrow else points[0][0].dtype
+    outputs = [helper.make_tensor_value_info("wide" if narrow else "out", kind, [None] * 4)]
+    nodes.append(copy)
+    if narrow:
+        nodes.append(helper.make_node("Cast", ["out"], ["wide"], to=TensorProto.INT32))
+    graph = helper.make_graph(nodes, "alone", inputs, outputs)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(node.domain, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -1,0 +1,100 @@
+"""NVIDIA's compiler makes a plan of every stage, on the CPU: TensorRT-RTX, from PyPI.
+
+    make trt
+
+TensorRT-RTX builds plans for GPUs that are not there. Its networks take no plugins, so a graph with
+ops is compiled with their function bodies, as any runtime may run it; a stage whose parser's copy
+has no op of ours left is compiled in that form too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from covis.engines.graph import load_graph
+from covis.engines.parser_input import DOMAIN, for_tensorrt
+from tests.tensorrt.graphs import all_graphs, bundle
+
+pytestmark = pytest.mark.trt
+
+RANGES = {"M": (1, 12, 1000), "N": (1, 4, 16), "K": (1, 1, 64)}
+GRAPHS = [*all_graphs("fp32", "fp16", "bf16")]
+
+
+@pytest.mark.parametrize(("config", "precision", "stage"), GRAPHS)
+def test_function_bodies(config: str, precision: str, stage: str) -> None:
+    """As exported: what every runtime without our kernels sees."""
+    graph = bundle(config, precision) / f"{stage}.onnx"
+    assert compiled(load_graph(graph), graph) > 0
+
+
+@pytest.mark.parametrize(("config", "precision", "stage"), GRAPHS)
+def test_parser_copy(config: str, precision: str, stage: str) -> None:
+    """As `covis build` hands it over, where no plugin is left in it."""
+    graph = bundle(config, precision) / f"{stage}.onnx"
+    copy = for_tensorrt(load_graph(graph))
+    if any(node.domain == DOMAIN for node in copy.graph.node):
+        pytest.skip("TensorRT-RTX takes no plugins; test_networks.py shows this one to TensorRT")
+    assert compiled(copy, graph) > 0
+
+
+def test_no_plugins() -> None:
+    """Why: should a version take them, the whole bundle can be compiled here."""
+    trt, _, _ = rtx()
+    assert not [name for name in dir(trt.INetworkDefinition) if "plugin" in name]
+
+
+def compiled(model: onnx.ModelProto, graph: Path) -> int:
+    """The size of the plan that TensorRT-RTX makes, in bytes.
+
+    Args:
+        model: to compile.
+        graph: where it stands, beside its weights.
+    """
+    trt, builder, log = rtx()
+    log.errors.clear()
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    done = parser.parse(model.SerializeToString(), str(graph))
+    assert done, [parser.get_error(i).desc()[:300] for i in range(parser.num_errors)]
+    profile = builder.create_optimization_profile()
+    for value in model.graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        ends = [
+            tuple(size.dim_value or RANGES[size.dim_param][end] for size in sizes)
+            for end in range(3)
+        ]
+        if ends[0] != ends[2]:
+            profile.set_shape(value.name, *ends)
+    config = builder.create_builder_config()
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None, log.errors[:3]
+    return int(plan.nbytes)
+
+
+@cache
+def rtx() -> tuple[Any, Any, Any]:
+    """The module, a builder, and a logger that keeps errors; skips where it is not installed."""
+    try:
+        trt = importlib.import_module("tensorrt_rtx_bindings")
+    except ImportError as error:
+        pytest.skip(f"TensorRT-RTX cannot be imported ({error})")
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(text[:400])
+
+    log = Log()
+    return trt, trt.Builder(log), log
