@@ -10,24 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from benchmarks import attention_gpu, gpu_table
 from benchmarks.peers_gpu import PEERS
+from tests.gpu.on_cpu import OnCpu
 
 Record = dict[str, Any]
-
-
-class OnCpu(TorchFunctionMode):
-    """What torch would put on a GPU stays on the CPU."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if given.get("device") == "cuda":
-            given["device"] = "cpu"
-        return args[0] if func is torch.Tensor.cuda else func(*args, **given)
 
 
 @pytest.fixture
