@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.emulator.emulator import Emulator, the_emulator
 from tests.emulator.judge import SUMMARY
@@ -19,7 +20,10 @@ def emulator() -> Iterator[Emulator]:
     found = the_emulator()
     found.set_options()
     found.take_findings()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices are small: more threads take ten times the processor time
     yield found
+    torch.set_num_threads(threads)
     SUMMARY.seconds += time.monotonic() - started
 
 
