@@ -1,6 +1,6 @@
 """Our side of TensorRT against the real module: enums, attributes, classes, registry.
 
-PYTHONPATH=<folder of the tensorrt module> TENSORRT_ROOT=... python -m pytest -m trt tests/engines
+make trt
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from covis.engines.bundle import sha256_of
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.plans import EngineOptions
 from tests.golden_data import ROOT
-from tests.tensorrt.build import build_programs
-from tests.tensorrt.real import real_tensorrt
+from tests.tensorrt.real import plugin_library, real_tensorrt
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ except CovisError as error:
 @pytest.mark.trt
 @pytest.mark.parametrize("way", ["static", "dynamic"])
 def test_plugin_in_the_registry(trt: Any, way: str) -> None:
-    library = build_programs() / "libcovis_trt.so"
+    library = plugin_library()
     done = subprocess.run(
         [sys.executable, "-c", REGISTER, str(library), way],
         cwd=ROOT, capture_output=True, text=True, check=False,

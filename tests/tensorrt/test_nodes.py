@@ -24,7 +24,7 @@ from covis.engines.plans import EngineOptions
 from covis.engines.shapes import TensorFacts, tensor_facts
 from tests.export.passes.precision_chain import CONFIGS
 from tests.tensorrt.graphs import TRUNK, bundle, plugin_nodes, plugin_text
-from tests.tensorrt.real import has_device, start
+from tests.tensorrt.real import has_device, skip_without_builder, start
 
 pytestmark = pytest.mark.trt
 
@@ -48,6 +48,7 @@ def test_nodes(config: str, precision: str) -> None:
     )
     for text, points in found:
         lines, errors = asked(config, precision, (text, points))
+        skip_without_builder(errors)
         configured = [match for line in lines if (match := CONFIGURED.search(line))]
         assert configured, (text, errors[:2])
         largest = points[2][0].shape
