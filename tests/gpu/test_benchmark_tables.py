@@ -107,7 +107,7 @@ def test_a_peer_is_stopped_with_its_compilers(
     started = time.monotonic()
     record = peers_gpu.run_peer("FlexAttention", 1, 1.0, 64, seconds=1.0)
     assert record == {"absent": "gave nothing in 1 s (it compiles at first use)"}
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 def test_summary_states_what_is_missing_and_judges_what_is_there() -> None:

@@ -80,9 +80,9 @@ def test_a_hanging_check_and_benchmark_cost_their_limits_alone(
 ) -> None:
     toy(graph="hangs", benchmark={"tables": []}, benchmark_hangs=True)
     started = time.monotonic()
-    limits = ["--seconds", "each=1", "benchmark=2", "racecheck=5"]
+    limits = ["--seconds", "each=1", "benchmark=8", "racecheck=5"]
     assert kernels(tmp_path / "out", library, *limits) == 1
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 60
     found = parts(tmp_path / "out", "kernels")
     assert statuses(found) == {
         "checks/strides": "passed", "checks/graph": "stopped", "checks/vectors": "passed",
@@ -167,7 +167,7 @@ def test_the_sanitizers_word(
     toy()
     program = fake_sanitizer(tmp_path / "compute-sanitizer", fault, launches)
     monkeypatch.setattr("tests.gpu.sanitizer.find_sanitizer", lambda: program)
-    limits = ["checks=0", "benchmark=0", "memcheck=5"]
+    limits = ["checks=0", "benchmark=0", "memcheck=8"]
     code = kernels(tmp_path / "out", library, "--seconds", *limits)
     assert statuses(parts(tmp_path / "out", "kernels")) == {"memcheck": status}
     assert code == (0 if status == "passed" else 1)
@@ -223,7 +223,7 @@ def test_a_refused_proof_keeps_the_evidence_and_the_checks(
     toy(half_of_aggregator="refused", half_of_encoder="fails", half_of_depth="hangs",
         threads="raises", onnxruntime="missing", memory="hangs")  # fmt: skip
     out = tmp_path / "out"
-    limits = ["--seconds", "120", "build=4", "each=2"]
+    limits = ["--seconds", "200", "build=10", "each=2"]
     assert engines(out, bundles, library, *limits) == 1
     told = statuses(parts(out, "engines"))
     assert told["build aggregator"] == "failed" and told["build unproven aggregator"] == "passed"
@@ -256,7 +256,7 @@ def test_the_whole_ends_in_time(toy: Toy, tmp_path: Path, bundles: Path, library
     toy(half_of_aggregator="hangs")
     started = time.monotonic()
     assert engines(tmp_path / "out", bundles, library, "--seconds", "6") == 1
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
     told = statuses(parts(tmp_path / "out", "engines"))
     assert told["build aggregator"] == "stopped"
     assert told["checks/scene"] == "not run" and told["full weights"] == "not run"

@@ -56,7 +56,7 @@ def test_a_hanging_part_is_stopped_with_its_children_and_the_next_one_runs(tmp_p
     )
     started = time.monotonic()
     ended = sitting.run(Part("hangs", python(fork), 1.5))
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     assert ended is not None and ended.code is None and "begun" in ended.output
     assert gone((tmp_path / "child").read_text())
     sitting.run(Part("goes on", python("print('here')"), 10))
@@ -79,10 +79,10 @@ def test_nothing_is_begun_once_the_time_is_up(tmp_path: Path) -> None:
 
 def test_parts_side_by_side(tmp_path: Path) -> None:
     sitting = Sitting(tmp_path, "toy", 60)
-    code = "import time; time.sleep(1.5)"
+    code = "import time; time.sleep(3)"
     started = time.monotonic()
     found = sitting.run_together([Part(f"part {i}", python(code), 20) for i in range(4)])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert all(ended is not None and ended.code == 0 for ended in found.values())
     assert sorted(statuses(tmp_path)) == [f"part {i}" for i in range(4)]
 
