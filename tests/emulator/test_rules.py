@@ -1,10 +1,13 @@
-"""What the vectors do not ask of the attention kernels: strides, NaN, permission, wild maps.
+"""What the vectors do not ask of the attention kernels: strides, NaN, FP8 itself, wild maps.
 
 The rules of tests/gpu/checks.py, with smaller tensors. All of it by default.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +15,10 @@ from covis.engines.errors import CovisError
 from covis.export.ops import cuda
 from covis.export.ops.layout import TokenLayout
 from tests.emulator.emulator import Emulator, StoppedError
-from tests.emulator.judge import SUMMARY
+from tests.emulator.judge import SUMMARY, question
+from tests.gpu import cases
 from tests.gpu.checks import Subject
+from tests.vectors.case import Layout, attention_case
 
 
 def options_of(subject: Subject) -> dict[str, object]:
@@ -102,6 +107,43 @@ def test_fp8_kernels_compute_in_fp8(emulator: Emulator) -> None:
     assert torch.equal(outs["full", 1], outs["full", 2])
     assert torch.equal(outs["fp8", 2], outs["full", 2])
     assert not torch.equal(outs["fp8", 1], outs["full", 1])
+
+
+@pytest.mark.parametrize(
+    ("layout", "frames", "blocks", "pattern", "dim"),
+    [
+        (Layout(64), 1, (64, 64), "ones", 64),
+        (Layout(128), 1, (128, 128), "ones", 64),
+        (Layout(128), 1, (128, 128), "ones", 128),
+        (Layout(133, 3, 2, 1), 4, (128, 128), "mixed", 64),
+        (Layout(131, 3), 4, (128, 64), "mixed", 128),
+    ],
+)
+def test_fp8_follows_the_scheme(
+    emulator: Emulator,
+    layout: Layout,
+    frames: int,
+    blocks: tuple[int, int],
+    pattern: str,
+    dim: int,
+) -> None:
+    """The kernel errs as the scheme in torch does, and where one tile holds all, by the same bits.
+
+    Over several tiles P is rounded against the running maximum, so that errors differ in detail.
+    """
+    sizes = {"frames": frames, "layout": layout, "q_block": blocks[0], "k_block": blocks[1]}
+    case = attention_case("scheme", **sizes, pattern=pattern, head_dim=dim, seed=9)
+    mean = 3 * np.random.default_rng(4).standard_normal((1, 1, 1, dim), dtype=np.float32)
+    asked = question(replace(case, k=case.k + mean), torch.float16, fp8=True)
+    scheme = cases.plain_fp8(asked.case, torch.float16, "cpu")
+    out = asked.run(emulator, Subject(emulator.library, "hopper", "fp8")).float().numpy()
+    wanted, error, apart = (
+        float(np.sqrt((x**2).mean()))
+        for x in (scheme - asked.exact, out - asked.exact, out - scheme)
+    )
+    assert abs(error - wanted) < 0.05 * wanted
+    assert apart < (0.02 if frames == 1 else 0.6) * wanted
+    SUMMARY.other["FP8 scheme"] += 1
 
 
 def test_a_read_behind_the_level_map_is_seen(emulator: Emulator) -> None:
