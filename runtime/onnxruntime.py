@@ -85,7 +85,7 @@ class Session:
             settings.add_session_config_entry(_WEIGHTS_FOLDER, folder)
         self._runner = ThreadPoolExecutor(1, "covis-session")
         try:
-            self._session = ort.InferenceSession(model, settings, providers=_providers(options))
+            self._session = ort.InferenceSession(model, settings, providers=providers(options))
         except Exception as error:
             raise environment_error(
                 f"ONNX Runtime {ort.__version__} cannot load it ({first_line(error)})",
@@ -189,12 +189,16 @@ def _element_type(dtype: np.dtype[Any]) -> Any:
     return 16 if dtype.name == "bfloat16" else dtype  # TensorProto.BFLOAT16
 
 
-def _providers(options: SessionOptions) -> list[Any]:
+def providers(options: SessionOptions) -> list[Any]:
     """The provider and those that take what it leaves, in ONNX Runtime's form."""
     if options.provider == "cpu":
         return [_PROVIDERS["cpu"]]
-    # The arena grows by what is asked for, not by doubling.
-    cuda = {"device_id": options.gpu, "arena_extend_strategy": "kSameAsRequested"}
+    # The arena grows by what is asked for, not by doubling; float32 means float32.
+    cuda = {
+        "device_id": options.gpu,
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": 0,
+    }
     found: list[Any] = [(_PROVIDERS["cuda"], cuda), _PROVIDERS["cpu"]]
     if options.provider == "tensorrt":
         found.insert(0, (_PROVIDERS["tensorrt"], tensorrt_options(options)))

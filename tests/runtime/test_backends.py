@@ -17,7 +17,13 @@ from covis.engines.manifest import Stage, Tensor
 from covis.engines.ort_settings import import_onnxruntime
 from covis.runtime.backends import OnnxRuntimeBackend, open_backend
 from covis.runtime.device_array import is_out_of_memory, numpy_dtype, out_of_memory
-from covis.runtime.onnxruntime import Session, SessionOptions, check_provider, tensorrt_options
+from covis.runtime.onnxruntime import (
+    Session,
+    SessionOptions,
+    check_provider,
+    providers,
+    tensorrt_options,
+)
 from covis.runtime.pipeline import load
 
 NO_GPU = not Path("/proc/driver/nvidia/version").exists()
@@ -70,6 +76,13 @@ def test_missing_provider_names_the_cure() -> None:
     with pytest.raises(CovisError, match="pip uninstall onnxruntime, then pip install"):
         check_provider("cuda")
     check_provider("cpu")
+
+
+def test_float32_is_float32_on_a_gpu() -> None:
+    """ONNX Runtime's CUDA provider rounds products to TF32 unless it is told not to."""
+    cuda, cpu = providers(SessionOptions(provider="cuda", gpu=1))
+    assert cuda[0] == "CUDAExecutionProvider" and cpu == "CPUExecutionProvider"
+    assert cuda[1]["use_tf32"] == 0 and cuda[1]["device_id"] == 1
 
 
 def test_missing_and_broken_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
