@@ -21,9 +21,10 @@ LARGE = [name for name in CASES if name not in SMALL]
 TOKEN_SEED = 7
 
 
-@pytest.mark.parametrize(
-    "name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
-)
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=SLOW) for name in LARGE)])
 def test_vector(emulator: Emulator, subjects: list[Subject], name: str) -> None:
     for dtype in DTYPES:
         case = cases.refresh(CASES[name], TOKEN_SEED)
