@@ -17,7 +17,7 @@ else
 endif
 SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint unit install plugins clean
+.PHONY: demo test lint unit install floors plugins clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/covis demo --out out/demo --force
@@ -51,6 +51,20 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
+
+# The lowest versions that pyproject.toml allows, Python's too, read from there: what it promises is
+# tried. Of the tests those that meet other packages most: the ops, a whole export, a whole run.
+FLOORS := build/floors
+LOWEST = $(FLOORS)/venv/bin/python
+floors: $(VENV)/.dev
+	@rm -rf $(FLOORS)/venv
+	$(BIN)/uv venv --quiet --no-python-downloads $(FLOORS)/venv \
+	  --python "$$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)"
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
+	  --config-setting build-dir=$(FLOORS)/native -e '.[cpu,export,view,eval,dev]'
+	$(LOWEST) -m covis doctor
+	$(LOWEST) -m pytest -q tests/vectors tests/plugins/test_cpu_vectors.py tests/test_demo.py \
+	  tests/export/test_exporter.py tests/engines/test_shapes.py tests/runtime/test_writers.py
 
 # The toolkit and CUTLASS come as wheels, in a folder of their own: torch pins other versions of
 # some. With an own toolkit on the path: make plugins CUTLASS=<folder of cute/tensor.hpp>
