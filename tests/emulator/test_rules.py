@@ -6,6 +6,7 @@ The rules of tests/gpu/checks.py, with smaller tensors. All of it by default.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.gpu.checks import Subject
 from tests.vectors.case import Layout, attention_case
 
 
-def options_of(subject: Subject) -> dict[str, object]:
+def options_of(subject: Subject) -> dict[str, Any]:
     return {"kernel": subject.kernel, "precision": subject.precision}
 
 
@@ -35,13 +36,13 @@ def test_strides(emulator: Emulator, subjects: list[Subject], dim: int) -> None:
         if subject.kernel == "hopper-polynomial" and dim != 64:
             continue
         level = torch.full((1, 1, 1, 1), subject.level, dtype=torch.int8)
-        options = {
+        options: dict[str, Any] = {
             "layout": TokenLayout(67, 3, 1, 2),
             "q_block": 63,
             "k_block": 63,
             **options_of(subject),
         }
-        whole = emulator.attention(*(x.contiguous() for x in (q, k, v)), level, **options)
+        whole = emulator.attention(q.contiguous(), k.contiguous(), v.contiguous(), level, **options)
         room = torch.full((2, 205, 3, 2, dim), 7.0).half()
         out = room.permute(2, 0, 3, 1, 4)[1][:, :, 1:-1]
         emulator.attention(q, k, v, level, out=out, **options)
@@ -131,7 +132,12 @@ def test_fp8_follows_the_scheme(
 
     Over several tiles P is rounded against the running maximum, so that errors differ in detail.
     """
-    sizes = {"frames": frames, "layout": layout, "q_block": blocks[0], "k_block": blocks[1]}
+    sizes: dict[str, Any] = {
+        "frames": frames,
+        "layout": layout,
+        "q_block": blocks[0],
+        "k_block": blocks[1],
+    }
     case = attention_case("scheme", **sizes, pattern=pattern, head_dim=dim, seed=9)
     mean = 3 * np.random.default_rng(4).standard_normal((1, 1, 1, dim), dtype=np.float32)
     asked = question(replace(case, k=case.k + mean), torch.float16, fp8=True)

@@ -24,7 +24,7 @@ class EmulatedSelect:
 
     name = "emulated BlockSelect"
     low_precision = "exact"
-    dtypes = ("float32",)
+    dtypes: tuple[str, ...] = ("float32",)
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -37,7 +37,9 @@ class EmulatedSelect:
 
     def select(self, case: SelectCase) -> Array:
         return self.emulator.block_select(
-            *(torch.from_numpy(x) for x in (case.q, case.k, case.pair)),
+            torch.from_numpy(case.q),
+            torch.from_numpy(case.k),
+            torch.from_numpy(case.pair),
             torch.tensor(case.keep_ratio),
             torch.tensor(case.cdf),
             layout=TokenLayout(**vars(case.layout)),
@@ -63,7 +65,8 @@ def test_select_of_strided_16_bits(emulator: Emulator, dtype: torch.dtype) -> No
     given = (torch.full((1, 1, 1, 1), 2, dtype=torch.int8), torch.tensor(0.3), torch.tensor(0.5))
     layout = TokenLayout(203, 5)
     strided = emulator.block_select(q, k, *given, layout=layout)
-    wide = emulator.block_select(*(x.float().contiguous() for x in (q, k)), *given, layout=layout)
+    q, k = q.float().contiguous(), k.float().contiguous()
+    wide = emulator.block_select(q, k, *given, layout=layout)
     assert torch.equal(strided, wide)
     assert not emulator.take_findings()
     SUMMARY.other["BlockSelect"] += 1

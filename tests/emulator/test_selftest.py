@@ -69,10 +69,11 @@ def k_major(width: int, leading: int, stride: int, skip: int = 0) -> Array:
     128 bytes each by its own, of 64 bytes by pairs of rows, of 32 by fours.
     """
     r, k = np.mgrid[:64, :32]
-    if width == 16:
-        return r // 8 * stride + k // 16 * leading + r % 8 * 16 + k % 16
-    chunk = (k + skip) // 16 ^ (r % 8 // (128 // width))
-    return r // 8 * stride + r % 8 * width + chunk * 16 + k % 16
+    place: Array = r // 8 * stride + k // 16 * leading + r % 8 * 16 + k % 16
+    if width > 16:
+        chunk = (k + skip) // 16 ^ (r % 8 // (128 // width))
+        place = r // 8 * stride + r % 8 * width + chunk * 16 + k % 16
+    return place
 
 
 def n_major(width: int, leading: int, stride: int) -> Array:
