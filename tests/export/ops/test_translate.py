@@ -14,6 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from covis.engines.errors import CovisError
 from covis.export.ops import TokenLayout, block_select, block_sparse_attention, dense_level
 from covis.export.ops.functions import functions
 from covis.export.ops.schema import BLOCK_SELECT, BLOCK_SPARSE_ATTENTION
@@ -180,6 +181,20 @@ def test_a_model_on_disk_runs_without_any_library(tmp_path: Path, model: onnx.Mo
     ):
         options.graph_optimization_level = level
         ort.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+
+def test_the_body_is_of_the_pool_that_the_nodes_name(model: onnx.ModelProto) -> None:
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    del changed.functions[:]
+    (node,) = (n for n in changed.graph.node if n.op_type == "BlockSelect")
+    (pool,) = (a for a in node.attribute if a.name == "pool")
+    pool.s = b"max"
+    assert list(attach_functions(changed).functions) == functions("max")
+    other = changed.graph.node.add()
+    other.CopyFrom(node)
+    next(a for a in other.attribute if a.name == "pool").s = b"mean"
+    with pytest.raises(CovisError, match="pool of BlockSelect: is max and mean in one graph"):
+        attach_functions(changed)
 
 
 def test_branches_name_no_dimension() -> None:
