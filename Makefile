@@ -1,6 +1,6 @@
 # Three commands do everything on a fresh machine with Python 3.11+ and a C++ compiler:
 #   make demo      reconstruct a made scene offline, without torch
-#   make test      install what the tests need, lint, type-check, test
+#   make test      install what the tests need, build the kernels, lint, type-check, test
 #   make plugins   build the CUDA kernels; needs no GPU and no CUDA toolkit
 # uv is used where it is on the path, else the standard library's venv and pip.
 
@@ -22,7 +22,7 @@ SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev
 demo: $(VENV)/.runtime
 	$(BIN)/covis demo --out out/demo --force
 
-test: $(VENV)/.dev lint unit
+test: $(VENV)/.dev lint emulated unit trt
 
 # An editable install: Python code is taken from this checkout, native code is built into the
 # environment and built anew when its sources change.
@@ -65,6 +65,25 @@ floors: $(VENV)/.dev
 	$(LOWEST) -m covis doctor
 	$(LOWEST) -m pytest -q tests/vectors tests/plugins/test_cpu_vectors.py tests/test_demo.py \
 	  tests/export/test_exporter.py tests/engines/test_shapes.py tests/runtime/test_writers.py
+
+# The kernels, which the emulator of tests/emulator runs among the unit tests.
+emulated: $(VENV)/.dev
+	@$(MAKE) --no-print-directory plugins || \
+	  echo "make test: no CUDA kernels can be built here; their emulation is left out"
+
+# NVIDIA's own TensorRT and its ONNX parser on the CPU, 1.3 GB in a folder of its own; in a process
+# of its own too, for which TensorRT is installed.
+TENSORRT := $(VENV)/tensorrt
+$(TENSORRT)/.installed: tests/tensorrt/requirements.txt tests/tensorrt/install.py
+	@rm -rf $(TENSORRT)
+	@$(install) --no-deps --target $(TENSORRT) -r $< || true
+	@$(BIN)/python tests/tensorrt/install.py $(TENSORRT) && touch $@ || true
+
+trt: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(TENSORRT)/.installed
+	@! test -f $(TENSORRT)/.installed || PYTHONPATH=$(TENSORRT) \
+	  $(BIN)/python -m pytest -q -m "trt and not slow and not gpu" \
+	    tests/tensorrt tests/engines tests/runtime
 
 # The toolkit and CUTLASS come as wheels, in a folder of their own: torch pins other versions of
 # some. With an own toolkit on the path: make plugins CUTLASS=<folder of cute/tensor.hpp>
