@@ -20,7 +20,7 @@ target_link_options(covis_kernels_on_host PRIVATE
   -Wl,--version-script=${plugins}/cuda/exports.map -Wl,--no-undefined)
 
 add_executable(covis_trt_plugin_test ${tests}/plugin_test.cc)
-target_include_directories(covis_trt_plugin_test PRIVATE cuda_types ${plugins})
+target_include_directories(covis_trt_plugin_test PRIVATE cuda_types ${plugins} ${tests})
 target_include_directories(covis_trt_plugin_test SYSTEM PRIVATE ${COVIS_TENSORRT_INCLUDE})
 target_link_libraries(covis_trt_plugin_test PRIVATE ${CMAKE_DL_LIBS})
 target_compile_features(covis_trt_plugin_test PRIVATE cxx_std_17)
