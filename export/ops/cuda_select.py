@@ -6,6 +6,7 @@ The ABIs are plugins/block_select/cuda/covis_select.h and plugins/saliency/cuda/
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -124,20 +125,8 @@ def block_select(
     library = library or load_kernels()
     q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k))
     pair, keep_ratio, cdf = pair.contiguous(), keep_ratio.float(), cdf.float()
-    patches = layout.patches(q.shape[2])
-    rows, columns = region_count(patches, q_block), region_count(patches, k_block)
-    level = torch.empty((*q.shape[:2], rows, columns), dtype=torch.int8, device=q.device)
-    params = SelectParams(struct_size=ctypes.sizeof(SelectParams))
-    params.data_type, params.pool = DTYPES[q.dtype], POOLS[pool]
-    params.batch, params.heads, params.tokens, params.head_dim = q.shape
-    for name, value in vars(layout).items():
-        setattr(params, name, value)
-    params.q_block, params.k_block = q_block, k_block
-    params.q, params.k = q.data_ptr(), k.data_ptr()
-    params.q_stride, params.k_stride = (_Stride(*x.stride()[:3]) for x in (q, k))
-    params.pair, params.pair_frames = pair.data_ptr(), pair.shape[-1]
-    params.keep_ratio, params.cdf = keep_ratio.data_ptr(), cdf.data_ptr()
-    params.level = level.data_ptr()
+    level = torch.empty(level_shape(q, layout, q_block, k_block), dtype=torch.int8, device=q.device)
+    params = pack_select(q, k, pair, keep_ratio, cdf, level, layout, (q_block, k_block), pool)
     _launch(library, "covis_select", params, q.device)
     return level
 
@@ -183,6 +172,47 @@ def saliency(
     views = tokens.shape[0]
     similarity = torch.empty((views, views), dtype=torch.float32, device=tokens.device)
     level = torch.empty((1, 1, views, views), dtype=torch.int8, device=tokens.device)
+    params = pack_saliency(tokens, scalars, similarity, level)
+    _launch(library, "covis_saliency", params, tokens.device)
+    return similarity, level
+
+
+def level_shape(q: Tensor, layout: TokenLayout, q_block: int, k_block: int) -> tuple[int, ...]:
+    """Shape of BlockSelect's map for queries (B, H, S, D): (B, H, Rq, Rk)."""
+    patches = layout.patches(q.shape[2])
+    return *q.shape[:2], region_count(patches, q_block), region_count(patches, k_block)
+
+
+def pack_select(
+    q: Tensor,
+    k: Tensor,
+    pair: Tensor,
+    keep_ratio: Tensor,
+    cdf: Tensor,
+    level: Tensor,
+    layout: TokenLayout,
+    blocks: tuple[int, int],
+    pool: str,
+) -> SelectParams:
+    """The arguments of a launch of BlockSelect, without a workspace; `level` is its output."""
+    params = SelectParams(struct_size=ctypes.sizeof(SelectParams))
+    params.data_type, params.pool = DTYPES[q.dtype], POOLS[pool]
+    params.batch, params.heads, params.tokens, params.head_dim = q.shape
+    for name, value in vars(layout).items():
+        setattr(params, name, value)
+    params.q_block, params.k_block = blocks
+    params.q, params.k = q.data_ptr(), k.data_ptr()
+    params.q_stride, params.k_stride = (_Stride(*x.stride()[:3]) for x in (q, k))
+    params.pair, params.pair_frames = pair.data_ptr(), pair.shape[-1]
+    params.keep_ratio, params.cdf = keep_ratio.data_ptr(), cdf.data_ptr()
+    params.level = level.data_ptr()
+    return params
+
+
+def pack_saliency(
+    tokens: Tensor, scalars: Mapping[str, Tensor], similarity: Tensor, level: Tensor
+) -> SaliencyParams:
+    """The arguments of a launch of saliency, without a workspace; the last two are its outputs."""
     params = SaliencyParams(struct_size=ctypes.sizeof(SaliencyParams))
     params.data_type = DTYPES[tokens.dtype]
     params.views, params.patches, params.channels = tokens.shape
@@ -190,8 +220,7 @@ def saliency(
     for name, scalar in scalars.items():
         setattr(params, name, scalar.data_ptr())
     params.similarity, params.level = similarity.data_ptr(), level.data_ptr()
-    _launch(library, "covis_saliency", params, tokens.device)
-    return similarity, level
+    return params
 
 
 def _on_device(reference: Tensor, tensors: dict[str, Tensor]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from covis.engines.errors import CovisError
 from covis.export.ops import cuda, cuda_select
-from covis.export.ops.layout import PLAIN, TokenLayout, region_count
+from covis.export.ops.layout import PLAIN, TokenLayout
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "cuda" / "emulator"
 # Products and copies happen as late as they may; every checker but the race detector, which costs
@@ -191,16 +190,11 @@ class Emulator:
         pool: str = "mean",
     ) -> Tensor:
         """`cuda_select.block_select` on host memory; the level map is poisoned with 77 first."""
-        rows, columns = (region_count(layout.patches(q.shape[2]), b) for b in (q_block, k_block))
-        level = torch.full((*q.shape[:2], rows, columns), 77, dtype=torch.int8)
-        params = cuda_select.SelectParams(struct_size=ctypes.sizeof(cuda_select.SelectParams))
-        params.data_type, params.pool = cuda_select.DTYPES[q.dtype], cuda_select.POOLS[pool]
-        params.batch, params.heads, params.tokens, params.head_dim = q.shape
-        params.q_stride, params.k_stride = ((ctypes.c_int64 * 3)(*x.stride()[:3]) for x in (q, k))
-        params.q_block, params.k_block, params.pair_frames = q_block, k_block, pair.shape[-1]
-        inputs = {"q": q, "k": k, "pair": pair, "keep_ratio": keep_ratio, "cdf": cdf}
-        _set(params, **vars(layout), **_pointers(inputs), level=level.data_ptr())
-        self.call("covis_select", params, tuple(inputs.values()), (level,))
+        shape = cuda_select.level_shape(q, layout, q_block, k_block)
+        level = torch.full(shape, 77, dtype=torch.int8)
+        inputs = (q, k, pair, keep_ratio, cdf)
+        params = cuda_select.pack_select(*inputs, level, layout, (q_block, k_block), pool)
+        self.call("covis_select", params, inputs, (level,))
         return level
 
     def saliency(
@@ -215,14 +209,10 @@ class Emulator:
         views = tokens.shape[0]
         similarity = torch.full((views, views), torch.nan)
         level = torch.full((1, 1, views, views), 77, dtype=torch.int8)
-        params = cuda_select.SaliencyParams(struct_size=ctypes.sizeof(cuda_select.SaliencyParams))
-        params.data_type = cuda_select.DTYPES[tokens.dtype]
-        params.views, params.patches, params.channels = tokens.shape
-        inputs = {"tokens": tokens, "tau": tau.float(), "tau_low": tau_low.float()}
-        inputs |= {"min_neighbours": min_neighbours.long(), "reference": reference.long()}
-        outputs = {"similarity": similarity, "level": level}
-        _set(params, **_pointers({**inputs, **outputs}))
-        self.call("covis_saliency", params, tuple(inputs.values()), tuple(outputs.values()))
+        scalars = {"tau": tau.float(), "tau_low": tau_low.float()}
+        scalars |= {"min_neighbours": min_neighbours.long(), "reference": reference.long()}
+        params = cuda_select.pack_saliency(tokens, scalars, similarity, level)
+        self.call("covis_saliency", params, (tokens, *scalars.values()), (similarity, level))
         return similarity, level
 
 
@@ -237,12 +227,3 @@ def aligned(count: int) -> Tensor:
 def the_emulator() -> Emulator:
     """The one of this process."""
     return Emulator()
-
-
-def _pointers(tensors: dict[str, Tensor]) -> dict[str, int]:
-    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
-
-
-def _set(params: ctypes.Structure, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(params, name, value)
