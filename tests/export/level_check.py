@@ -21,6 +21,12 @@ def check_levels(model: onnx.ModelProto) -> None:
     assert not text_constants(nodes)
 
 
+def check_ports(model: onnx.ModelProto) -> None:
+    """No input and no output of a stage is int8: TensorRT would take it for a quantised number."""
+    ports = [*model.graph.input, *model.graph.output]
+    assert not [p.name for p in ports if p.type.tensor_type.elem_type == TensorProto.INT8]
+
+
 def text_constants(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """Attributes of Constant nodes that hold text."""
     return {a.name for n in nodes for a in n.attribute if a.name.startswith("value_string")}

@@ -18,7 +18,7 @@ from covis.export.ops.functions import POOLS, functions
 from covis.export.ops.translate import attach_functions
 from covis.export.passes import LowAttention, WidenLevels, run_passes
 from covis.export.precision import base_passes
-from tests.export.level_check import check_levels, text_constants
+from tests.export.level_check import check_levels, check_ports, text_constants
 from tests.export.passes.precision_chain import CONFIGS, HEIGHT, SKIPPED, WIDTH, traced
 
 DEMO = Path(__file__).resolve().parents[3] / "covis" / "assets" / "demo"
@@ -27,13 +27,17 @@ STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "poin
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_shipped_bundle(stage: str) -> None:
-    check_levels(load_graph(DEMO / f"{stage}.onnx"))
+    graph = load_graph(DEMO / f"{stage}.onnx")
+    check_levels(graph)
+    check_ports(graph)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_model_as_exported(config: str) -> None:
     for graph in traced(config).graphs.values():
-        check_levels(ir.to_proto(attach_functions(graph.clone())))
+        whole = ir.to_proto(attach_functions(graph.clone()))
+        check_levels(whole)
+        check_ports(whole)
 
 
 @pytest.mark.slow
