@@ -71,8 +71,8 @@ emulated: $(VENV)/.dev
 	@$(MAKE) --no-print-directory plugins || \
 	  echo "make test: no CUDA kernels can be built here; their emulation is left out"
 
-# NVIDIA's own TensorRT and its ONNX parser on the CPU, 1.3 GB in a folder of its own; in a process
-# of its own too, for which TensorRT is installed.
+# NVIDIA's own TensorRT and TensorRT-RTX on the CPU, 1.1 GB in a folder of their own; in a process of
+# its own too, for which TensorRT is installed. What cannot be had is said in a line and skipped.
 TENSORRT := $(VENV)/tensorrt
 $(TENSORRT)/.installed: tests/tensorrt/requirements.txt tests/tensorrt/install.py
 	@rm -rf $(TENSORRT)
@@ -81,7 +81,7 @@ $(TENSORRT)/.installed: tests/tensorrt/requirements.txt tests/tensorrt/install.p
 
 trt: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(TENSORRT)/.installed
-	@! test -f $(TENSORRT)/.installed || PYTHONPATH=$(TENSORRT) \
+	@! test -d $(TENSORRT)/tensorrt_rtx_bindings || PYTHONPATH=$(TENSORRT) \
 	  $(BIN)/python -m pytest -q -m "trt and not slow and not gpu" \
 	    tests/tensorrt tests/engines tests/runtime
 
