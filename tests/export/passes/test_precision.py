@@ -48,12 +48,12 @@ def test_types_and_drift(config: str, precision: str, tmp_path: Path) -> None:
                 assert {v.dtype for v in node.inputs} == {wanted}, (stage, node.name)
         assert count or stage not in TRUNK
         assert {v.dtype for v in [*model.graph.inputs, *model.graph.outputs]} <= {
-            ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.INT64, ir.DataType.BOOL
+            ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL
         }  # fmt: skip
         onnx.checker.check_model(str(tmp_path / f"{stage}.onnx"), full_check=precision == "fp16")
 
     assert [p.name for p in record.passes] == [
-        *["fold", "split_qkv", "split_rows", "narrow", "move_casts"]
+        *["fold", "split_qkv", "split_rows", "widen_levels", "narrow", "move_casts"]
     ]
     measured = measure_drift(traced(config).stages, tmp_path, (HEIGHT, WIDTH), precision)
     worst = max(measured["drift"], key=lambda d: d.rms_rel)
