@@ -19,6 +19,7 @@ from covis.engines.errors import user_error
 from covis.export.ops.functions import functions
 from covis.export.ops.schema import DOMAIN, VERSION, block_select_op, block_sparse_attention_op
 
+_SELECT = "BlockSelect"
 _Model = TypeVar("_Model", onnx.ModelProto, ir.Model)
 
 
@@ -106,7 +107,8 @@ def _attach_proto(model: onnx.ModelProto) -> None:
     nodes = [*_nodes(model.graph), *(n for f in model.functions for n in f.node)]
     ours = [node for node in nodes if node.domain == DOMAIN]
     used = {node.op_type for node in ours}
-    pools = [a.s.decode() for node in ours for a in node.attribute if a.name == "pool"]
+    chosen = [{a.name: a.s.decode() for a in n.attribute} for n in ours if n.op_type == _SELECT]
+    pools = [given.get("pool", "mean") for given in chosen]
     present = {f.name for f in model.functions if f.domain == DOMAIN}
     wanted = [f for f in functions(_only_pool(pools)) if f.name in used - present]
     model.functions.extend(wanted)
@@ -120,7 +122,8 @@ def _attach_ir(model: ir.Model) -> None:
         nodes += function.all_nodes()
     ours = [node for node in nodes if node.domain == DOMAIN]
     used = {node.op_type for node in ours}
-    pools = [node.attributes["pool"].as_string() for node in ours if "pool" in node.attributes]
+    chosen = [node.attributes for node in ours if node.op_type == _SELECT]
+    pools = [given["pool"].as_string() if "pool" in given else "mean" for given in chosen]
     present = {f.name for f in model.functions.values() if f.domain == DOMAIN}
     for proto in functions(_only_pool(pools)):
         if proto.name in used - present:

@@ -195,6 +195,11 @@ def test_the_body_is_of_the_pool_that_the_nodes_name(model: onnx.ModelProto) -> 
     next(a for a in other.attribute if a.name == "pool").s = b"mean"
     with pytest.raises(CovisError, match="pool of BlockSelect: is max and mean in one graph"):
         attach_functions(changed)
+    kept = [a for a in other.attribute if a.name != "pool"]
+    del other.attribute[:]
+    other.attribute.extend(kept)  # which is mean
+    with pytest.raises(CovisError, match="pool of BlockSelect: is max and mean in one graph"):
+        attach_functions(changed)
 
 
 def test_branches_name_no_dimension() -> None:
