@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, ValueInfoProto
 
 from covis.engines import builder
 from covis.engines.builder import EngineRequest, build_engine
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.trt
 VIEWS = (1, 100, 1000)  # a profile's ends, and what it is tuned for
 RANGES = {"M": VIEWS, "N": (1, 16, 16), "K": (1, 1, 64)}
 LIMIT = 2**31  # elements of a tensor, from which TensorRT refuses most layers
+KINDS = {TensorProto.FLOAT: "FLOAT", TensorProto.INT32: "INT32"}  # of the stages' outputs
 TYPES = {"FLOAT", "HALF", "BF16", "FP8", "INT8", "INT32", "INT64", "BOOL"}
 
 
@@ -106,6 +108,12 @@ def check_sizes(graph: Path) -> None:
         assert not unknown, [*unknown.items()][:5]
         large = {name: shape for name, shape in shapes.items() if math.prod(shape) >= LIMIT}
         assert not large, [*large.items()][:5]
+        outputs = [network.get_output(index) for index in range(network.num_outputs)]
+        made = {out.name: (out.dtype.name, tuple(out.shape)) for out in outputs}
+        assert made == {
+            value.name: (KINDS[value.type.tensor_type.elem_type], _sizes(value, 2))
+            for value in load_graph(graph).graph.output
+        }
 
 
 def check_build(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,14 +144,15 @@ def build_errors(graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _shapes(graph: Path) -> dict[str, list[tuple[int, ...]]]:
     """Shapes of every input at the three points of the profile."""
-    found = {}
-    for value in load_graph(graph).graph.input:
-        sizes = [dim.dim_value or RANGES[dim.dim_param] for dim in value.type.tensor_type.shape.dim]
-        found[value.name] = [
-            tuple(size if isinstance(size, int) else size[end] for size in sizes)
-            for end in range(3)
-        ]
-    return found
+    inputs = load_graph(graph).graph.input
+    return {value.name: [_sizes(value, end) for end in range(3)] for value in inputs}
+
+
+def _sizes(value: ValueInfoProto, end: int) -> tuple[int, ...]:
+    """The shape of an input or output at one point of the profile."""
+    dims = value.type.tensor_type.shape.dim
+    # torch writes a size that it computed anew in brackets.
+    return tuple(dim.dim_value or RANGES[dim.dim_param.strip("()")][end] for dim in dims)
 
 
 def _outputs(layers: list[Any]) -> list[Any]:
