@@ -74,10 +74,10 @@ emulated: $(VENV)/.dev
 # NVIDIA's own TensorRT and TensorRT-RTX on the CPU, 1.1 GB in a folder of their own; in a process of
 # its own too, for which TensorRT is installed. What cannot be had is said in a line and skipped.
 TENSORRT := $(VENV)/tensorrt
-$(TENSORRT)/.installed: tests/tensorrt/requirements.txt tests/tensorrt/install.py
+$(TENSORRT)/.installed: $(addprefix tests/tensorrt/,requirements.txt install.py layout.py)
 	@rm -rf $(TENSORRT)
 	@$(install) --no-deps --target $(TENSORRT) -r $< || true
-	@$(BIN)/python tests/tensorrt/install.py $(TENSORRT) && touch $@ || true
+	@$(BIN)/python -m tests.tensorrt.install $(TENSORRT) && touch $@ || true
 
 trt: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(TENSORRT)/.installed

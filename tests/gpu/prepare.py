@@ -17,7 +17,6 @@ checks them there. A copy of the checkout without its history says its commit in
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.tensorrt.layout import name_module, unpack_libraries  # noqa: E402
+
 WHEELS = ROOT / "tests" / "gpu" / "wheels.txt"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
              "manylinux2014_x86_64", "manylinux1_x86_64")  # fmt: skip
@@ -36,13 +37,6 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x
 LIBRARIES = ("libnvinfer.so", "libnvinfer_builder_resource.so", "libnvonnxparser.so")
 PLUGINS = "libnvinfer_plugin.so.10"
 STUB = 'extern "C" bool initLibNvInferPlugins(void*, char const*) { return false; }\n'
-PRELOAD = """import ctypes
-from pathlib import Path
-
-for name in {names!r}:
-    ctypes.CDLL(str(Path(__file__).parent / name), mode=ctypes.RTLD_GLOBAL)
-"""
-FACADE = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 FULL_SIZE = (518, 518)
 
 
@@ -97,25 +91,14 @@ def tensorrt(options: argparse.Namespace) -> None:
     Raises:
         ValueError: a library is not in the jar.
     """
-    libraries = options.out / "tensorrt_libs"
-    libraries.mkdir(parents=True)
-    loaded = []
-    with zipfile.ZipFile(options.jar) as jar:
-        for library in LIBRARIES:
-            names = [name for name in jar.namelist() if Path(name).name.startswith(library)]
-            if not names:
-                raise ValueError(f"{options.jar}: holds no {library}")
-            loaded.append(Path(names[0]).name)
-            with jar.open(names[0]) as source, (libraries / loaded[-1]).open("wb") as out:
-                shutil.copyfileobj(source, out, 1 << 20)
+    options.out.mkdir(parents=True)
+    loaded = unpack_libraries(options.jar, options.out, LIBRARIES)
+    stub = options.out / "tensorrt_libs" / PLUGINS
     command = ["c++", "-x", "c++", "-", "-shared", "-fPIC", "-O2", f"-Wl,-soname,{PLUGINS}"]
-    subprocess.run([*command, "-o", str(libraries / PLUGINS)], input=STUB.encode(), check=True)
-    loaded.insert(-1, PLUGINS)
+    subprocess.run([*command, "-o", str(stub)], input=STUB.encode(), check=True)
     with zipfile.ZipFile(options.module) as wheel:
         wheel.extractall(options.out)
-    for module, text in {"tensorrt_libs": PRELOAD.format(names=loaded), "tensorrt": FACADE}.items():
-        (options.out / module).mkdir(exist_ok=True)
-        (options.out / module / "__init__.py").write_text(text)
+    name_module(options.out, [*loaded[:-1], PLUGINS, loaded[-1]])
     print(f"there: PYTHONPATH={options.out.name}")
 
 

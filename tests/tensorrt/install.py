@@ -1,7 +1,7 @@
 """Complete the TensorRT that `make trt` runs: libraries beside the Python module, for tests alone.
 
     pip install --no-deps --target FOLDER -r tests/tensorrt/requirements.txt
-    python tests/tensorrt/install.py FOLDER
+    python -m tests.tensorrt.install FOLDER
 
 TensorRT's libraries for Linux on x86-64 come from Maven Central, in an archive of 533 MB; they need
 1 GB in FOLDER. Whoever has a TensorRT of their own needs none of this: `python -m pytest -m trt`
@@ -15,27 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
+
+from tests.tensorrt.layout import MODULE, name_module, unpack_libraries
 
 ARTIFACT = "org.bytedeco:tensorrt:10.15-1.5.13:jar:linux-x86_64-redist"
-MODULE = "tensorrt_bindings"  # of requirements.txt
-# In the order in which they need each other. The builder takes its kernels for any GPU from ptx.
 LIBRARIES = (
-    "libnvinfer.so.10",
-    "libnvinfer_builder_resource_ptx.so.10.15.1",
-    "libnvinfer_plugin.so.10",
-    "libnvonnxparser.so.10",
+    "libnvinfer.so",
+    "libnvinfer_builder_resource_ptx.so",  # kernels for any GPU, which the builder opens by name
+    "libnvinfer_plugin.so",
+    "libnvonnxparser.so",
 )
-# What NVIDIA's own package of that name does: the libraries are in memory before the module asks
-# the loader for them, so that no search path must be set.
-PRELOAD = f"""import ctypes
-from pathlib import Path
-
-for name in {LIBRARIES!r}:
-    ctypes.CDLL(str(Path(__file__).parent / name))
-"""
-FACADE = f"from {MODULE} import *\nfrom {MODULE} import __version__\n"
 
 
 class UnavailableError(Exception):
@@ -51,10 +41,7 @@ def install(folder: Path) -> None:
     if not (folder / MODULE).is_dir():
         raise UnavailableError(f"pip brought no {MODULE} for this Python and system")
     with tempfile.TemporaryDirectory() as scratch:
-        unpack(fetch(Path(scratch)), folder / "tensorrt_libs")
-    for name, text in (("tensorrt_libs", PRELOAD), ("tensorrt", FACADE)):
-        (folder / name).mkdir(exist_ok=True)
-        (folder / name / "__init__.py").write_text(text)
+        name_module(folder, unpack_libraries(fetch(Path(scratch)), folder, LIBRARIES))
 
 
 def fetch(folder: Path) -> Path:
@@ -73,21 +60,11 @@ def fetch(folder: Path) -> Path:
     return found[0]
 
 
-def unpack(archive: Path, target: Path) -> None:
-    """Write the libraries that the tests load into `target`; the rest stays packed."""
-    target.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive) as packed:
-        places = {Path(name).name: name for name in packed.namelist()}
-        for name in LIBRARIES:
-            with packed.open(places[name]) as source, (target / name).open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 22)
-
-
 def main() -> int:
     """Install into the folder that the command names."""
     try:
         install(Path(sys.argv[1]))
-    except (UnavailableError, OSError, subprocess.TimeoutExpired) as error:
+    except (UnavailableError, OSError, ValueError, subprocess.TimeoutExpired) as error:
         print(f"TensorRT's checks are left out: {error}")
         return 1
     return 0
