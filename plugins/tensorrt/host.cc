@@ -4,6 +4,7 @@
 #include <link.h>
 
 #include <atomic>
+#include <mutex>
 
 namespace covis::trt {
 namespace {
@@ -28,19 +29,25 @@ int is_nvinfer(dl_phdr_info* info, size_t, void* found) {
   return 0;
 }
 
-const Library& library() {
-  static const Library loaded = [] {
-    Library made;
-    std::string path;
-    if (dl_iterate_phdr(is_nvinfer, &path) != 0) {
-      void* const handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-      if (handle != nullptr) made.handle = handle;
-    }
-    using Version = int32_t() noexcept;
-    auto* const version = reinterpret_cast<Version*>(dlsym(made.handle, "getInferLibVersion"));
-    if (version != nullptr) made.major = version() / 10000;  // 10.15.1 is 101501
-    return made;
-  }();
+Library look() {
+  Library made;
+  std::string path;
+  if (dl_iterate_phdr(is_nvinfer, &path) != 0) {
+    void* const handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (handle != nullptr) made.handle = handle;
+  }
+  using Version = int32_t() noexcept;
+  auto* const version = reinterpret_cast<Version*>(dlsym(made.handle, "getInferLibVersion"));
+  if (version != nullptr) made.major = version() / 10000;  // 10.15.1 is 101501
+  return made;
+}
+
+// Found once; until then looked for anew, since TensorRT may be loaded after this library.
+Library library() {
+  static std::mutex guard;
+  static Library loaded;
+  const std::lock_guard<std::mutex> lock(guard);
+  if (loaded.major == 0) loaded = look();
   return loaded;
 }
 
@@ -53,13 +60,16 @@ ILogger* logger() {
   if (!fits_tensorrt()) return nullptr;
   nvinfer1::ILoggerFinder* finder = logger_finder.load();
   if (finder != nullptr) return finder->findLogger();
-  static auto* const process_logger = find<ILogger*() noexcept>("getLogger");
+  auto* const process_logger = find<ILogger*() noexcept>("getLogger");
   return process_logger == nullptr ? nullptr : process_logger();
 }
 
 }  // namespace
 
-bool fits_tensorrt() { return library().major == 0 || library().major == COVIS_TENSORRT_MAJOR; }
+bool fits_tensorrt() {
+  const int32_t major = library().major;
+  return major == 0 || major == COVIS_TENSORRT_MAJOR;
+}
 
 nvinfer1::IPluginRegistry* registry() {
   if (!fits_tensorrt()) return nullptr;

@@ -4,6 +4,7 @@
 // so getCreators first takes back what the library registered by itself. In a TensorRT of another
 // major version than it was built for it registers nothing, and says so on standard error: that
 // version's logger cannot be called.
+#include <atomic>
 #include <cstdio>
 
 #include "plugin.h"
@@ -26,11 +27,17 @@ Creators& creators() {
   return *made;
 }
 
+// Once, on standard error: the logger of that version cannot be called.
+void tell_misfit() {
+  static std::atomic<bool> told{false};
+  if (!fits_tensorrt() && !told.exchange(true)) std::fprintf(stderr, "%s\n", misfit().c_str());
+}
+
 class SelfRegistration {
  public:
   SelfRegistration() noexcept {
     try {
-      if (!fits_tensorrt()) std::fprintf(stderr, "%s\n", misfit().c_str());
+      tell_misfit();
       IPluginRegistry* const to = registry();
       if (to == nullptr) return;  // TensorRT comes later and will call getCreators
       for (IPluginCreatorV3One* creator : creators().ours) {
@@ -98,6 +105,7 @@ __attribute__((visibility("default"))) void setLoggerFinder(
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(
     int32_t& count) noexcept {
   covis::trt::self_registration().take_back();
+  covis::trt::tell_misfit();
   count = covis::trt::fits_tensorrt() ? 2 : 0;
   return covis::trt::creators().all;
 }

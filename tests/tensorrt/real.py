@@ -24,7 +24,6 @@ from covis.engines import trt as ours
 from covis.engines.builder_config import network_flags
 from tests.tensorrt.build import PLUGIN, build_programs
 
-_CPU_ALONE = " --cpu_only=1"  # with the leading blank
 # What a build without a device says first once nothing but kernels is left to choose. The builder
 # then acts for compute capability 8.7, which has no FP8.
 _NO_DEVICE = re.compile(
@@ -50,6 +49,11 @@ def has_device() -> bool:
         return False
 
 
+def without_device() -> dict[str, str]:
+    """Variables of the environment with which a builder can be made on this machine."""
+    return {} if has_device() else {"TRT_INTERNAL_OPTIONS": " --cpu_only=1"}  # the blank counts
+
+
 def plugin_library(*, other: bool = False) -> Path:
     """The plugin built for the major version of the module, or for the `other` one of 10 and 11."""
     major = int(real_tensorrt().__version__.partition(".")[0])
@@ -59,8 +63,7 @@ def plugin_library(*, other: bool = False) -> Path:
 def start() -> tuple[Any, Any, Any]:
     """The module, a builder with our plugin loaded, and the logger, which remembers errors."""
     trt = real_tensorrt()
-    if not has_device():
-        os.environ["TRT_INTERNAL_OPTIONS"] = _CPU_ALONE
+    os.environ.update(without_device())
     log = ours.logger(lambda severity, text: None)
     ours.load_plugin(plugin_library())
     builder = _builder(trt, log)
@@ -86,7 +89,7 @@ def parsed(graph: Path, kept: ExitStack) -> Any:
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log)
     parse_graph(parser, graph, kept)
-    kept.callback(lambda: (parser, None)[1])
+    kept.callback(lambda held: None, parser)
     return network
 
 

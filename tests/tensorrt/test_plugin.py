@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from covis.engines.builder_config import network_flags
 from tests.tensorrt.build import PLUGIN, ROOT, build_programs, run_program
-from tests.tensorrt.real import plugin_library, real_tensorrt, start
+from tests.tensorrt.real import plugin_library, real_tensorrt, start, without_device
 
 pytestmark = pytest.mark.trt
 
@@ -47,6 +48,8 @@ def test_links_nothing_of_tensorrt_or_cuda() -> None:
 
 REGISTRY = """
 import ctypes, sys
+if sys.argv[2:]:
+    ctypes.CDLL(sys.argv[1])
 import tensorrt as trt
 registry, library = trt.get_plugin_registry(), sys.argv[1]
 dlclose = ctypes.CDLL(None).dlclose
@@ -84,17 +87,47 @@ def test_registration(steps: str, said: list[str]) -> None:
     assert done.stdout.splitlines() == said
 
 
-@pytest.mark.parametrize("way", ["ctypes.CDLL(library)", "registry.load_library(library)"])
-def test_a_plugin_of_another_major_version_is_refused(way: str) -> None:
+def test_loaded_before_tensorrt() -> None:
+    """It finds the TensorRT that came after it: creators and messages reach that."""
+    steps = """
+from covis.engines.trt import logger
+logger(lambda severity, text: print(text) if severity == "error" else None)
+builder = trt.Builder(logger())
+show("before"); registry.load_library(library); show("loaded")
+field = trt.PluginField("k_block", __import__("numpy").int32([0]), trt.PluginFieldType.INT32)
+creator = registry.get_creator("BlockSelect", "1", "")
+fields = trt.PluginFieldCollection([field])
+print(creator.create_plugin("test", fields, trt.TensorRTPhase.BUILD))
+"""
+    library = str(plugin_library())
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTRY + steps, library, "first"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+        env={**os.environ, **without_device()},
+    )  # fmt: skip
+    before, loaded, refused, made = done.stdout.splitlines()
+    assert before == "before" and loaded == "loaded BlockSelect BlockSparseAttention"
+    assert refused.startswith("covis BlockSelect: k_block is 0") and made == "None"
+
+
+@pytest.mark.parametrize(
+    ("way", "before"),
+    [
+        ("ctypes.CDLL(library)", []),
+        ("registry.load_library(library)", []),
+        ("registry.load_library(library)", ["first"]),
+    ],
+)
+def test_a_plugin_of_another_major_version_is_refused(way: str, before: list[str]) -> None:
     """Registry and logger are called differently in 11: one call would end the process."""
     mine = int(real_tensorrt().__version__.partition(".")[0])
     library = str(plugin_library(other=True))
     done = subprocess.run(
-        [sys.executable, "-c", REGISTRY + f"{way}; show('then')", library],
+        [sys.executable, "-c", REGISTRY + f"{way}; show('then')", library, *before],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     told = f"built for TensorRT {21 - mine}, TensorRT {mine} is loaded; build it anew"
-    assert told in done.stderr
+    assert done.stderr.count(told) == 1
     assert done.stdout.splitlines() == ["then"]
 
 
