@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from covis.engines.bundle import sha256_of
 from covis.engines.errors import CovisError, environment_error, printable, user_error
+from covis.engines.floors import numbers
 
 OLDEST: Final = (10, 6)
 NEWEST_MAJOR: Final = 11
@@ -40,7 +41,7 @@ def import_tensorrt() -> ModuleType:
     """
     try:
         module = importlib.import_module("tensorrt")
-        found = _numbers(str(module.__version__))
+        found = numbers(str(module.__version__))
     except ModuleNotFoundError as error:
         if error.name != "tensorrt":
             raise _unusable(error) from error
@@ -60,7 +61,7 @@ def tensorrt_version() -> tuple[int, ...]:
     Raises:
         CovisError: as `import_tensorrt`.
     """
-    return _numbers(str(import_tensorrt().__version__))
+    return numbers(str(import_tensorrt().__version__))
 
 
 def find_plugin(path: Path | None = None) -> Path | None:
@@ -218,13 +219,3 @@ def _unusable(error: Exception) -> CovisError:
         f"TensorRT is installed but cannot be loaded ({printable(lines[0])})",
         hint="check its libraries and the NVIDIA driver with `covis doctor`",
     )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = []
-    for word in version.split("."):
-        digits = "".join(c for c in word if c.isdigit())
-        if not digits:
-            break
-        parts.append(int(digits))
-    return tuple(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -60,6 +60,21 @@ def forget() -> None:
     bundle.cache_clear()
     while _made:
         shutil.rmtree(_made.pop(), ignore_errors=True)
+
+
+def sizes(value: onnx.ValueInfoProto, lengths: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a graph's input or output, its symbols replaced by their lengths."""
+    # torch writes a size that it computed anew in brackets.
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value or lengths[dim.dim_param.strip("()")] for dim in dims)
+
+
+def profile_shapes(
+    model: onnx.ModelProto, ranges: Mapping[str, tuple[int, int, int]]
+) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of every input at the three points of a profile."""
+    points = [{symbol: ends[point] for symbol, ends in ranges.items()} for point in range(3)]
+    return {value.name: [sizes(value, each) for each in points] for value in model.graph.input}
 
 
 def plugin_nodes(graph: Path) -> list[onnx.NodeProto]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from covis.engines import builder
 from covis.engines.builder import EngineRequest, build_engine
@@ -25,7 +25,15 @@ from covis.engines.errors import CovisError
 from covis.engines.graph import load_graph
 from covis.engines.plans import EngineOptions
 from covis.engines.profiles import InputShapes
-from tests.tensorrt.graphs import TRUNK, all_graphs, bundle, plugin_nodes, plugin_text
+from tests.tensorrt.graphs import (
+    TRUNK,
+    all_graphs,
+    bundle,
+    plugin_nodes,
+    plugin_text,
+    profile_shapes,
+    sizes,
+)
 from tests.tensorrt.real import (
     has_device,
     parsed,
@@ -98,7 +106,7 @@ def check_sizes(graph: Path) -> None:
     """At the most views TensorRT knows every size, and none is too large for it."""
     with ExitStack() as kept:
         network = parsed(graph, kept)
-        most = {name: ends[2] for name, ends in _shapes(graph).items()}
+        most = {name: ends[2] for name, ends in profile_shapes(load_graph(graph), RANGES).items()}
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
             tensor.shape = most[tensor.name]
@@ -108,10 +116,11 @@ def check_sizes(graph: Path) -> None:
         assert not unknown, [*unknown.items()][:5]
         large = {name: shape for name, shape in shapes.items() if math.prod(shape) >= LIMIT}
         assert not large, [*large.items()][:5]
+        longest = {symbol: ends[2] for symbol, ends in RANGES.items()}
         outputs = [network.get_output(index) for index in range(network.num_outputs)]
         made = {out.name: (out.dtype.name, tuple(out.shape)) for out in outputs}
         assert made == {
-            value.name: (KINDS[value.type.tensor_type.elem_type], _sizes(value, 2))
+            value.name: (KINDS[value.type.tensor_type.elem_type], sizes(value, longest))
             for value in load_graph(graph).graph.output
         }
 
@@ -126,7 +135,7 @@ def build_errors(graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     _, _, log = start()
     if not has_device():
         monkeypatch.setattr(builder, "use_gpu", lambda device: None)
-    ends = _shapes(graph)
+    ends = profile_shapes(load_graph(graph), RANGES)
     shapes = InputShapes(
         *({name: ends[name][end] for name in ends} for end in range(3)),
         dynamic=frozenset(name for name, (low, _, high) in ends.items() if low != high),
@@ -140,19 +149,6 @@ def build_errors(graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return list(log.errors)
     assert sum(map(len, plan)) > 0
     return []
-
-
-def _shapes(graph: Path) -> dict[str, list[tuple[int, ...]]]:
-    """Shapes of every input at the three points of the profile."""
-    inputs = load_graph(graph).graph.input
-    return {value.name: [_sizes(value, end) for end in range(3)] for value in inputs}
-
-
-def _sizes(value: ValueInfoProto, end: int) -> tuple[int, ...]:
-    """The shape of an input or output at one point of the profile."""
-    dims = value.type.tensor_type.shape.dim
-    # torch writes a size that it computed anew in brackets.
-    return tuple(dim.dim_value or RANGES[dim.dim_param.strip("()")][end] for dim in dims)
 
 
 def _outputs(layers: list[Any]) -> list[Any]:

@@ -28,13 +28,12 @@ from covis.engines.shapes import TensorFacts, tensor_facts
 from covis.export.ops import cuda, cuda_select
 from covis.export.ops.layout import TokenLayout
 from tests.export.passes.precision_chain import CONFIGS
-from tests.tensorrt.graphs import TRUNK, bundle, plugin_nodes, plugin_text
+from tests.tensorrt.graphs import TRUNK, bundle, plugin_nodes, plugin_text, profile_shapes
 from tests.tensorrt.real import has_device, plugin_library, skip_without_builder, start
 
 pytestmark = pytest.mark.trt
 
-VIEWS = (1, 100, 1000)
-CHUNKS = (1, 16, 16)
+RANGES = {"M": (1, 100, 1000), "N": (1, 16, 16), "K": (1, 1, 1)}
 CONFIGURED = re.compile(r"covis (.*): configured, workspace (\d+) bytes for (.*)")
 _TORCH = {
     TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16,
@@ -73,19 +72,10 @@ def test_nodes(config: str, precision: str) -> None:
 def signatures(graph: Path) -> Iterator[Signature]:
     """Text and inputs of every op node, at the three points of the profile."""
     model = for_tensorrt(load_graph(graph))
-    ends = [{"M": views, "N": chunk, "K": 1} for views, chunk in zip(VIEWS, CHUNKS, strict=True)]
+    shapes = profile_shapes(model, RANGES)
     facts = [
-        tensor_facts(
-            model,
-            {
-                value.name: tuple(
-                    size.dim_value or end[size.dim_param]
-                    for size in value.type.tensor_type.shape.dim
-                )
-                for value in model.graph.input
-            },
-        )
-        for end in ends
+        tensor_facts(model, {name: ends[point] for name, ends in shapes.items()})
+        for point in range(3)
     ]
     for node in plugin_nodes(graph):
         yield plugin_text(node), tuple(tuple(f[name] for name in node.input) for f in facts)

@@ -19,7 +19,7 @@ import pytest
 
 from covis.engines.graph import load_graph
 from covis.engines.parser_input import DOMAIN, for_tensorrt
-from tests.tensorrt.graphs import all_graphs, bundle
+from tests.tensorrt.graphs import all_graphs, bundle, profile_shapes
 
 pytestmark = pytest.mark.trt
 
@@ -64,14 +64,9 @@ def compiled(model: onnx.ModelProto, graph: Path) -> int:
     done = parser.parse(model.SerializeToString(), str(graph))
     assert done, [parser.get_error(i).desc()[:300] for i in range(parser.num_errors)]
     profile = builder.create_optimization_profile()
-    for value in model.graph.input:
-        sizes = value.type.tensor_type.shape.dim
-        ends = [
-            tuple(size.dim_value or RANGES[size.dim_param][end] for size in sizes)
-            for end in range(3)
-        ]
+    for name, ends in profile_shapes(model, RANGES).items():
         if ends[0] != ends[2]:
-            profile.set_shape(value.name, *ends)
+            profile.set_shape(name, *ends)
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
