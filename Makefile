@@ -38,16 +38,11 @@ $(VENV)/.dev: $(SOURCES)
 
 install: $(VENV)/.dev
 
-# mypy and import-linter want the package as one tree; the checkout keeps its quarters apart.
-TREE := build/tree
 lint: $(VENV)/.dev
-	@rm -rf $(TREE) && mkdir -p $(TREE)/covis
-	@for f in covis/*; do ln -s "$(CURDIR)/$$f" $(TREE)/covis/; done
-	@for d in export engines runtime synthetic evaluation; do ln -s "$(CURDIR)/$$d" $(TREE)/covis/$$d; done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(TREE) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p covis
-	cd $(TREE) && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
@@ -64,7 +59,7 @@ floors: $(VENV)/.dev
 	  --config-setting build-dir=$(FLOORS)/native -e '.[cpu,export,view,eval,dev]'
 	$(LOWEST) -m covis doctor
 	$(LOWEST) -m pytest -q tests/vectors tests/plugins/test_cpu_vectors.py tests/test_demo.py \
-	  tests/export/test_exporter.py tests/engines/test_shapes.py tests/runtime/test_writers.py
+	  tests/export/test_exporter.py tests/engines/graphs/test_shapes.py tests/runtime/scene/test_writers.py
 
 # The kernels, which the emulator of tests/emulator runs among the unit tests.
 emulated: $(VENV)/.dev

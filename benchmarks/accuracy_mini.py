@@ -20,16 +20,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from covis.engines.options import Sparsity
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.accuracy.job import Job
+from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_scene, score_pose
+from covis.evaluation.accuracy.summary import aggregate
 from covis.evaluation.datasets.made import MadeScenes
-from covis.evaluation.job import Job
-from covis.evaluation.scoring import Record, ScoreOptions, evaluate_scene, score_pose
-from covis.evaluation.summary import aggregate
-from covis.evaluation.sweep import Plan, Sweep, settings
-from covis.evaluation.sweep_report import Row, markdown, row
-from covis.evaluation.truth import GroundTruth, sample_views
-from covis.runtime.decode import nearest_rotation
-from covis.runtime.pipeline import Pipeline, RunOptions, load
+from covis.evaluation.datasets.truth import GroundTruth, sample_views
+from covis.evaluation.sweep.report import Row, markdown, row
+from covis.evaluation.sweep.sweep import Plan, Sweep, settings
+from covis.runtime.pipeline import Pipeline, load
+from covis.runtime.scene.from_heads import nearest_rotation
 from covis.synthetic import (
     HELD_OUT_SEEDS,
     TRAINING_SEEDS_START,
@@ -138,7 +138,7 @@ def attention_table(pipeline: Pipeline, kind: str, scenes: int, views: int) -> l
         from covis.export.attention_analysis import analyse, mean_over_scenes, model_of_bundle
     except ModuleNotFoundError:
         return []
-    from covis.runtime.images import load_images
+    from covis.runtime.photos.images import load_images
 
     model = model_of_bundle(pipeline.bundle)
     found = []
@@ -256,7 +256,7 @@ def _attention_markdown(layers: list[dict[str, Any]]) -> str:
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
     """The pictures of the first sparse kind."""
-    from covis.evaluation import sweep_pictures as pictures
+    from covis.evaluation.sweep import pictures
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = next(iter(record["sparse"].values()), [])

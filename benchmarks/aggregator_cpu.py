@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.options import parse_layers
-from covis.runtime.native import find_library, instruction_set
+from covis.engines.system.native import ORT_LIBRARY, find_library, instruction_set
 
 SETTINGS = {"dense": "none", "layers 0-9": "0-9", "all layers": "all"}
 
@@ -73,7 +73,7 @@ def main() -> None:
     options.intra_op_num_threads = arguments.threads
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
-    library = find_library()
+    library = find_library(ORT_LIBRARY)
     assert library is not None, "build the CPU kernel first"
     options.register_custom_ops_library(str(library))
     session = ort.InferenceSession(str(bundle.graph(stage)), options)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from covis.engines.bench_record import machine
+from covis.evaluation.bench.record import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from covis.engines.bundle import open_bundle
-from covis.engines.manifest import Stage
-from covis.engines.memory_plan import MemoryPlan
-from covis.runtime.bench import peak_bytes, reset_peak
-from covis.runtime.cuda_memory import HostMemory
-from covis.runtime.onnxruntime import Session, SessionOptions
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.manifest import Stage
+from covis.engines.tensorrt.stage_memory import MemoryPlan
+from covis.evaluation.bench.measure import peak_bytes, reset_peak
+from covis.runtime.backends.ort_session import Session, SessionOptions
+from covis.runtime.memory.memory import HostMemory
 
 PROBES = 8
 

@@ -28,20 +28,20 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
+from covis.evaluation.accuracy.scoring import Record, score_pose
+from covis.evaluation.accuracy.summary import aggregate
 from covis.evaluation.datasets.made import MadeScenes
-from covis.evaluation.pairs import pair_map
-from covis.evaluation.pose import pair_errors
-from covis.evaluation.scoring import Record, score_pose
-from covis.evaluation.summary import aggregate
-from covis.evaluation.truth import GroundTruth, sample_views
+from covis.evaluation.datasets.truth import GroundTruth, sample_views
+from covis.evaluation.metrics.pose import pair_errors
+from covis.evaluation.sweep.pairs import pair_map
 from covis.export.attention_analysis import model_of_bundle
 from covis.export.models import load_model
 from covis.export.models.cameras import pose_to_cameras
 from covis.export.models.multiview import patch_grid
 from covis.export.ops.fp8 import low_precision
-from covis.export.saliency import descriptor_similarity
-from covis.export.selection import PairSelection
+from covis.export.selection.block_maps import PairSelection
+from covis.export.selection.saliency import descriptor_similarity
 
 SHARES = (0.5, 0.25, 0.126)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from covis.export.convert import write_safetensors
 from covis.export.models import build_model
+from covis.export.weights.convert import write_safetensors
 
 
 def tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[Tensor]:

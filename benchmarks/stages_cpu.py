@@ -17,8 +17,9 @@ from pathlib import Path
 
 import onnxruntime
 
-from covis.runtime.images import find_images
-from covis.runtime.pipeline import RunOptions, load
+from covis.engines.options import RunOptions
+from covis.runtime.photos.images import find_images
+from covis.runtime.pipeline import load
 
 
 class Meter:

@@ -27,14 +27,20 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu_facts import gpu_facts
-from covis.engines.backend_options import BackendOptions
-from covis.engines.bench_record import ratios, setting_record
 from covis.engines.errors import CovisError
-from covis.engines.options import Sparsity
-from covis.runtime.bench import Schedule, Setting, made_images, measure, peak_bytes, reset_peak
-from covis.runtime.device_array import is_out_of_memory
-from covis.runtime.images import Images, find_images, load_images
-from covis.runtime.pipeline import Pipeline, RunOptions, load
+from covis.engines.options import BackendOptions, RunOptions, Sparsity
+from covis.evaluation.bench.measure import (
+    Schedule,
+    Setting,
+    made_images,
+    measure,
+    peak_bytes,
+    reset_peak,
+)
+from covis.evaluation.bench.record import ratios, setting_record
+from covis.runtime.memory.device_array import is_out_of_memory
+from covis.runtime.photos.images import Images, find_images, load_images
+from covis.runtime.pipeline import Pipeline, load
 
 NEAR = 0.1  # a share of pairs may be off by this part of it, for tau to be said to reach it
 PERCENTILES = (90.0, 99.0)

@@ -1,43 +1,68 @@
-"""covis: multi-view transformers with global attention made block-sparse by co-visibility.
+"""Multi-view transformers with global attention made block-sparse by co-visibility.
 
-The public face. Everything is imported when first asked for, so `import covis` is quick and
-needs neither torch nor ONNX Runtime.
+Everything here is public and imported when it is first used, so that `import covis` is quick and
+needs neither torch nor ONNX Runtime. Other modules of the package are private, except those that
+the reference documents.
+
+`export`, `engines`, `runtime`, `evaluation` and `synthetic` are folders beside this one in a
+checkout; links in this folder make them one package.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from covis.engines.errors import CovisError
-    from covis.runtime.pipeline import Pipeline, load, reconstruct
-    from covis.runtime.scene import Scene
+from covis.engines.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["CovisError", "Pipeline", "Scene", "__version__", "load", "reconstruct"]
+if TYPE_CHECKING:
+    from covis import export
+    from covis.engines.errors import CovisError
+    from covis.engines.options import BackendOptions, RunOptions, Sparsity
+    from covis.engines.tensorrt.build.options import BuildOptions
+    from covis.engines.tensorrt.build.stages import build
+    from covis.runtime.photos.images import Images
+    from covis.runtime.pipeline import Pipeline, load, reconstruct
+    from covis.runtime.scene.scene import Scene
+
+__all__ = [
+    "BackendOptions",
+    "BuildOptions",
+    "CovisError",
+    "Images",
+    "Pipeline",
+    "RunOptions",
+    "Scene",
+    "Sparsity",
+    "__version__",
+    "build",
+    "export",
+    "load",
+    "reconstruct",
+]
 
 _HOME = {
+    "BackendOptions": "covis.engines.options",
+    "BuildOptions": "covis.engines.tensorrt.build.options",
     "CovisError": "covis.engines.errors",
+    "Images": "covis.runtime.photos.images",
     "Pipeline": "covis.runtime.pipeline",
-    "Scene": "covis.runtime.scene",
+    "RunOptions": "covis.engines.options",
+    "Scene": "covis.runtime.scene.scene",
+    "Sparsity": "covis.engines.options",
+    "build": "covis.engines.tensorrt.build.stages",
     "load": "covis.runtime.pipeline",
     "reconstruct": "covis.runtime.pipeline",
 }
 
-# In a checkout the folders `export`, `engines` and `runtime` lie beside this one, and with the
-# checkout as working directory `./covis` is found before any installed package: without this
-# line its other three quarters would be missing.
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "engines").is_dir():
-    __path__.append(str(_checkout))
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'covis' has no attribute {name!r}")
+    """Import a public name from its module."""
     import importlib
 
+    if name == "export":  # a package: `covis.export.export_bundle`, `covis.export.accelerate`
+        return importlib.import_module("covis.export")
+    if name not in _HOME:
+        raise AttributeError(f"module 'covis' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -45,7 +45,7 @@ COMMANDS = {
         "Compare a bundle's backends, precisions or selectors on photos, stage by stage.",
     ),
     "build": _Command(
-        "covis.engines.build_options:BuildOptions",
+        "covis.engines.tensorrt.build.options:BuildOptions",
         "covis.commands.build:build",
         "Build TensorRT engines: one plan for each stage of a bundle, or for one ONNX file.",
     ),
@@ -65,8 +65,8 @@ COMMANDS = {
         "Measure latency, throughput and memory by stage, dense beside sparse.",
     ),
     "plan": _Command(
-        "covis.commands.plan:PlanCommand",
-        "covis.commands.plan:plan",
+        "covis.commands.estimate:PlanCommand",
+        "covis.commands.estimate:plan",
         "Predict the memory of a run, and name what limits the number of views.",
     ),
     "triton": _Command(

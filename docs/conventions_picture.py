@@ -12,10 +12,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import ArrayLike
 
-from covis.engines.pixel_rule import PixelRule
-from covis.runtime import geometry
-from covis.runtime.geometry import Float64
-from covis.runtime.preprocess import transform_for
+from covis.engines.bundle.pixel_rule import PixelRule
+from covis.runtime.photos.preprocess import transform_for
+from covis.runtime.scene import geometry
+from covis.runtime.scene.geometry import Float64
 
 WIDTH, HEIGHT = 980, 440
 INK, RED, GREEN, BLUE, GREY, GOLD = "#222", "#c0392b", "#27893c", "#2364aa", "#9aa0a6", "#b8860b"

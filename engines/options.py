@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from covis.engines.errors import user_error
@@ -154,3 +155,78 @@ class SparsityChanges:
         if "tau_low" not in given and low is not None and low > tau:
             given["tau_low"] = tau
         return replace(sparsity, **given)
+
+
+BackendName = Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt"]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """Where a bundle's stages run.
+
+    Attributes:
+        backend: `onnxruntime`; `onnxruntime-tensorrt`, ONNX Runtime with its TensorRT provider;
+            `tensorrt`, the plans of `covis build`.
+        provider: of `onnxruntime`: `cpu`, or `cuda`, which needs onnxruntime-gpu. The others
+            always run on a GPU.
+        device: which GPU, as CUDA counts them.
+        plans: folder of the plans; the bundle's own `plans` where not given.
+        plugin: the TensorRT plugin library, where it is not the package's own.
+        trust_plan: sha256 of plans to run although this user did not build them. A plan is
+            executable code.
+        cuda_graphs: replay CUDA graphs in the stages that run in chunks (`tensorrt`).
+    """
+
+    backend: BackendName = "onnxruntime"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    device: int = 0
+    plans: Path | None = None
+    plugin: Path | None = None
+    trust_plan: tuple[str, ...] = ()
+    cuda_graphs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.device < 0:
+            raise user_error(f"{self.device} is negative", where="--device", hint="use 0 or more")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the stages run on a GPU."""
+        return self.backend != "onnxruntime" or self.provider == "cuda"
+
+
+_MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a pipeline runs; says nothing about the result.
+
+    Attributes:
+        chunk: frames that encoder and heads take at once; bounds their memory.
+        threads: of ONNX Runtime; 0 takes every core.
+        kernel: use the CPU kernel of the ops where it was built.
+        probes: queries on which the share of attention mass that the selector keeps is measured,
+            into `Scene.sparsity`; 0 measures nothing.
+        backend: where the stages run.
+    """
+
+    chunk: int = 2
+    threads: int = 0
+    kernel: bool = True
+    probes: int = 0
+    backend: BackendOptions = field(default_factory=BackendOptions)
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
+        if self.probes < 0:
+            raise user_error(
+                f"{self.probes} is negative", where="--probes", hint="0 measures nothing"
+            )
+        if self.threads < 0:
+            raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
+        if self.threads > _MOST_THREADS:
+            raise user_error(
+                f"{self.threads} is above {_MOST_THREADS:,}", where="--threads", hint="0 takes all"
+            )

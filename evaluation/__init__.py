@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from covis.evaluation.accuracy.scoring import METRICS, evaluate_scene, score
+    from covis.evaluation.accuracy.summary import aggregate
     from covis.evaluation.datasets import open_dataset
-    from covis.evaluation.scoring import METRICS, evaluate_scene, score
-    from covis.evaluation.summary import aggregate
-    from covis.evaluation.truth import Dataset, GroundTruth, SceneRef
+    from covis.evaluation.datasets.truth import Dataset, GroundTruth, SceneRef
 
 __all__ = [
     "METRICS",
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "METRICS": "scoring",
-    "Dataset": "truth",
-    "GroundTruth": "truth",
-    "SceneRef": "truth",
-    "aggregate": "summary",
-    "evaluate_scene": "scoring",
+    "METRICS": "accuracy.scoring",
+    "Dataset": "datasets.truth",
+    "GroundTruth": "datasets.truth",
+    "SceneRef": "datasets.truth",
+    "aggregate": "accuracy.summary",
+    "evaluate_scene": "accuracy.scoring",
     "open_dataset": "datasets",
-    "score": "scoring",
+    "score": "accuracy.scoring",
 }
 
 

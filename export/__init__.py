@@ -1,19 +1,32 @@
-"""From torch checkpoints to bundles of ONNX graphs; the only part of covis that needs torch."""
+"""From torch checkpoints to bundles of ONNX graphs; the only part of covis that needs torch.
+
+Public: `export_bundle` and its `ExportOptions`; `accelerate` and `restore` for a model of your own.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from covis.export.retrofit import Accelerated, accelerate, restore
+    from covis.export.acceleration import Accelerated, accelerate, restore
+    from covis.export.exporter import export_bundle
+    from covis.export.options import ExportOptions
 
-__all__ = ["Accelerated", "accelerate", "restore"]
+__all__ = ["Accelerated", "ExportOptions", "accelerate", "export_bundle", "restore"]
+
+_HOME = {
+    "Accelerated": "covis.export.acceleration.handle",
+    "accelerate": "covis.export.acceleration.handle",
+    "ExportOptions": "covis.export.options",
+    "export_bundle": "covis.export.exporter",
+    "restore": "covis.export.acceleration.handle",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Torch is imported when one of these is first asked for: `import covis` does without it."""
-    if name in __all__:
-        from covis.export import retrofit
+    """Import a public name when it is first used: `import covis.export` needs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return getattr(retrofit, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from covis.engines.bundle import Bundle
+from covis.engines.bundle.bundle import Bundle
 from covis.export.models import load_model
 from covis.export.models.multiview import MultiViewModel
 from covis.export.ops import TokenLayout
-from covis.export.selection import K_BLOCK, Q_BLOCK, BlockMap, dense_selection
+from covis.export.selection.block_maps import K_BLOCK, Q_BLOCK, BlockMap, dense_selection
 
 SHARES = (1, 5, 10)
 """Percent of the blocks whose mass is reported."""

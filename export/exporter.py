@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import covis
-from covis.engines.atomic import atomic_folder, copy_file
-from covis.engines.bundle import MANIFEST, check_replaceable, describe_file
-from covis.engines.errors import user_error
-from covis.engines.manifest import (
+from covis.engines.bundle.bundle import MANIFEST, check_replaceable, describe_file
+from covis.engines.bundle.manifest import (
     FORMAT,
     OP_VERSION,
     OPSET,
@@ -25,20 +22,23 @@ from covis.engines.manifest import (
     Precision,
     Weights,
 )
+from covis.engines.bundle.pixel_rule import PixelRule, RuleKind
+from covis.engines.errors import user_error
 from covis.engines.options import parse_layers
-from covis.engines.pixel_rule import PixelRule, RuleKind
-from covis.export.convert import convert_weights
-from covis.export.drift import measure_drift
+from covis.engines.system.atomic import atomic_folder, copy_file
+from covis.engines.version import __version__
+from covis.export.check.drift import measure_drift
+from covis.export.check.verify import refuse_failures, verify_stages
 from covis.export.models import load_model, model_info
 from covis.export.models.dinov2 import PATCH
 from covis.export.models.multiview import MultiViewModel, patch_grid
 from covis.export.models.stages import stages as model_stages
-from covis.export.models.weights import find_weights
 from covis.export.options import ExportOptions, read_config
-from covis.export.precision import base_passes, stored_dtype
-from covis.export.saliency import saliency_stage
+from covis.export.precision.precision import base_passes, stored_dtype
+from covis.export.selection.saliency import saliency_stage
 from covis.export.stage import StageModule
-from covis.export.verify import refuse_failures, verify_stages
+from covis.export.weights.convert import convert_weights
+from covis.export.weights.load import find_weights
 from covis.export.write import (
     WEIGHTS,
     Progress,
@@ -107,7 +107,7 @@ def export_bundle(
         files = [stage.graph for stage in records] + [WEIGHTS]
         manifest = Manifest(
             format=FORMAT,
-            covis_version=covis.__version__,
+            covis_version=__version__,
             op_version=OP_VERSION,
             opset=OPSET,
             model=_describe_model(options.model, model, rule),

@@ -10,7 +10,7 @@ import tyro
 
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
-from covis.engines.user_file import read_json
+from covis.engines.system.json_file import read_json
 
 MAX_VIEWS = 1000
 _MOST_VIEWS = 1_000_000

@@ -14,7 +14,8 @@ from functools import lru_cache
 import onnx_ir as ir
 import sympy  # type: ignore[import-untyped]
 
-LIMIT = 2**31 - 1  # elements of one tensor
+from covis.engines.op import MOST_ELEMENTS
+
 PROBES = 64  # queries whose attention mass is measured, at most, where a graph is sized
 MOST = 1_000_000  # views
 
@@ -71,13 +72,13 @@ def elements(value: ir.Value, lengths: Lengths) -> int | None:
     return None if None in sizes else math.prod(n for n in sizes if n is not None)
 
 
-def too_large(graph: ir.Graph, lengths: Lengths, limit: int = LIMIT) -> list[ir.Value]:
+def too_large(graph: ir.Graph, lengths: Lengths, limit: int = MOST_ELEMENTS) -> list[ir.Value]:
     """The tensors with more than `limit` elements, in the graph's order."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     return [value for value in values if (elements(value, lengths) or 0) > limit]
 
 
-def longest(graph: ir.Graph, symbol: str, limit: int = LIMIT) -> int:
+def longest(graph: ir.Graph, symbol: str, limit: int = MOST_ELEMENTS) -> int:
     """The largest length of `symbol` at which no tensor passes `limit`, at most `MOST`."""
     fits, fails = 0, MOST + 1
     while fails - fits > 1:

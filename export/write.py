@@ -10,19 +10,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from covis.engines.manifest import PassRecord, Precision, Stage
-from covis.engines.manifest import Tensor as PortRecord
-from covis.export.calibration import MOST_PHOTOS, input_peaks, weight_scales
-from covis.export.convert import convert_weights
-from covis.export.graph import export_graph
-from covis.export.initializers import Entry, point_at_weights, read_entries
+from covis.engines.bundle.manifest import PassRecord, Precision, Stage
+from covis.engines.bundle.manifest import Tensor as PortRecord
 from covis.export.models.multiview import MultiViewModel
-from covis.export.models.weights import canonical
 from covis.export.ops.translate import attach_functions
 from covis.export.options import MAX_VIEWS, ExportOptions
 from covis.export.passes import Parameters, Pass, run_passes
 from covis.export.passes.quantize import quantizable
-from covis.export.precision import (
+from covis.export.precision.calibration import MOST_PHOTOS, input_peaks, weight_scales
+from covis.export.precision.precision import (
     KeepList,
     Scales,
     base_passes,
@@ -32,6 +28,10 @@ from covis.export.precision import (
 )
 from covis.export.sizes import longest
 from covis.export.stage import FRAMES, VIEWS, Port, StageModule
+from covis.export.trace import export_graph
+from covis.export.weights.convert import convert_weights
+from covis.export.weights.initializers import Entry, point_at_weights, read_entries
+from covis.export.weights.load import canonical
 
 WEIGHTS = "model.safetensors"
 Progress = Callable[[str], None]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from covis.engines.bundle.manifest import Manifest
+from covis.engines.bundle.patch_order import patch_order
 from covis.engines.errors import user_error
-from covis.engines.manifest import Manifest
 from covis.engines.options import Sparsity, parse_layers
-from covis.engines.patch_order import patch_order
 
 
 def control_inputs(

@@ -4,65 +4,29 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.backend_options import BackendOptions
-from covis.engines.bundle import Bundle, open_bundle
+from covis.engines.bundle.bundle import Bundle, open_bundle
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import Sparsity
+from covis.engines.options import RunOptions, Sparsity
 from covis.runtime import flow
-from covis.runtime.backends import Backend, open_backend
+from covis.runtime.backends.backend import Backend, open_backend
 from covis.runtime.controls import control_inputs
-from covis.runtime.cuda_memory import HostMemory
-from covis.runtime.decode import decode
-from covis.runtime.device_array import Value, is_out_of_memory, numpy_dtype
-from covis.runtime.images import Images, find_images, load_images
-from covis.runtime.scene import Scene
-from covis.runtime.stage_values import is_sound, plain, refuse_non_finite, stage_input
+from covis.runtime.flow import is_sound, plain, refuse_non_finite, stage_input
+from covis.runtime.memory.device_array import Value, is_out_of_memory, numpy_dtype
+from covis.runtime.memory.memory import HostMemory
+from covis.runtime.photos.images import Images, find_images, load_images
+from covis.runtime.scene.from_heads import decode
+from covis.runtime.scene.scene import Scene
 
 Array = NDArray[Any]
-_MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 Progress = Callable[[str, int, int], None]
 """(stage name, frames done, frames in all); a stage is begun with 0 done."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a pipeline runs; says nothing about the result.
-
-    Attributes:
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
-        probes: queries on which the share of attention mass that the selector keeps is measured,
-            into `Scene.sparsity`; 0 measures nothing.
-        backend: where the stages run.
-    """
-
-    chunk: int = 2
-    threads: int = 0
-    kernel: bool = True
-    probes: int = 0
-    backend: BackendOptions = field(default_factory=BackendOptions)
-
-    def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
-        if self.probes < 0:
-            raise user_error(
-                f"{self.probes} is negative", where="--probes", hint="0 measures nothing"
-            )
-        if self.threads < 0:
-            raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
-        if self.threads > _MOST_THREADS:
-            raise user_error(
-                f"{self.threads} is above {_MOST_THREADS:,}", where="--threads", hint="0 takes all"
-            )
 
 
 class Pipeline:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
+
 _PLACES = (ROOT.parent / "shared" / "golden", ROOT / "tests" / "golden")
 
 

@@ -13,7 +13,7 @@ import pytest
 from covis.cli import COMMANDS, run_command
 from covis.engines.errors import CovisError, environment_error, numerics_error, user_error
 from tests.engines.mini_bundle import flip
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 Captured = pytest.CaptureFixture[str]
 
@@ -155,7 +155,7 @@ def test_inspect(capsys: Captured, mini_bundle: Path) -> None:
 
 
 def test_inspect_json(capsys: Captured, mini_bundle: Path) -> None:
-    from covis.engines.manifest import Manifest
+    from covis.engines.bundle.manifest import Manifest
 
     assert run_command(["inspect", str(mini_bundle), "--json"]) == 0
     out = capsys.readouterr().out
@@ -189,7 +189,9 @@ def test_doctor_with_a_broken_library(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "lib.so").write_bytes(b"\x7fELF, but no more")
-    monkeypatch.setattr("covis.runtime.native.find_library", lambda: tmp_path / "lib.so")
+    monkeypatch.setattr(
+        "covis.engines.system.native.find_library", lambda name: tmp_path / "lib.so"
+    )
     assert run_command(["doctor"]) == 3
     assert "NO   the CPU kernel cannot be loaded" in capsys.readouterr().out
 

@@ -10,9 +10,9 @@ import pytest
 
 from covis.cli import run_command
 from covis.engines.errors import CovisError
-from covis.engines.options import Sparsity
-from covis.runtime.bench import Schedule, Setting, made_images, measure
-from covis.runtime.pipeline import RunOptions, load
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.bench.measure import Schedule, Setting, made_images, measure
+from covis.runtime.pipeline import load
 
 Captured = pytest.CaptureFixture[str]
 QUICK = ("--iterations", "2", "--duration", "0", "--warmUp", "0")

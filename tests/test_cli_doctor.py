@@ -13,9 +13,9 @@ import pytest
 
 from covis.commands.doctor import Finding, examine
 from covis.engines.errors import environment_error
-from covis.engines.floors import floor
-from covis.engines.gpu import Gpu
-from tests.golden_data import ROOT
+from covis.engines.system.floors import floor
+from covis.engines.system.gpu import Gpu
+from tests.places import ROOT
 
 H200 = Gpu("NVIDIA H200", (9, 0), 150 << 30, "580.95.05", "13.0")
 
@@ -28,7 +28,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | str) -> list[Finding]:
             raise environment_error(gpu)
         return gpu
 
-    monkeypatch.setattr("covis.engines.gpu.find_gpu", find)
+    monkeypatch.setattr("covis.engines.system.gpu.find_gpu", find)
     return list(examine())
 
 
@@ -71,7 +71,7 @@ def test_too_old(monkeypatch: pytest.MonkeyPatch, gpu: Gpu, words: str) -> None:
 
 def test_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr("covis.engines.trt.find_plugin", lambda path=None: None)
+    monkeypatch.setattr("covis.engines.system.native.find_library", lambda name: None)
     found = findings(monkeypatch, "no NVIDIA driver answers")
     assert not any(finding.ok is False for finding in found)
     assert about(found, "no TensorRT engines: TensorRT is").ok is None
@@ -84,7 +84,7 @@ def test_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorrt_and_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plugin = tmp_path / "libcovis_trt.so"
     plugin.write_bytes(b"x")
-    monkeypatch.setattr("covis.engines.trt.find_plugin", lambda path=None: plugin)
+    monkeypatch.setattr("covis.engines.system.native.find_library", lambda name: plugin)
     for version, good in (("10.15.1.29", True), ("10.5.0", None), ("12.0.0", None)):
         module = types.ModuleType("tensorrt")
         module.__version__ = version  # type: ignore[attr-defined]

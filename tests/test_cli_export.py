@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from covis.cli import run_command
-from covis.engines.manifest import Manifest
+from covis.engines.bundle.manifest import Manifest
 from tests.file_limit import file_limit
-from tests.golden_data import ROOT
+from tests.places import ROOT
 from tests.tiny_vggt import CONFIG, random_weights
 
 Captured = pytest.CaptureFixture[str]

@@ -19,7 +19,7 @@ from PIL import Image
 from covis.cli import run_command
 from tests.engines.mini_bundle import edit, edit_graph, flip, sign
 from tests.file_limit import file_limit
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 Captured = pytest.CaptureFixture[str]
 
@@ -277,7 +277,7 @@ def test_memory_that_is_short(
     def failing(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("covis.runtime.cuda_memory.HostMemory.empty", failing)
+    monkeypatch.setattr("covis.runtime.memory.memory.HostMemory.empty", failing)
     assert run(tiny_bundle, photos, place) == 3
     assert "out of memory; use fewer views or a smaller --chunk" in last_line(capsys)
     assert list(place.iterdir()) == []
@@ -313,7 +313,7 @@ def test_interrupt_from_outside(tiny_bundle: Path, place: Path) -> None:
 _SIGNALLING = """
 import sys
 from covis.cli import run_command
-from covis.runtime.onnxruntime import Session
+from covis.runtime.backends.ort_session import Session
 original = Session.run
 def run(self, inputs, outputs):
     if self.stage.name == "aggregator":

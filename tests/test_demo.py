@@ -13,7 +13,7 @@ import pytest
 
 from covis.cli import run_command
 from covis.commands.demo import SEES, made_truth, training_record
-from covis.evaluation.pose import auc, pair_errors, undirected
+from covis.evaluation.metrics.pose import auc, pair_errors, undirected
 from tests.chromium import chromium_page, needs_chromium
 
 VIEWS = 8

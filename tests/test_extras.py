@@ -6,7 +6,7 @@ import itertools
 import re
 import tomllib
 
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BOTH = {"onnxruntime", "onnxruntime-gpu"}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "pydantic", "PIL", "trimesh", "tyro", "rich",
          "onnxscript", "onnx_ir", "safetensors", "natsort")  # fmt: skip
@@ -39,11 +39,11 @@ def loaded(code: str) -> set[str]:
             for name in ("export", "run", "eval", "inspect", "doctor")
         ),
         ("import covis; covis.load", {"numpy", "pydantic", "onnxruntime", "tyro"}),
-        ("import covis.runtime.scene, covis.runtime.images, covis.runtime.pipeline",
+        ("import covis.runtime.scene.scene, covis.runtime.photos.images, covis.runtime.pipeline",
          {"numpy", "pydantic", "PIL"}),
-        ("import covis.engines.bundle", {"pydantic"}),
+        ("import covis.engines.bundle.bundle", {"pydantic"}),
         ("import covis.export", set()),
-        ("import covis.evaluation.pose, covis.evaluation.trajectory", {"numpy"}),
+        ("import covis.evaluation.metrics.pose, covis.evaluation.metrics.trajectory", {"numpy"}),
     ],
 )  # fmt: skip
 def test_what_is_loaded(code: str, allowed: set[str]) -> None:

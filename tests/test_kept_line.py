@@ -9,7 +9,7 @@ import pytest
 
 from covis.commands.run import kept_line
 from covis.engines.options import Sparsity
-from covis.runtime.scene import SparsityReport
+from covis.runtime.scene.scene import SparsityReport
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from covis.engines.backend_options import BackendOptions
 from covis.engines.errors import user_error
-from covis.engines.options import MOST_VIEWS_AT_ONCE, Selector, SparsityChanges
+from covis.engines.options import MOST_VIEWS_AT_ONCE, BackendOptions, Selector, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from covis.engines.bench_record import Samples
-    from covis.engines.bundle import Bundle
-    from covis.runtime.bench import Setting
-    from covis.runtime.images import Images
+    from covis.engines.bundle.bundle import Bundle
+    from covis.evaluation.bench.measure import Setting
+    from covis.evaluation.bench.record import Samples
+    from covis.runtime.photos.images import Images
     from covis.runtime.pipeline import Pipeline
 
 
@@ -86,10 +85,11 @@ def bench(command: BenchCommand) -> None:
     """Measure, print two tables, write the record."""
     from rich.console import Console
 
-    from covis.engines.atomic_file import atomic_file, check_file_target
-    from covis.engines.bench_record import ratios
-    from covis.runtime.bench import Schedule, Setting, measure
-    from covis.runtime.pipeline import RunOptions, load
+    from covis.engines.options import RunOptions
+    from covis.engines.system.atomic import atomic_file, check_file_target
+    from covis.evaluation.bench.measure import Schedule, Setting, measure
+    from covis.evaluation.bench.record import ratios
+    from covis.runtime.pipeline import load
 
     schedule = Schedule(command.warmUp, command.iterations, command.duration)
     if command.exportTimes is not None:
@@ -122,8 +122,8 @@ def pictures(command: BenchCommand, bundle: Bundle) -> Images:
     Raises:
         CovisError: no photo can be read.
     """
-    from covis.runtime.bench import made_images
-    from covis.runtime.images import find_images, load_images
+    from covis.evaluation.bench.measure import made_images
+    from covis.runtime.photos.images import find_images, load_images
 
     if command.photos is None:
         return made_images(command.views, bundle.manifest.pixel_rule)
@@ -141,7 +141,7 @@ def make_record(
     samples: Mapping[str, Samples],
 ) -> dict[str, Any]:
     """Everything measured, and on what, for JSON."""
-    from covis.engines.bench_record import machine, ratios, setting_record
+    from covis.evaluation.bench.record import machine, ratios, setting_record
 
     manifest = pipeline.bundle.manifest
     return {

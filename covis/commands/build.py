@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covis.engines.build_options import BuildOptions
+from covis.engines.tensorrt.build.options import BuildOptions
 
 if TYPE_CHECKING:
-    from covis.engines.bundle import Bundle
-    from covis.engines.plan_builds import PlanBuild
-    from covis.engines.plans import PlanRecord
+    from covis.engines.tensorrt.plans.record import PlanRecord
 
 
 def build(options: BuildOptions) -> None:
     """Build what `options` ask for; lines for trtexec go to standard output, all else to error."""
-    from covis.engines.bundle import open_bundle
-    from covis.engines.plan_builds import onnx_build, stage_builds, trtexec_build, write_parser_onnx
+    from covis.engines.bundle.bundle import open_bundle
+    from covis.engines.tensorrt.build.stages import (
+        onnx_build,
+        stage_builds,
+        trtexec_build,
+        write_parser_onnx,
+    )
 
     bundle = open_bundle(options.bundle) if options.bundle is not None else None
     builds = stage_builds(bundle, options) if bundle is not None else (onnx_build(options),)
@@ -30,34 +33,21 @@ def build(options: BuildOptions) -> None:
     if options.parser_onnx is None and any(one.uses_plugin for one in builds):
         _tell("PARSER_ONNX is the folder that --parser-onnx FOLDER writes the graphs to")
     if not options.print_trtexec:
-        _build(options, bundle, builds)
+        _build(options)
 
 
-def _build(options: BuildOptions, bundle: Bundle | None, builds: Sequence[PlanBuild]) -> None:
-    from covis.engines.atomic_file import check_file_target
-    from covis.engines.build_progress import Silent, shown_phases
-    from covis.engines.plan_builds import PlanBuilder, plan_folder, refuse_wide_attention
-    from covis.engines.trt import logger
+def _build(options: BuildOptions) -> None:
+    from covis.engines.tensorrt.build import stages
+    from covis.engines.tensorrt.build.progress import Silent, shown_phases
 
-    refuse_wide_attention(builds)
-    for one in builds:
-        if one.layers is not None:
-            check_file_target(one.layers)
     bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
     with bars as phases:
-        builder = PlanBuilder(options, _tell, phases)
-        logger(_log if options.verbose else _warn)
-        for one in builds:
-            if bundle is not None:
-                folder = plan_folder(bundle, options)
-                record, built = builder.into_cache(one, folder)
-                _tell_plan(record, "built" if built else "there already", str(folder))
-            elif options.saveEngine is not None:
-                record = builder.into_file(one, options.saveEngine)
-                _tell_plan(record, "built", str(options.saveEngine.parent))
+        on_log = _log if options.verbose else _warn
+        stages.build(options, on_progress=_tell, on_plan=_tell_plan, on_log=on_log, phases=phases)
 
 
-def _tell_plan(record: PlanRecord, what: str, folder: str) -> None:
+def _tell_plan(record: PlanRecord, folder: Path, built: bool) -> None:
+    what = "built" if built else "there already"
     ranges = ", ".join(f"{name} {sizes}" for name, sizes in record.profile.items())
     _tell(
         f"{record.stage}: {what}, {folder}/{record.file}, {record.size / 1e6:,.1f} MB, "

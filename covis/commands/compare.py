@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from covis.engines.backend_options import BackendOptions
 from covis.engines.errors import user_error
-from covis.engines.options import Selector, SparsityChanges
+from covis.engines.options import BackendOptions, Selector, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from covis.commands.compare_bisect import Findings
-    from covis.runtime.comparison import Side, StageErrors
-    from covis.runtime.images import Images
-    from covis.runtime.scene_errors import SceneErrors
+    from covis.evaluation.compare.bisect import Findings
+    from covis.evaluation.compare.scenes import SceneErrors
+    from covis.evaluation.compare.stages import Side, StageErrors
+    from covis.runtime.photos.images import Images
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ def compare(command: CompareCommand) -> None:
     """Compare, print a table, write the JSON file; exit code 4 where the tolerances are missed."""
     from rich.console import Console
 
-    from covis.commands.compare_bisect import find
     from covis.commands.run import progress_bar
-    from covis.engines.atomic_file import atomic_file, check_file_target
-    from covis.engines.compare import export_option
     from covis.engines.errors import numerics_error
-    from covis.runtime.comparison import check_sides, compare_stages
-    from covis.runtime.scene_errors import scene_errors
+    from covis.engines.system.atomic import atomic_file, check_file_target
+    from covis.evaluation.compare.bisect import find
+    from covis.evaluation.compare.scenes import scene_errors
+    from covis.evaluation.compare.stages import check_sides, compare_stages
+    from covis.evaluation.compare.tensors import export_option
 
     if command.out is not None:
         check_file_target(command.out)
@@ -113,7 +112,16 @@ def compare(command: CompareCommand) -> None:
     found: Findings | None = None
     if not passed and command.bisect and reference.sparsity == candidate.sparsity:
         with progress_bar(console) as tell:
-            found = find(command, reference, candidate, images, stages, tell)
+            found = find(
+                reference,
+                candidate,
+                images,
+                stages,
+                rotation_tolerance=command.rotation_tolerance,
+                depth_tolerance=command.depth_tolerance,
+                by_layer=command.by_layer,
+                on_progress=tell,
+            )
     report = {
         "reference": _describe(reference, command.reference_backend),
         "candidate": _describe(candidate, "own"),
@@ -149,8 +157,9 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
     Raises:
         CovisError: a bundle is not whole; this machine lacks the backend.
     """
-    from covis.runtime.comparison import Side
-    from covis.runtime.pipeline import RunOptions, load
+    from covis.engines.options import RunOptions
+    from covis.evaluation.compare.stages import Side
+    from covis.runtime.pipeline import load
 
     options = RunOptions(command.chunk, command.threads, command.kernel)
     first = load(command.bundle, options)
@@ -168,7 +177,7 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
 
 
 def _images(command: CompareCommand, side: Side) -> Images:
-    from covis.runtime.images import find_images, load_images
+    from covis.runtime.photos.images import find_images, load_images
 
     paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
     chosen = paths[: command.views] if command.views else paths

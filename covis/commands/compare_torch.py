@@ -10,11 +10,11 @@ from covis.engines.errors import environment_error
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from covis.engines.bundle import Bundle
+    from covis.engines.bundle.bundle import Bundle
+    from covis.evaluation.compare.stages import Runner
     from covis.export.stage import StageModule
-    from covis.runtime.comparison import Runner
     from covis.runtime.flow import Step
-    from covis.runtime.images import Images
+    from covis.runtime.photos.images import Images
 
 
 def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
@@ -27,7 +27,7 @@ def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
         from covis.export.models import load_model
         from covis.export.models.multiview import patch_grid
         from covis.export.models.stages import stages
-        from covis.export.saliency import saliency_stage
+        from covis.export.selection.saliency import saliency_stage
     except ImportError as error:
         raise environment_error(
             f"torch is needed for this reference ({error})", hint="pip install 'covis[cpu,export]'"

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from covis.evaluation.truth import GroundTruth
+    from covis.evaluation.datasets.truth import GroundTruth
     from covis.runtime.pipeline import Pipeline, Progress
-    from covis.runtime.scene import Scene
+    from covis.runtime.scene.scene import Scene
     from covis.synthetic import RenderedScene
 
 RECORD = "demo.json"
@@ -64,7 +64,7 @@ def training_record() -> dict[str, Any] | None:
 
 def check_replaceable(out: Path) -> None:
     """Raise unless everything in `out` was written by an earlier demo."""
-    from covis.runtime.writers import FORMATS, check_output
+    from covis.runtime.scene.writers import FORMATS, check_output
 
     if not out.is_dir():
         return
@@ -87,9 +87,9 @@ def demo(command: DemoCommand) -> None:
     from rich.console import Console
 
     from covis.commands.run import progress_bar
-    from covis.engines.atomic import atomic_folder
+    from covis.engines.system.atomic import atomic_folder
     from covis.runtime.pipeline import load
-    from covis.runtime.writers import write
+    from covis.runtime.scene.writers import write
     from covis.synthetic.photos import write_photos
 
     console = Console(stderr=True)
@@ -151,7 +151,7 @@ def compare(
     """Everything the demo prints, as JSON can hold it."""
     import numpy as np
 
-    from covis.evaluation.scoring import score_pose
+    from covis.evaluation.accuracy.scoring import score_pose
 
     known = _ground_truth(truth)
     assert sparse.pair_level is not None and sparse.sparsity is not None
@@ -186,7 +186,7 @@ def compare(
 def _ground_truth(truth: RenderedScene) -> GroundTruth:
     import numpy as np
 
-    from covis.evaluation.truth import GroundTruth, SceneRef
+    from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
     images = np.round(np.asarray(truth.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     return GroundTruth(
@@ -202,7 +202,7 @@ def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
     """What one can know without the truth: how far sparse attention moved the cameras."""
     import numpy as np
 
-    from covis.evaluation.pose import pair_errors
+    from covis.evaluation.metrics.pose import pair_errors
 
     rotation, translation = pair_errors(sparse.extrinsics, dense.extrinsics)
     return {
@@ -215,9 +215,9 @@ def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str
     """The scene's page again, with what the truth adds to it."""
     import numpy as np
 
-    from covis.runtime.writers import CONF_PERCENTILE
-    from covis.runtime.writers.finite import finite_part
-    from covis.runtime.writers.html import PageExtras, page
+    from covis.runtime.scene.writers import CONF_PERCENTILE
+    from covis.runtime.scene.writers.finite import finite_part
+    from covis.runtime.scene.writers.html import PageExtras, page
 
     kept, _ = finite_part(scene)
     views = np.flatnonzero(scene.usable_cameras())
@@ -240,8 +240,8 @@ def _true_frusta(
 
     import numpy as np
 
-    from covis.evaluation.trajectory import align
-    from covis.runtime.writers.glb import frusta
+    from covis.evaluation.metrics.trajectory import align
+    from covis.runtime.scene.writers.glb import frusta
 
     true = np.asarray(truth.extrinsics)[views]
     moved = align(true, scene.extrinsics).cameras(true)

@@ -48,11 +48,11 @@ def doctor(command: DoctorCommand) -> None:
 
 def examine() -> Iterator[Finding]:
     """Look at interpreter, memory, ONNX Runtime, our libraries, torch, TensorRT and the GPU."""
-    import covis
+    from covis.engines.version import __version__
 
     yield Finding(
         True,
-        f"covis {covis.__version__} on Python {platform.python_version()}, {platform.machine()}",
+        f"covis {__version__} on Python {platform.python_version()}, {platform.machine()}",
     )
     yield Finding(True, f"{_cores()} cores, {_memory_gib():.0f} GiB of memory")
     yield from _onnxruntime()
@@ -65,8 +65,8 @@ def examine() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     from covis.engines.errors import CovisError
-    from covis.engines.floors import too_old
-    from covis.engines.ort_settings import import_onnxruntime
+    from covis.engines.system.floors import too_old
+    from covis.engines.system.ort_settings import import_onnxruntime
 
     try:
         ort = import_onnxruntime()
@@ -94,9 +94,9 @@ def _onnxruntime() -> Iterator[Finding]:
 
 def _kernel() -> Finding:
     from covis.engines.errors import printable
-    from covis.runtime.native import find_library, instruction_set
+    from covis.engines.system.native import ORT_LIBRARY, find_library, instruction_set
 
-    library = find_library()
+    library = find_library(ORT_LIBRARY)
     if library is None:
         return Finding(
             None,
@@ -112,7 +112,7 @@ def _kernel() -> Finding:
 
 
 def _package(name: str, what: str, cure: str) -> Finding:
-    from covis.engines.floors import too_old
+    from covis.engines.system.floors import too_old
 
     if importlib.util.find_spec(name) is None:
         return Finding(None, f"{name} is not installed, so no {what}: {cure}")
@@ -128,8 +128,8 @@ def _package(name: str, what: str, cure: str) -> Finding:
 def _gpus() -> Iterator[Finding]:
     """The driver, and the first GPU; without them bundles run on the CPU."""
     from covis.engines.errors import CovisError, printable
-    from covis.engines.floors import numbers
-    from covis.engines.gpu import find_gpu
+    from covis.engines.system.floors import numbers
+    from covis.engines.system.gpu import find_gpu
 
     driver = Path("/proc/driver/nvidia/version")
     loaded = driver.is_file()
@@ -158,7 +158,7 @@ def _gpus() -> Iterator[Finding]:
 
 def _tensorrt() -> Finding:
     from covis.engines.errors import CovisError
-    from covis.engines.trt import import_tensorrt
+    from covis.engines.tensorrt.module import import_tensorrt
 
     try:
         module = import_tensorrt()
@@ -168,10 +168,10 @@ def _tensorrt() -> Finding:
 
 
 def _plugin() -> Finding:
-    from covis.engines.bundle import sha256_of
-    from covis.engines.trt import find_plugin
+    from covis.engines.bundle.bundle import sha256_of
+    from covis.engines.system.native import PLUGIN_LIBRARY, find_library
 
-    library = find_plugin()
+    library = find_library(PLUGIN_LIBRARY)
     if library is None:
         return Finding(None, "no TensorRT plugin (libcovis_trt.so) was built: see docs/tensorrt.md")
     return Finding(True, f"TensorRT plugin {library}, sha256 {sha256_of(library)[:12]}...")

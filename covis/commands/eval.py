@@ -16,9 +16,9 @@ from covis.engines.options import SparsityChanges
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from covis.evaluation.job import Job
-    from covis.evaluation.results import Results
-    from covis.evaluation.truth import SceneRef
+    from covis.evaluation.accuracy.job import Job
+    from covis.evaluation.accuracy.results import Results
+    from covis.evaluation.datasets.truth import SceneRef
     from covis.runtime.pipeline import Pipeline
 
 # Repeated here, so that help needs no reader; a test compares.
@@ -92,8 +92,8 @@ def evaluate(command: EvalCommand) -> None:
     from rich.console import Console
 
     from covis.engines.errors import printable
-    from covis.evaluation.job import chosen_scenes
-    from covis.evaluation.results import Results
+    from covis.evaluation.accuracy.job import chosen_scenes
+    from covis.evaluation.accuracy.results import Results
 
     console = Console(stderr=True)
     with console.status("checking bundle and dataset"):
@@ -123,14 +123,15 @@ def evaluate(command: EvalCommand) -> None:
 
 def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
     """The job of a command, its bundle checked and opened."""
+    from covis.engines.options import RunOptions
+    from covis.evaluation.accuracy.job import Job
+    from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
-    from covis.evaluation.job import Job
-    from covis.evaluation.scoring import ScoreOptions
-    from covis.runtime.pipeline import RunOptions, load
+    from covis.runtime.pipeline import load
 
     score = ScoreOptions(command.metrics, command.source, command.max_points, command.icp)
     if "points" in command.metrics:
-        from covis.evaluation.clouds import check_scipy
+        from covis.evaluation.metrics.clouds import check_scipy
 
         check_scipy()
     pipeline = load(command.bundle, RunOptions(command.chunk, command.threads, command.kernel))
@@ -156,10 +157,10 @@ def _run(
     todo: list[SceneRef],
     report: Callable[[SceneRef, dict[str, Any] | CovisError], None],
 ) -> None:
-    from covis.evaluation.execution import LocalCrew, run_crew, run_here
+    from covis.evaluation.accuracy.execution import LocalCrew, run_crew, run_here
 
     if command.ray is not None:
-        from covis.evaluation.cluster import RayCrew
+        from covis.evaluation.accuracy.cluster import RayCrew
 
         run_crew(RayCrew(job, command.workers, command.ray), todo, report)
     elif command.workers > 1:
@@ -172,7 +173,7 @@ def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisE
     """Write the summary, print the table, and fail if a scene did."""
     from rich.console import Console
 
-    from covis.evaluation.tables import table
+    from covis.evaluation.accuracy.tables import table
 
     whole = results.finish(scenes, {name: str(error) for name, error in failed.items()})
     if whole["scenes"]:

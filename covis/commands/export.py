@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from covis.engines.bundle.manifest import Drift, Precision
+from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import environment_error, printable
-from covis.engines.manifest import Drift, Precision
-from covis.engines.pixel_rule import PixelRule
 from covis.export.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def export(options: ExportOptions) -> None:
 
 def _load_photos(folder: Path, rule: PixelRule) -> NDArray[np.float32]:
     """The photos of a folder as the model takes them, (M, 3, H, W) in [0, 1]."""
-    from covis.runtime.images import find_images, load_images
+    from covis.runtime.photos.images import find_images, load_images
 
     return load_images(find_images(folder), rule).pixels
 

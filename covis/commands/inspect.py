@@ -11,8 +11,8 @@ import tyro
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from covis.engines.bundle import Bundle
-    from covis.engines.engine_report import EngineReport
+    from covis.engines.bundle.bundle import Bundle
+    from covis.engines.tensorrt.proof.report import EngineReport
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def inspect(command: InspectCommand) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from covis.engines.bundle import open_bundle
+    from covis.engines.bundle.bundle import open_bundle
+    from covis.engines.bundle.manifest import Tensor
     from covis.engines.errors import printable
-    from covis.engines.manifest import Tensor
 
     bundle = open_bundle(command.bundle)
     manifest = bundle.manifest
@@ -89,10 +89,10 @@ def inspect(command: InspectCommand) -> None:
 
 def _show_plans(console: Console, bundle: Bundle, command: InspectCommand) -> None:
     """Every plan of the bundle, and what the engine inspector told of it when it was built."""
-    from covis.engines.bundle import PLANS
+    from covis.engines.bundle.bundle import PLANS
     from covis.engines.errors import CovisError, printable
-    from covis.engines.plan_report import plan_report
-    from covis.engines.plans import records
+    from covis.engines.tensorrt.plans.record import records
+    from covis.engines.tensorrt.proof.recorded import plan_report
 
     folder = command.plans or bundle.path / PLANS
     for record in records(folder):

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from covis.engines.backend_options import BackendOptions
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import SparsityChanges
+from covis.engines.options import BackendOptions, SparsityChanges
 
 if TYPE_CHECKING:
     from covis.engines.options import Sparsity
     from covis.runtime.pipeline import Progress
-    from covis.runtime.scene import SparsityReport
+    from covis.runtime.scene.scene import SparsityReport
 
 Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"]
 
@@ -72,11 +71,12 @@ def run(command: RunCommand) -> None:
     """Run the pipeline, write the scene, and say what came out."""
     from rich.console import Console
 
+    from covis.engines.bundle.pixel_rule import size_warning
     from covis.engines.errors import printable
-    from covis.engines.pixel_rule import size_warning
-    from covis.runtime.images import find_images, photo_sizes
-    from covis.runtime.pipeline import RunOptions, load
-    from covis.runtime.writers import check_output, write
+    from covis.engines.options import RunOptions
+    from covis.runtime.photos.images import find_images, photo_sizes
+    from covis.runtime.pipeline import load
+    from covis.runtime.scene.writers import check_output, write
 
     console = Console(stderr=True)
     check_output(command.out, command.formats, force=command.force)

@@ -14,9 +14,9 @@ from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import Selector
 
 if TYPE_CHECKING:
-    from covis.evaluation.sweep import Plan, Sweep
-    from covis.evaluation.sweep_report import Row
-    from covis.evaluation.truth import SceneRef
+    from covis.evaluation.datasets.truth import SceneRef
+    from covis.evaluation.sweep.report import Row
+    from covis.evaluation.sweep.sweep import Plan, Sweep
 
 PairSource = Literal["saliency", "random", "oracle"]
 
@@ -83,11 +83,11 @@ def sweep(command: SweepCommand) -> None:
     """Run what is missing, then write tables, pictures and JSON, and print the tables."""
     from rich.console import Console
 
-    from covis.evaluation.job import chosen_scenes
+    from covis.evaluation.accuracy.job import chosen_scenes
 
     console = Console(stderr=True)
     if command.pictures:
-        from covis.evaluation.sweep_pictures import pyplot
+        from covis.evaluation.sweep.pictures import pyplot
 
         pyplot()  # what is missing is said before the work
     with console.status("checking bundles and dataset"):
@@ -114,11 +114,12 @@ def sweep(command: SweepCommand) -> None:
 
 def make_sweep(command: SweepCommand) -> Sweep:
     """The sweep of a command, its bundles checked and opened."""
+    from covis.engines.options import RunOptions
+    from covis.evaluation.accuracy.job import Job
+    from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
-    from covis.evaluation.job import Job
-    from covis.evaluation.scoring import ScoreOptions
-    from covis.evaluation.sweep import Sweep, settings
-    from covis.runtime.pipeline import RunOptions, load
+    from covis.evaluation.sweep.sweep import Sweep, settings
+    from covis.runtime.pipeline import load
 
     plan = make_plan(command)
     options = RunOptions(chunk=command.chunk, threads=command.threads, kernel=command.kernel)
@@ -149,7 +150,7 @@ def make_sweep(command: SweepCommand) -> Sweep:
 
 def make_plan(command: SweepCommand) -> Plan:
     """The axes of a command."""
-    from covis.evaluation.sweep import Plan
+    from covis.evaluation.sweep.sweep import Plan
 
     return Plan(
         taus=command.taus,
@@ -193,8 +194,8 @@ def run_with_bar(
 
 def report(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[Path]:
     """Write `sweep.json`, `tables.md`, the pictures and the attention analysis."""
-    from covis.evaluation.results import write_whole
-    from covis.evaluation.sweep_report import markdown, row
+    from covis.evaluation.accuracy.results import write_whole
+    from covis.evaluation.sweep.report import markdown, row
 
     depth = whole.pipelines[""].bundle.manifest.model.global_layers
     rows = [row(s, records) for s in whole.settings if (records := whole.records(s, scenes))]
@@ -220,7 +221,7 @@ def _tables(rows: list[Row], label: str, depth: int, markdown: Any) -> str:
 
 
 def _pictures(out: Path, rows: list[Row], attention: list[dict[str, Any]] | None) -> list[Path]:
-    from covis.evaluation import sweep_pictures as pictures
+    from covis.evaluation.sweep import pictures
 
     own = [row for row in rows if row["bundle"] == ""]
     written = [
@@ -247,8 +248,8 @@ def _attention(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> l
             where="--attention",
             hint="pip install 'covis[cpu,export]', or leave it out",
         ) from error
-    from covis.evaluation.truth import sample_views
-    from covis.runtime.images import load_images
+    from covis.evaluation.datasets.truth import sample_views
+    from covis.runtime.photos.images import load_images
 
     bundle, job = whole.pipelines[""].bundle, whole.job
     model = model_of_bundle(bundle)

@@ -50,9 +50,9 @@ class TritonCommand:
 
 def triton(command: TritonCommand) -> None:
     """Write the repository and print the command that serves it."""
-    from covis.engines.bundle import PLANS, open_bundle
+    from covis.engines.bundle.bundle import PLANS, open_bundle
     from covis.engines.options import SparsityChanges
-    from covis.engines.triton import TritonOptions, write_repository
+    from covis.engines.tensorrt.triton import TritonOptions, write_repository
     from covis.runtime.controls import stage_names
 
     bundle = open_bundle(command.bundle)

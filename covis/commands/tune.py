@@ -12,9 +12,9 @@ import tyro
 from covis.engines.errors import user_error
 
 if TYPE_CHECKING:
-    from covis.engines.manifest import Tuning
+    from covis.engines.bundle.manifest import Tuning
     from covis.engines.options import Sparsity
-    from covis.evaluation.tune import Candidate, Outcome
+    from covis.evaluation.sweep.tune import Candidate, Outcome
     from covis.runtime.pipeline import Pipeline
 
 
@@ -75,9 +75,10 @@ def tune(command: TuneCommand) -> None:
     from rich.console import Console
 
     from covis.commands.run import progress_bar
-    from covis.evaluation.tune import Tuner
-    from covis.runtime.images import find_images
-    from covis.runtime.pipeline import RunOptions, load
+    from covis.engines.options import RunOptions
+    from covis.evaluation.sweep.tune import Tuner
+    from covis.runtime.photos.images import find_images
+    from covis.runtime.pipeline import load
 
     console = Console(stderr=True)
     with console.status("checking the bundle"):
@@ -108,14 +109,14 @@ def conclusion(
     """The options to write, dense where nothing else holds, and the receipt."""
     from dataclasses import replace
 
-    import covis
-    from covis.engines.manifest import Tuning
+    from covis.engines.bundle.manifest import Tuning
+    from covis.engines.version import __version__
 
     bundle, best = pipeline.bundle, outcome.best
     dense = replace(bundle.manifest.sparsity, selector="dense")
     check = best.check if best is not None else None
     receipt = Tuning(
-        covis_version=covis.__version__,
+        covis_version=__version__,
         tuned_manifest=bundle.digest(),
         views=outcome.views,
         checked_views=outcome.checked if check is not None else 0,
@@ -132,7 +133,7 @@ def conclusion(
 
 def write(pipeline: Pipeline, sparsity: Sparsity, receipt: Tuning) -> None:
     """Put options and receipt into the bundle's manifest, whole or not at all."""
-    from covis.engines.rewrite import rewrite_manifest
+    from covis.engines.bundle.bundle import rewrite_manifest
 
     bundle = pipeline.bundle
     update = {"sparsity": sparsity, "tuning": receipt}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 from covis.engines.errors import user_error
-from covis.evaluation.truth import Dataset
+from covis.evaluation.datasets.truth import Dataset
 
 Name = Literal[
     "made",

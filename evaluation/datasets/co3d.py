@@ -19,8 +19,8 @@ from covis.evaluation.datasets.files import (
     read_png16,
     settings,
 )
-from covis.evaluation.pose import Float64
-from covis.evaluation.truth import DepthArray, GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import DepthArray, GroundTruth, SceneRef
+from covis.evaluation.metrics.pose import Float64
 
 # PyTorch3D's camera axes are x left, y up, z forward.
 _FLIP = np.diag([-1.0, -1.0, 1.0])

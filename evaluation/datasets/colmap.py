@@ -9,7 +9,7 @@ import numpy as np
 
 from covis.engines.errors import environment_error
 from covis.evaluation.datasets.files import damaged, not_there
-from covis.evaluation.pose import Float64
+from covis.evaluation.metrics.pose import Float64
 
 _PINHOLE = ("SIMPLE_PINHOLE", "PINHOLE")
 

@@ -23,8 +23,8 @@ from covis.evaluation.datasets.files import (
     read_text,
     settings,
 )
-from covis.evaluation.pose import Float64
-from covis.evaluation.truth import GroundTruth, Photo, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, Photo, SceneRef
+from covis.evaluation.metrics.pose import Float64
 
 _MAX_DISTANCE = 20.0
 _LIGHTS = ("max", "3_r5000")

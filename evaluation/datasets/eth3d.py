@@ -10,8 +10,8 @@ import numpy as np
 
 from covis.evaluation.datasets.colmap import View, intrinsics, read_model
 from covis.evaluation.datasets.files import damaged, folders, listed, not_there, settings
-from covis.evaluation.pose import Float64
-from covis.evaluation.truth import DepthArray, GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import DepthArray, GroundTruth, SceneRef
+from covis.evaluation.metrics.pose import Float64
 
 _CALIBRATION = "dslr_calibration_undistorted"
 _DISTORTED = "dslr_calibration_jpg"

@@ -15,9 +15,9 @@ from natsort import natsort_keygen
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, environment_error, user_error
-from covis.engines.interrupts import interrupts_held
-from covis.evaluation.pose import Float64
-from covis.evaluation.truth import DepthArray
+from covis.engines.system.interrupts import interrupts_held
+from covis.evaluation.datasets.truth import DepthArray
+from covis.evaluation.metrics.pose import Float64
 
 PHOTOS = (".jpg", ".jpeg", ".png")
 
@@ -142,7 +142,7 @@ def read_json(path: Path) -> Any:
 
 def photo_size(path: Path) -> tuple[int, int]:
     """(height, width) of a photo, from its header."""
-    from covis.runtime.images import photo_sizes
+    from covis.runtime.photos.images import photo_sizes
 
     return photo_sizes([path])[0]
 

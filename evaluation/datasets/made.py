@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from covis.engines.errors import user_error
-from covis.evaluation.truth import DepthArray, GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import DepthArray, GroundTruth, SceneRef
 from covis.synthetic import FAMILIES, HELD_OUT_SEEDS, PATHS, SceneSpec, build, camera_path, render
 from covis.synthetic.cameras import Path
 from covis.synthetic.scenes import Family

@@ -21,7 +21,7 @@ from covis.evaluation.datasets.files import (
     settings,
     to_extrinsics,
 )
-from covis.evaluation.truth import GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 # OpenGL's camera axes are x right, y up, z backward.
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])

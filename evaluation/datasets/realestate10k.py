@@ -19,7 +19,7 @@ from covis.evaluation.datasets.files import (
     read_text,
     settings,
 )
-from covis.evaluation.truth import GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 
 @dataclass(frozen=True)

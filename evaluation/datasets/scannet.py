@@ -18,7 +18,7 @@ from covis.evaluation.datasets.files import (
     settings,
     to_extrinsics,
 )
-from covis.evaluation.truth import GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 _PARTS = ("scans_test", "scans")
 

@@ -19,7 +19,7 @@ from covis.evaluation.datasets.files import (
     settings,
     to_extrinsics,
 )
-from covis.evaluation.truth import GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 # The published camera: focal length 585, principal point (320, 240), for colour and depth alike.
 _FOCAL, _CENTER, _SIZE = 585.0, (320.0, 240.0), (480, 640)

@@ -22,9 +22,9 @@ from covis.evaluation.datasets.files import (
     settings,
     to_extrinsics,
 )
-from covis.evaluation.pose import Float64
-from covis.evaluation.trajectory import Similarity
-from covis.evaluation.truth import GroundTruth, SceneRef
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
+from covis.evaluation.metrics.pose import Float64
+from covis.evaluation.metrics.trajectory import Similarity
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from covis.export.models.multiview import MultiViewModel
 from covis.export.models.pi3 import Pi3, Pi3Config
 from covis.export.models.stages import stages
 from covis.export.models.vggt import Vggt, VggtConfig
-from covis.export.models.weights import fill, find_weights, read_weights
+from covis.export.weights.load import fill, find_weights, read_weights
 
 __all__ = [
     "MODELS",

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from covis.export.models.rope import Rotary
 from covis.export.ops import TokenLayout, block_sparse_attention, dense_level
-from covis.export.selection import BlockMap, Selection
+from covis.export.selection.block_maps import BlockMap, Selection
 
 MlpKind = Literal["gelu", "swiglu"]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

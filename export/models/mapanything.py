@@ -16,7 +16,7 @@ from covis.export.models.mapanything_config import MapAnythingConfig
 from covis.export.models.mapanything_heads import DenseHead, PoseHead, ScaleHead
 from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.ops import TokenLayout
-from covis.export.selection import Selection, dense_selection
+from covis.export.selection.block_maps import Selection, dense_selection
 from covis.export.stage import FRAMES, Port, StageModule
 
 EPS = 1e-6

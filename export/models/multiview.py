@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from covis.export.models.dinov2 import PATCH
 from covis.export.ops import TokenLayout
-from covis.export.selection import Selection, dense_selection
+from covis.export.selection.block_maps import Selection, dense_selection
 from covis.export.stage import Port, StageModule
 
 

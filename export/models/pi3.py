@@ -21,7 +21,7 @@ from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.models.pose_mlp import PoseRegressor
 from covis.export.models.rope import Rotary, rotary
 from covis.export.ops import TokenLayout
-from covis.export.selection import Selection, dense_selection
+from covis.export.selection.block_maps import Selection, dense_selection
 from covis.export.stage import FRAMES, Port, StageModule
 
 EPS = 1e-6

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from covis.engines.errors import user_error
+from covis.engines.op import MOST_ELEMENTS
 from covis.export.models.dinov2 import PATCH
 from covis.export.models.multiview import MultiViewModel
 from covis.export.options import MAX_VIEWS
-from covis.export.selection import (
+from covis.export.selection.block_maps import (
     MassProbe,
     PairSelection,
     PooledSelection,
     pooled_head_groups,
 )
-from covis.export.sizes import LIMIT
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 
@@ -155,7 +155,7 @@ def stages(
                 model,
                 height,
                 width,
-                pooled_head_groups(model.global_heads, max_views * patches, LIMIT),
+                pooled_head_groups(model.global_heads, max_views * patches, MOST_ELEMENTS),
             ),
             (patch_tokens, pair_level, sparse_layers, probe, *pooled, *view_token),
             (*aggregated, kept_mass, kept_blocks),

@@ -19,7 +19,7 @@ from covis.export.models.multiview import HeadStage, MultiViewModel, patch_grid
 from covis.export.models.rope import rotary
 from covis.export.models.vggt_heads import POSE_NUMBERS, CameraHead, MapHead
 from covis.export.ops import TokenLayout
-from covis.export.selection import Selection, dense_selection
+from covis.export.selection.block_maps import Selection, dense_selection
 from covis.export.stage import FRAMES, VIEWS, Port, StageModule
 
 EPS = 1e-5

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from covis.export.ops import cuda_dispatch, fp8
 from covis.export.ops.check import check_attention, runs_eagerly
 from covis.export.ops.layout import PLAIN, TokenLayout
-from covis.export.ops.plan import QueryGroup, plan_rows
+from covis.export.ops.query_groups import QueryGroup, plan_rows
 
 DENSE = 2  # the level of a region pair that is computed in full precision
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops.layout import PLAIN, TokenLayout
 
 ABI_VERSION = 1
-LIBRARY = "libcovis_kernels.so"
 DTYPES = {torch.float16: 0, torch.bfloat16: 1}
 HEAD_DIMS = (64, 128)
 PRECISIONS = {"full": 0, "fp8": 1}
@@ -68,16 +68,6 @@ class Params(ctypes.Structure):
     )
 
 
-def find_library() -> Path | None:
-    """The built library: that of the checkout's build, or the one beside the package."""
-    return next((place for place in _places() if place.is_file()), None)
-
-
-def _places() -> list[Path]:
-    root = Path(__file__).resolve().parents[2]
-    return [root / "build" / "cuda" / LIBRARY, root / "lib" / LIBRARY]
-
-
 @cache
 def load_kernels(path: Path | None = None) -> ctypes.CDLL:
     """The kernel library at `path`, or where the build leaves it.
@@ -85,11 +75,11 @@ def load_kernels(path: Path | None = None) -> ctypes.CDLL:
     Raises:
         CovisError: it is not there, does not load, or has another ABI version.
     """
-    found = path or find_library()
-    if found is None or not found.is_file():
+    found = find_library(KERNELS_LIBRARY, path)
+    if found is None:
         raise environment_error(
             "the CUDA kernels are not built",
-            where=str(found or _places()[0]),
+            where=path or KERNELS_LIBRARY,
             hint="run `make plugins`",
         )
     try:

@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops import cuda, cuda_select, fp8
 from covis.export.ops.layout import TokenLayout
 
@@ -73,7 +74,7 @@ def _wants_gradient(*tensors: Tensor) -> bool:
 
 
 def _usable(reason: str | None) -> bool:
-    if reason is None and cuda.find_library() is None:
+    if reason is None and find_library(KERNELS_LIBRARY) is None:
         reason = "the kernels are not built (`make plugins` builds them)"
     if reason is not None:
         _say_once(reason)

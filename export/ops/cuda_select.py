@@ -140,7 +140,7 @@ def saliency(
     *,
     library: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The saliency pre-op with descriptor pooling; the rule is `covis.export.saliency`.
+    """The saliency pre-op with descriptor pooling; the rule is `covis.export.selection.saliency`.
 
     Args:
         tokens: (M, P, C) on a GPU, float16, bfloat16 or float32.

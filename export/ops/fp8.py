@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
-from covis.export.ops.plan import QueryGroup
+from covis.export.ops.query_groups import QueryGroup
 
 E4M3_MAX = 448.0  # largest finite float8_e4m3fn
 P_SCALE = 256.0  # probabilities are at most 1: uses the range of e4m3 without reaching its end

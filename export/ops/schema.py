@@ -6,8 +6,8 @@ import onnx
 from onnx.defs import OpSchema
 from onnxscript import values
 
-DOMAIN = "covis"
-VERSION = 1
+from covis.engines.op import DOMAIN, VERSION
+
 FLOAT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 LAYOUT_ATTRIBUTES = {
     "frame_tokens": 1,

@@ -16,8 +16,9 @@ import torch
 from onnxscript.values import Op
 
 from covis.engines.errors import user_error
+from covis.engines.op import DOMAIN, VERSION
 from covis.export.ops.functions import functions
-from covis.export.ops.schema import DOMAIN, VERSION, block_select_op, block_sparse_attention_op
+from covis.export.ops.schema import block_select_op, block_sparse_attention_op
 
 _SELECT = "BlockSelect"
 _Model = TypeVar("_Model", onnx.ModelProto, ir.Model)

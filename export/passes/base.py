@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from covis.engines.op import MOST_ELEMENTS
+from covis.export.sizes import Lengths, elements
 
 _KEY = "covis.key"
 _FIRST_ROW = "covis.first_row"
@@ -68,3 +72,29 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> None:
     """Run `passes` over one stage's model, in order."""
     for each in passes:
         each(model)
+
+
+class SplitOversized(Pass):
+    """Rewrites each Gemm whose result would pass a limit.
+
+    Args:
+        lengths: the largest length of each symbol.
+        limit: elements of one tensor.
+    """
+
+    def __init__(self, lengths: Lengths, limit: int = MOST_ELEMENTS) -> None:
+        self.lengths = lengths
+        self.limit = limit
+
+    def rewrite(self, model: ir.Model) -> bool:
+        changed = False
+        for node in [n for n in model.graph if n.op_type == "Gemm"]:
+            if (elements(node.outputs[0], self.lengths) or 0) > self.limit:
+                changed = self.split(model.graph, node) or changed
+        if changed:
+            RemoveUnusedNodesPass()(model)
+        return changed
+
+    def split(self, graph: ir.Graph, gemm: ir.Node) -> bool:
+        """Cut what `gemm` begins, if it is of the kind that this pass knows; whether it did."""
+        raise NotImplementedError

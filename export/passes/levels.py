@@ -7,9 +7,9 @@ from collections.abc import Container
 import numpy as np
 import onnx_ir as ir
 
-from covis.export.graph import layer_of
-from covis.export.ops.schema import DOMAIN
+from covis.engines.op import DOMAIN
 from covis.export.passes.base import Pass
+from covis.export.trace import layer_of
 
 _LEVEL_INPUT = {"BlockSparseAttention": 3, "BlockSelect": 2}
 _INT8, _INT32 = ir.DataType.INT8, ir.DataType.INT32

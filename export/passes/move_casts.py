@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
-from covis.export.graph import layer_of
 from covis.export.passes.base import Parameters, Pass
 from covis.export.passes.narrow import WIDE, widen_output
+from covis.export.trace import layer_of
 
 # These give the same numbers in any type; only the first input is data, but for Concat.
 _MOVING = frozenset(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from covis.export.graph import layer_of
-from covis.export.ops.schema import DOMAIN
+from covis.engines.op import DOMAIN
 from covis.export.passes.base import Pass
+from covis.export.trace import layer_of
 
 WIDE = ir.DataType.FLOAT
 # Operators that compute in the narrow type, and how many of their inputs are of it.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from covis.export.passes.base import Parameters
-from covis.export.passes.oversized import SplitOversized
+from covis.export.passes.base import Parameters, SplitOversized
 
 _PERMUTATION = [2, 0, 3, 1, 4]  # (B, S, 3, H, D) -> (3, B, H, S, D)
 _NAMES = "qkv"

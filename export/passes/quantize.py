@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from covis.export.graph import layer_of
 from covis.export.passes.base import Parameters, Pass
+from covis.export.trace import layer_of
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 LARGEST = 448.0  # finite number of e4m3fn

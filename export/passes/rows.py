@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from covis.export.passes.oversized import SplitOversized
+from covis.export.passes.base import SplitOversized
 from covis.export.sizes import Lengths, elements
 
 # What lies between the two matrix products: each row of the result comes from one row alone.

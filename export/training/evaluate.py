@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
-from covis.evaluation.pose import THRESHOLDS, auc, pair_errors
+from covis.evaluation.metrics.pose import THRESHOLDS, auc, pair_errors
 from covis.export.models import load_model
 from covis.export.models.cameras import pose_to_cameras
 from covis.export.training import checkpoint

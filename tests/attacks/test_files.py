@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode
 from tests.engines.mini_bundle import edit, flip, sign
 
@@ -134,7 +134,7 @@ def test_disk_that_fails_is_the_environment(
     def broken(path: Path) -> str:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("covis.engines.bundle.sha256_of", broken)
+    monkeypatch.setattr("covis.engines.bundle.bundle.sha256_of", broken)
     with pytest.raises(CovisError, match=r"encoder.onnx: cannot be read \(Input/output") as caught:
         open_bundle(mini_bundle)
     assert caught.value.code == ExitCode.ENVIRONMENT
@@ -146,7 +146,7 @@ def test_nothing_is_parsed_before_every_digest_was_checked(
     def parsed(path: Path) -> None:
         raise AssertionError(f"{path} was parsed")
 
-    monkeypatch.setattr("covis.engines.graph.load_graph", parsed)
+    monkeypatch.setattr("covis.engines.graphs.read.load_graph", parsed)
     flip(mini_bundle / "model.safetensors", -1)  # the last of the files
     refused(mini_bundle, "sha256 differs")
     sign(mini_bundle)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode
 from tests.engines.mini_bundle import edit, edit_graph, sign
 

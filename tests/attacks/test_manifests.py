@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode
 from tests.engines.mini_bundle import edit
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from covis.commands.demo import demo_bundle
-from covis.evaluation.pose import auc, pair_errors, undirected
-from covis.evaluation.sweep import Plan
+from covis.evaluation.metrics.pose import auc, pair_errors, undirected
+from covis.evaluation.sweep.sweep import Plan
 from covis.export.models import build_model
 from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START, SceneSpec, build, camera_path
 from tests.tiny_vggt import CONFIG

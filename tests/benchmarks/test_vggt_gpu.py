@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, made_pairs, main, select
 from covis.engines.errors import environment_error
 from covis.engines.options import Sparsity
-from covis.runtime.bench import made_images
+from covis.evaluation.bench.measure import made_images
 from covis.runtime.pipeline import load
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from covis.export.ops.layout import TokenLayout
-from covis.export.saliency import descriptor_similarity, pair_levels
+from covis.export.selection.saliency import descriptor_similarity, pair_levels
 from tests.emulator.emulator import Emulator
 from tests.emulator.judge import SUMMARY
 from tests.vectors.case import Array, AttentionCase, SelectCase

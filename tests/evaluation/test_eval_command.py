@@ -17,7 +17,7 @@ import pytest
 from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from tests.file_limit import file_limit
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
 
@@ -183,8 +183,8 @@ def test_missing_things(tmp_path: Path, capsys: Captured, monkeypatch: pytest.Mo
 
 def test_names_are_those_of_the_readers() -> None:
     from covis.commands.eval import DatasetName, EvalCommand, MetricName
+    from covis.evaluation.accuracy.scoring import METRICS, ScoreOptions
     from covis.evaluation.datasets import NAMES
-    from covis.evaluation.scoring import METRICS, ScoreOptions
 
     assert get_args(DatasetName) == NAMES and get_args(MetricName) == METRICS
     command = EvalCommand(Path(), "made", (), Path())

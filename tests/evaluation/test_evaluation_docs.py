@@ -9,10 +9,10 @@ import pytest
 
 from covis.commands.demo import demo_bundle
 from covis.commands.eval import EvalCommand
-from covis.evaluation import scoring
+from covis.evaluation.accuracy import scoring
+from covis.evaluation.accuracy.results import COLUMNS
 from covis.evaluation.datasets import NAMES
-from covis.evaluation.results import COLUMNS
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 TEXT = (ROOT / "docs" / "evaluation.md").read_text()
 

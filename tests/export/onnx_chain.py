@@ -12,12 +12,12 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from covis.engines.manifest import Stage
+from covis.engines.bundle.manifest import Stage
+from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.export.exporter import write_graphs
 from covis.export.models import MultiViewModel
 from covis.export.models.stages import stages
-from covis.runtime.native import find_library
-from covis.runtime.onnxruntime import Session, SessionOptions
+from covis.runtime.backends.ort_session import Session, SessionOptions
 
 Values = dict[str, NDArray[Any]]
 kernel_or_function = pytest.mark.parametrize(
@@ -27,7 +27,9 @@ kernel_or_function = pytest.mark.parametrize(
         pytest.param(
             True,
             id="kernel",
-            marks=pytest.mark.skipif(find_library() is None, reason="the CPU kernel was not built"),
+            marks=pytest.mark.skipif(
+                find_library(ORT_LIBRARY) is None, reason="the CPU kernel was not built"
+            ),
         ),
     ],
 )

@@ -8,13 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from covis.engines.bundle import open_bundle
-from covis.engines.graph import external_data, load_graph
-from covis.engines.manifest import Manifest
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.manifest import Manifest
+from covis.engines.graphs.read import external_data, load_graph
 from covis.export.exporter import export_bundle
-from covis.export.initializers import read_entries
 from covis.export.options import ExportOptions
+from covis.export.weights.initializers import read_entries
 from tests.export.level_check import check_levels
+from tests.places import ROOT
 from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
 
 
@@ -92,7 +93,7 @@ def test_the_weights_file_is_the_original_byte_for_byte(bundle: Path, manifest: 
 
 
 def test_no_trace_of_the_exporting_machine(bundle: Path) -> None:
-    here = str(Path(__file__).resolve().parent.parent.parent).encode()
+    here = str(ROOT).encode()
     for path in bundle.iterdir():
         assert here not in path.read_bytes(), path.name
 

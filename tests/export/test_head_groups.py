@@ -10,12 +10,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from covis.export.initializers import read_entries
+from covis.engines.op import MOST_ELEMENTS
 from covis.export.models import MultiViewModel, stages
-from covis.export.models.weights import canonical
-from covis.export.selection import pooled_head_groups
-from covis.export.sizes import LIMIT, elements
+from covis.export.selection.block_maps import pooled_head_groups
+from covis.export.sizes import elements
 from covis.export.stage import StageModule
+from covis.export.weights.initializers import read_entries
+from covis.export.weights.load import canonical
 from covis.export.write import save, trace_stages
 from tests.export.models.parity import recorded_model
 from tests.golden_data import golden, golden_json
@@ -31,9 +32,9 @@ CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
 )  # fmt: skip
 def test_fewest_groups_that_fit(heads: int, views: int, groups: int) -> None:
     patches = views * 37 * 37
-    assert pooled_head_groups(heads, patches, LIMIT) == groups
+    assert pooled_head_groups(heads, patches, MOST_ELEMENTS) == groups
     regions = -(-patches // 128) * -(-patches // 64)
-    assert heads // groups * regions <= LIMIT or groups == heads
+    assert heads // groups * regions <= MOST_ELEMENTS or groups == heads
 
 
 def pooled(model: MultiViewModel) -> StageModule:
@@ -72,8 +73,8 @@ def test_groups_change_no_number(
     weights = golden(golden_json(f"{config}.json")["weights"])
     limit = 3 * VIEWS * VIEWS // 4  # a map of VIEWS / 2 x VIEWS regions, and half as much again
     found: list[dict[str, np.ndarray]] = []
-    for name, most in (("whole", LIMIT), ("groups", limit)):
-        monkeypatch.setitem(stages.__globals__, "LIMIT", most)
+    for name, most in (("whole", MOST_ELEMENTS), ("groups", limit)):
+        monkeypatch.setitem(stages.__globals__, "MOST_ELEMENTS", most)
         stage = pooled(model)
         folder = tmp_path / name
         folder.mkdir()
@@ -81,7 +82,7 @@ def test_groups_change_no_number(
         path.write_bytes(weights.read_bytes())
         (graph,) = trace_stages((stage,), path, model).values()
         maps = [n.outputs[0] for n in graph.graph if n.op_type == "BlockSelect"]
-        groups = 1 if most == LIMIT else model.global_heads
+        groups = 1 if most == MOST_ELEMENTS else model.global_heads
         assert len(maps) == groups * model.global_layers
         assert all((elements(level, {"M": VIEWS}) or limit + 1) <= most for level in maps)
         entries = read_entries(path)

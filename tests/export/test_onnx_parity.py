@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from covis.runtime import decode
+from covis.runtime.scene import from_heads as decode
 from tests.export.models.parity import recorded_model
 from tests.export.onnx_chain import Chain, Values, controls, kernel_or_function
 from tests.golden_data import golden, golden_json, tolerance
@@ -109,7 +109,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @kernel_or_function
 def test_recorded_sparse_runs_of_vggt(mode: int, kernel: bool, sparse_chain: Any) -> None:
     """The original's block-sparse VGGT: ratio, ratio with mass, ratio in Hilbert order."""
-    from covis.engines.patch_order import patch_order
+    from covis.engines.bundle.patch_order import patch_order
 
     chain, model = sparse_chain
     record = golden_json("sparse_e2e_vggt_a1.json")

@@ -103,13 +103,13 @@ def benchmark_detail(sitting: Sitting, ended: Ended) -> dict[str, Any]:
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
     """The command line; a mistake in it is told in one line and ends in exit code 2."""
-    from covis.export.ops.cuda import LIBRARY
+    from covis.engines.system.native import KERNELS_LIBRARY
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / LIBRARY)
+    parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / KERNELS_LIBRARY)
     parser.add_argument(
         "--seconds", nargs="+", default=[], metavar="[PART=]N",
         help=f"limits, by part or of all; 0 leaves a part out\n{SECONDS}",

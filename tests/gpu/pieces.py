@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from covis.engines.bench_record import machine
+from covis.evaluation.bench.record import machine
 from tests.gpu import unpack
 from tests.gpu.sitting import write_json
 

@@ -9,7 +9,7 @@ import torch
 
 from covis.export.ops import cuda_select
 from covis.export.ops.layout import TokenLayout
-from covis.export.saliency import descriptor_similarity, pair_levels
+from covis.export.selection.saliency import descriptor_similarity, pair_levels
 from tests.vectors.case import Array, AttentionCase, SelectCase
 from tests.vectors.standard import standard_select_cases
 from tests.vectors.suite import check_select

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.gpu_facts import clocks, gpu_facts
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 LEAST_SECONDS = 3.0  # with less left, nothing is begun
 Status = Literal["passed", "failed", "absent", "stopped", "not run"]
 Record = dict[str, Any]

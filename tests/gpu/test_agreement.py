@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covis.engines.options import Sparsity
-from covis.engines.ort_settings import import_onnxruntime
-from covis.runtime.comparison import Side
-from covis.runtime.images import Images
-from covis.runtime.pipeline import Pipeline, RunOptions, load
+from covis.engines.options import RunOptions, Sparsity
+from covis.engines.system.ort_settings import import_onnxruntime
+from covis.evaluation.compare.stages import Side
+from covis.runtime.photos.images import Images
+from covis.runtime.pipeline import Pipeline, load
 from tests.gpu.engine_checks import STRIPPED
 from tests.gpu.engine_checks import agreement as agreement_module
 from tests.gpu.engine_checks.agreement import (

@@ -16,7 +16,6 @@ from tests.gpu import engines_day, kernels_day, sanitizer
 from tests.gpu.engine_checks import CHECKS, STRIPPED
 from tests.gpu.sitting import Ended
 
-ROOT = Path(__file__).resolve().parents[2]
 Captured = pytest.CaptureFixture[str]
 Toy = Any
 

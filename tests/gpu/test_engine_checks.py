@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from covis.engines.bundle import PLANS, open_bundle
-from covis.engines.cache import Built, PlanCache
+from covis.engines.bundle.bundle import PLANS, open_bundle
 from covis.engines.errors import user_error
-from covis.engines.plans import EngineOptions, Range
-from tests.engines.plan_inputs import plan_inputs
+from covis.engines.tensorrt.plans.cache import Built, PlanCache
+from covis.engines.tensorrt.plans.record import EngineOptions, Range
+from tests.engines.tensorrt.plan_inputs import plan_inputs
 from tests.gpu.engine_checks import CHECKS, check
 from tests.gpu.engine_checks.place import Place, command, cut, pictures, refusal
 

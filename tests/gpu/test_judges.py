@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from tests.gpu import cases
+from tests.places import ROOT
 from tests.vectors import oracle, plain
 
-ROOT = Path(__file__).resolve().parents[2]
 # All that the package and its tests need, but for what a GPU machine has: torch and numpy.
 ABSENT = (
     *("ml_dtypes", "pydantic", "tyro", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt"),

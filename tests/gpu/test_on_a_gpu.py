@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from covis.engines.errors import CovisError
-from covis.engines.gpu import find_gpu
-from covis.engines.trt import find_plugin, import_tensorrt
+from covis.engines.system.gpu import find_gpu
+from covis.engines.system.native import PLUGIN_LIBRARY, find_library
+from covis.engines.tensorrt.module import import_tensorrt
 from covis.export.ops import cuda
 from tests.gpu.engine_checks import CHECKS, STRIPPED, check
 from tests.gpu.engine_checks.place import BUILD, Place, command
@@ -65,7 +66,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         import_tensorrt()
     except CovisError as error:
         pytest.skip(str(error))
-    plugin = find_plugin()
+    plugin = find_library(PLUGIN_LIBRARY)
     if plugin is None:
         pytest.skip("the TensorRT plugin is not built; see docs/tensorrt.md")
     place = Place(tmp_path_factory.mktemp("engines"), plugin)

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.options import Sparsity
-from covis.runtime.bench import made_images
+from covis.evaluation.bench.measure import made_images
 from covis.runtime.pipeline import load
 from tests.gpu import full_size, prepare
 from tests.gpu.full_size import fill, strip
 
-ROOT = Path(__file__).resolve().parents[2]
 Captured = pytest.CaptureFixture[str]
 
 

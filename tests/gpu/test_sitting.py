@@ -16,8 +16,8 @@ import pytest
 from benchmarks import gpu_facts
 from tests.gpu.sitting import Part, Sitting, seconds_of, write_json
 from tests.gpu.units import Series, series
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY = [sys.executable, "-m", "tests.gpu.toy_units"]
 
 

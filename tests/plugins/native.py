@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden_data import ROOT
+from tests.places import ROOT
 
 BUILD = ROOT / "build" / "native"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.golden_data import ROOT
+from tests.places import ROOT
 from tests.plugins.native import library
 from tests.plugins.sessions import model, session
 from tests.vectors import oracle

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden_data import ROOT
+from tests.places import ROOT
 from tests.plugins.native import cmake
 
 FUZZ_SECONDS = os.environ.get("COVIS_FUZZ_SECONDS", "5")

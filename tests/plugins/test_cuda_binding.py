@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from covis.engines.errors import CovisError
+from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops import (
     TokenLayout,
     block_select,
@@ -145,7 +146,7 @@ def test_falls_back_and_says_so_once(
     ]
     caplog.clear()
     monkeypatch.setattr(cuda, "unsupported", lambda _q: None)
-    monkeypatch.setattr(cuda, "find_library", lambda: None)
+    monkeypatch.setattr("covis.export.ops.cuda_dispatch.find_library", lambda name: None)
     for _ in range(2):
         assert attend(fake_cuda(torch.float16)) is None
     assert len(caplog.records) == 1
@@ -174,7 +175,7 @@ def test_built_library_refuses_without_a_gpu() -> None:
     """The real library on a machine without a driver: a status and a line, no crash."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU; tests/gpu covers it")
-    if cuda.find_library() is None:
+    if find_library(KERNELS_LIBRARY) is None:
         pytest.skip("build/cuda/libcovis_kernels.so is not built (make plugins)")
     library = cuda.load_kernels()
     q = torch.zeros(1, 1, 64, 64, dtype=torch.float16)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import ROOT
 from tests.plugins.cuda_host import library
 
-ROOT = Path(__file__).resolve().parents[2]
 HELPERS = (
     *("measure_rows", "sort_rows", "gather_specials", "pool_tokens", "choose_blocks"),
     *("sum_tokens", "finish_descriptors", "compare_views", "level_pairs"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covis.export.ops.cuda_select import SaliencyParams, SelectParams
-from covis.export.saliency import pair_levels
+from covis.export.selection.saliency import pair_levels
 from tests.plugins.cuda_host import HostSelect, library
 from tests.vectors.case import Array
 from tests.vectors.standard import standard_select_cases

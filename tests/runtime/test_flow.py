@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from covis.engines.manifest import Stage
+from covis.engines.bundle.manifest import Stage
 from covis.engines.options import Sparsity
 from covis.runtime import flow
-from covis.runtime.cuda_memory import HostMemory
-from covis.runtime.device_array import Value, numpy_dtype
+from covis.runtime.memory.device_array import Value, numpy_dtype
+from covis.runtime.memory.memory import HostMemory
 from covis.runtime.pipeline import load
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import covis
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError
-from covis.engines.options import Sparsity
-from covis.runtime.backends import OnnxRuntimeBackend
-from covis.runtime.images import find_images
-from covis.runtime.native import find_library
-from covis.runtime.pipeline import Pipeline, RunOptions, load
-from covis.runtime.scene import Scene
+from covis.engines.options import RunOptions, Sparsity
+from covis.engines.system.native import ORT_LIBRARY, find_library
+from covis.runtime.backends.backend import OnnxRuntimeBackend
+from covis.runtime.photos.images import find_images
+from covis.runtime.pipeline import Pipeline, load
+from covis.runtime.scene.scene import Scene
 
 ALL = Sparsity(selector="saliency", tau=0.0, layers="all")
 
@@ -59,7 +59,7 @@ def test_chunks_do_not_change_the_result(tiny_bundle: Path, photos: Path) -> Non
     assert close(one, three)
 
 
-@pytest.mark.skipif(find_library() is None, reason="the CPU kernel was not built")
+@pytest.mark.skipif(find_library(ORT_LIBRARY) is None, reason="the CPU kernel was not built")
 @pytest.mark.parametrize("selector", ["dense", "saliency", "pooled", "both"])
 def test_kernel_and_function_bodies_agree(tiny_bundle: Path, photos: Path, selector: str) -> None:
     sparsity = Sparsity(selector=selector, tau=0.95, layers="all", keep_ratio=0.5)  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ def test_progress_names_every_stage(tiny_bundle: Path, photos: Path) -> None:
 
 
 def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: Path) -> None:
-    from covis.runtime.stage_values import refuse_non_finite
+    from covis.runtime.flow import refuse_non_finite
 
     pipeline = load(tiny_bundle)
     stage = pipeline.bundle.manifest.stage("depth")

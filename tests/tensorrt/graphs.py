@@ -12,11 +12,12 @@ from typing import get_args
 import onnx
 from onnx import helper
 
-from covis.engines.graph import load_graph
-from covis.engines.parser_input import DOMAIN, for_tensorrt
-from covis.export.initializers import read_entries
-from covis.export.models.weights import canonical
+from covis.engines.graphs.read import load_graph
+from covis.engines.op import DOMAIN
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.export.options import Precision
+from covis.export.weights.initializers import read_entries
+from covis.export.weights.load import canonical
 from covis.export.write import WEIGHTS, save
 from tests.export.passes.precision_chain import CONFIGS, narrowed, traced
 

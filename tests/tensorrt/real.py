@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from covis.engines import trt as ours
-from covis.engines.builder_config import network_flags
+from covis.engines.tensorrt import module as ours
+from covis.engines.tensorrt.build.config import network_flags
 from tests.tensorrt.build import PLUGIN, build_programs
 
 # What a build without a device says first once nothing but kernels is left to choose. The builder
@@ -83,7 +83,7 @@ def parsed(graph: Path, kept: ExitStack) -> Any:
         graph: a bundle's graph, beside its weights.
         kept: holds the mapped weights, parser included, while the network is used.
     """
-    from covis.engines.builder import parse_graph
+    from covis.engines.tensorrt.build.engine import parse_graph
 
     trt, builder, log = start()
     network = builder.create_network(network_flags(trt))

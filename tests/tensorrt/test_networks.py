@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from onnx import TensorProto
 
-from covis.engines import builder
-from covis.engines.builder import EngineRequest, build_engine
 from covis.engines.errors import CovisError
-from covis.engines.graph import load_graph
-from covis.engines.plans import EngineOptions
-from covis.engines.profiles import InputShapes
+from covis.engines.graphs.read import load_graph
+from covis.engines.tensorrt.build import engine as builder
+from covis.engines.tensorrt.build.engine import EngineRequest, build_engine
+from covis.engines.tensorrt.plans.profiles import InputShapes
+from covis.engines.tensorrt.plans.record import EngineOptions
 from tests.tensorrt.graphs import (
     TRUNK,
     all_graphs,

@@ -19,12 +19,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from covis.engines import trt as ours
-from covis.engines.builder_config import builder_settings, network_flags
-from covis.engines.graph import load_graph
-from covis.engines.parser_input import for_tensorrt
-from covis.engines.plans import EngineOptions
-from covis.engines.shapes import TensorFacts, tensor_facts
+from covis.engines.graphs.read import load_graph
+from covis.engines.graphs.shapes import TensorFacts, tensor_facts
+from covis.engines.system.native import KERNELS_LIBRARY
+from covis.engines.tensorrt import module as ours
+from covis.engines.tensorrt.build.config import builder_settings, network_flags
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
+from covis.engines.tensorrt.plans.record import EngineOptions
 from covis.export.ops import cuda, cuda_select
 from covis.export.ops.layout import TokenLayout
 from tests.export.passes.precision_chain import CONFIGS
@@ -99,7 +100,7 @@ def wanted_workspace(text: str, inputs: tuple[TensorFacts, ...]) -> int:
         params = cuda.pack(q, k, *others, q, layout, blocks, float(words["scale"]))
         params.precision = cuda.PRECISIONS[words["precision"]]
     size = ctypes.c_uint64()
-    library = cuda.load_kernels(plugin_library().with_name(cuda.LIBRARY))
+    library = cuda.load_kernels(plugin_library().with_name(KERNELS_LIBRARY))
     cuda.call(library, f"{name}_workspace", ctypes.byref(params), ctypes.byref(size))
     return size.value
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covis.engines.builder_config import network_flags
+from covis.engines.tensorrt.build.config import network_flags
 from tests.tensorrt.build import PLUGIN, ROOT, build_programs, run_program
 from tests.tensorrt.real import plugin_library, real_tensorrt, start, without_device
 
@@ -90,7 +90,7 @@ def test_registration(steps: str, said: list[str]) -> None:
 def test_loaded_before_tensorrt() -> None:
     """It finds the TensorRT that came after it: creators and messages reach that."""
     steps = """
-from covis.engines.trt import logger
+from covis.engines.tensorrt.module import logger
 logger(lambda severity, text: print(text) if severity == "error" else None)
 builder = trt.Builder(logger())
 show("before"); registry.load_library(library); show("loaded")

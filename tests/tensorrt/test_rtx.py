@@ -17,8 +17,9 @@ from typing import Any
 import onnx
 import pytest
 
-from covis.engines.graph import load_graph
-from covis.engines.parser_input import DOMAIN, for_tensorrt
+from covis.engines.graphs.read import load_graph
+from covis.engines.op import DOMAIN
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from tests.tensorrt.graphs import all_graphs, bundle, profile_shapes
 
 pytestmark = pytest.mark.trt

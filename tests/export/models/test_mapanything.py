@@ -16,8 +16,8 @@ from covis.export.models import build_model
 from covis.export.models.config import from_mapping
 from covis.export.models.mapanything import MapAnything
 from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
-from covis.export.models.weights import canonical
-from covis.export.selection import BlockMap
+from covis.export.selection.block_maps import BlockMap
+from covis.export.weights.load import canonical
 from tests.export.models.parity import (
     Recorder,
     assert_same,

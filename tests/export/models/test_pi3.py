@@ -12,7 +12,7 @@ from covis.export.models import build_model
 from covis.export.models.cameras import nearest_rotation, rotation_from_nine
 from covis.export.models.pi3 import Pi3
 from covis.export.ops import dense_level
-from covis.export.selection import BlockMap, PairSelection, PooledSelection
+from covis.export.selection.block_maps import BlockMap, PairSelection, PooledSelection
 from tests.export.models.parity import (
     Recorder,
     assert_same,

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from covis.engines.patch_order import patch_order
+from covis.engines.bundle.patch_order import patch_order
 from covis.export.models import MultiViewModel
 from covis.export.models.pi3 import Pi3
 from covis.export.models.vggt import Vggt
 from covis.export.ops import DENSE, dense_level
-from covis.export.selection import K_BLOCK, Q_BLOCK, BlockMap, PooledSelection, Selection
+from covis.export.selection.block_maps import K_BLOCK, Q_BLOCK, BlockMap, PooledSelection, Selection
 from tests.export.models.parity import recorded_model
 from tests.golden_data import golden, golden_json
 

@@ -14,7 +14,7 @@ from covis.export.models.layers import Block
 from covis.export.models.rope import _angles
 from covis.export.models.vggt import Vggt, inverse_log
 from covis.export.ops import dense_level
-from covis.export.selection import BlockMap
+from covis.export.selection.block_maps import BlockMap
 from tests.export.models.parity import (
     Recorder,
     assert_same,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from covis.engines.errors import CovisError, ExitCode
 from covis.export.models import MODELS, load_model
-from covis.export.models.weights import find_weights, identify, read_header, read_weights
+from covis.export.weights.load import find_weights, identify, read_header, read_weights
 from tests.golden_data import golden, golden_json
 
 CONFIGS = {

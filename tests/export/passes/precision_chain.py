@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from covis.engines.manifest import Precision
+from covis.engines.bundle.manifest import Precision
 from covis.export.models import MultiViewModel, stages
 from covis.export.models.multiview import patch_grid
 from covis.export.options import ExportOptions
-from covis.export.saliency import saliency_stage
+from covis.export.selection.saliency import saliency_stage
 from covis.export.stage import StageModule
 from covis.export.write import trace_stages, write_narrow
 from tests.export.models.parity import recorded_model

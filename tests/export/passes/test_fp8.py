@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 from covis.engines.errors import CovisError, ExitCode
-from covis.export.calibration import input_peaks
-from covis.export.convert import convert_weights
-from covis.export.drift import measure_drift
+from covis.export.check.drift import measure_drift
 from covis.export.passes.quantize import scale_of
+from covis.export.precision.calibration import input_peaks
 from covis.export.stage import Port, StageModule
+from covis.export.weights.convert import convert_weights
 from tests.export.passes.precision_chain import CONFIGS, HEIGHT, WIDTH, narrowed, traced
 
 FP8 = ir.DataType.FLOAT8E4M3FN

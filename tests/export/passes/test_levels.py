@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,17 +9,17 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from covis.engines.graph import load_graph
-from covis.export.graph import export_graph
+from covis.engines.graphs.read import load_graph
 from covis.export.models import stages
 from covis.export.ops.functions import POOLS, functions
 from covis.export.ops.translate import attach_functions
 from covis.export.passes import LowAttention, WidenLevels, run_passes
-from covis.export.precision import base_passes
+from covis.export.precision.precision import base_passes
+from covis.export.trace import export_graph
 from tests.export.level_check import check_levels, check_ports, text_constants
 from tests.export.passes.precision_chain import CONFIGS, HEIGHT, SKIPPED, WIDTH, traced
+from tests.places import DEMO
 
-DEMO = Path(__file__).resolve().parents[3] / "covis" / "assets" / "demo"
 STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "points", "saliency"]
 
 

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from covis.engines.errors import CovisError, ExitCode
-from covis.export.convert import convert_weights
-from covis.export.drift import measure_drift
-from covis.export.graph import layer_of
+from covis.export.check.drift import measure_drift
 from covis.export.options import ExportOptions
-from covis.export.precision import KeepList
+from covis.export.precision.precision import KeepList
+from covis.export.trace import layer_of
+from covis.export.weights.convert import convert_weights
 from tests.export.passes.precision_chain import CONFIGS, HEIGHT, WIDTH, narrowed, traced
 
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}

@@ -10,12 +10,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from covis.export.initializers import read_entries
-from covis.export.models.weights import canonical
 from covis.export.passes import run_passes
 from covis.export.passes.qkv import SplitQkv
 from covis.export.passes.rows import SplitRows
 from covis.export.sizes import elements, longest, too_large
+from covis.export.weights.initializers import read_entries
+from covis.export.weights.load import canonical
 from covis.export.write import save
 from tests.export.passes.precision_chain import CONFIGS, traced
 

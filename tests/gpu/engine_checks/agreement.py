@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from covis.engines.backend_options import BackendOptions
-from covis.engines.options import Selector, Sparsity
-from covis.engines.ort_settings import import_onnxruntime
-from covis.runtime.comparison import Side, compare_stages
-from covis.runtime.images import Images
-from covis.runtime.pipeline import Pipeline, RunOptions, load
-from covis.runtime.scene_errors import SceneErrors, scene_errors
+from covis.engines.options import BackendOptions, RunOptions, Selector, Sparsity
+from covis.engines.system.ort_settings import import_onnxruntime
+from covis.evaluation.compare.scenes import SceneErrors, scene_errors
+from covis.evaluation.compare.stages import Side, compare_stages
+from covis.runtime.photos.images import Images
+from covis.runtime.pipeline import Pipeline, load
 from tests.gpu.engine_checks import STRIPPED
 from tests.gpu.engine_checks.place import CHUNK, Place, pictures
 from tests.gpu.units import AbsentError

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from covis.engines.bundle import open_bundle
+from covis.engines.bundle.bundle import open_bundle
 from tests.gpu.engine_checks.place import CHUNK, VIEWS, Place, command, pictures
 
 

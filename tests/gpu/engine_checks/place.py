@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from covis.cli import run_command
-from covis.engines.backend_options import BackendOptions
-from covis.engines.bundle import PLANS, open_bundle
+from covis.engines.bundle.bundle import PLANS, open_bundle
 from covis.engines.errors import CovisError
-from covis.runtime.bench import made_images
-from covis.runtime.images import Images
-from covis.runtime.pipeline import RunOptions
+from covis.engines.options import BackendOptions, RunOptions
+from covis.evaluation.bench.measure import made_images
+from covis.runtime.photos.images import Images
 
 VIEWS, CHUNK = 12, 4
 BUILD = ("--views", f"1:{VIEWS}:{VIEWS + 4}", "--chunk", f"1:{CHUNK}:{CHUNK}")

@@ -10,8 +10,8 @@ from typing import Any
 def probe() -> dict[str, Any]:
     """The GPU and TensorRT's version; `reason` says what is missing, if anything."""
     from covis.engines.errors import CovisError
-    from covis.engines.gpu import find_gpu
-    from covis.engines.trt import import_tensorrt
+    from covis.engines.system.gpu import find_gpu
+    from covis.engines.tensorrt.module import import_tensorrt
 
     try:
         gpu = find_gpu()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from covis.runtime.backends.trt_session import Session
 from covis.runtime.pipeline import load
-from covis.runtime.tensorrt import Session
 from tests.gpu.engine_checks.place import CHUNK, VIEWS, Place, cut, pictures, refusal
 
 

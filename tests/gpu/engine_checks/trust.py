@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from covis.engines.trt import find_plugin
+from covis.engines.system.native import PLUGIN_LIBRARY, find_library
 from covis.runtime.pipeline import load
 from tests.gpu.engine_checks.place import Place, pictures, refusal
 
@@ -38,7 +38,7 @@ def check_tampering(place: Place) -> Any:
 
 def check_plugin(place: Place) -> Any:
     """Plans of another plugin library are refused; so is a library that is none."""
-    library = find_plugin(place.plugin)
+    library = find_library(PLUGIN_LIBRARY, place.plugin)
     assert library is not None
     other = place.folder / library.name
     other.write_bytes(library.read_bytes() + b"\0")
@@ -53,5 +53,7 @@ def check_plugin(place: Place) -> Any:
 @contextlib.contextmanager
 def ledger_of_nobody(folder: Path) -> Iterator[None]:
     """As if this user had built nothing."""
-    with mock.patch("covis.engines.trust.ledger", lambda: folder / "no-such-ledger.txt"):
+    with mock.patch(
+        "covis.engines.tensorrt.plans.trust.ledger", lambda: folder / "no-such-ledger.txt"
+    ):
         yield

@@ -1,0 +1,233 @@
+"""Bundles on disk: opened only after every file has been checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from covis.engines.bundle.manifest import File, Manifest, Stage, Tensor
+from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.system.atomic import atomic_file, entries
+
+MANIFEST = "manifest.json"
+PLANS = "plans"  # built engines: described by files of their own, not by the manifest
+_MAX_MANIFEST = 16 << 20
+_REEXPORT = "export the bundle again or copy it anew"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files all had the listed size and digest."""
+
+    path: Path
+    manifest: Manifest
+
+    def graph(self, stage: Stage) -> Path:
+        """The ONNX file of a stage."""
+        return self.path / stage.graph
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file the graphs' initializers point into."""
+        return self.path / self.manifest.weights.file
+
+    def digest(self) -> str:
+        """sha256 of the manifest, which holds every other file's digest."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Check a bundle and open it.
+
+    Every file must be listed, lie in the folder itself (no symbolic links, no hard links to
+    elsewhere), and have the listed size and sha256; graphs may only point into the listed weights
+    file. Nothing is loaded before all of that holds.
+
+    Raises:
+        CovisError: naming the file that is wrong (exit code 2).
+    """
+    folder = Path(path)
+    try:
+        if not folder.is_dir():
+            raise user_error(
+                "no such bundle folder", where=folder, hint="make one with `covis export`"
+            )
+        manifest = _read_manifest(folder)
+        _check_listing(folder, manifest)
+        for file in manifest.files:
+            _check_file(folder, file)
+        for stage in manifest.stages:
+            _check_graph(folder, stage, manifest)
+    except OSError as error:
+        raise environment_error(
+            f"cannot be read ({error.strerror or error})",
+            where=error.filename or folder,
+            hint="check rights and disk",
+        ) from error
+    return Bundle(folder, manifest)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that is no bundle, or that holds files besides one.
+
+    A slip such as `--out ~ --force` must not cost anyone their files.
+
+    Raises:
+        CovisError: naming what is no part of a bundle.
+    """
+    cure = "choose another name, or remove it yourself"
+    if folder.is_symlink():
+        raise user_error("is a link, and is not replaced", where=folder, hint=cure)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        _check_listing(folder, _read_manifest(folder))
+    except CovisError as error:
+        raise user_error(
+            f"is no intact bundle, and is not replaced ({error.where}: {error.what})",
+            where=folder,
+            hint=cure,
+        ) from error
+
+
+def describe_file(folder: Path, name: str) -> File:
+    """The manifest entry of a file in `folder`."""
+    path = folder / name
+    return File(path=name, size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file of any size."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    _check_plain(folder, MANIFEST)
+    if path.stat().st_size > _MAX_MANIFEST:
+        raise user_error("is larger than 16 MiB", where=path, hint=_REEXPORT)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except CovisError as error:  # an option's own range check
+        raise user_error(f"is not valid: {error}", where=path, hint=_REEXPORT) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise user_error(
+            f"is not valid at {place or 'the top'}: {first['msg']}", where=path, hint=_REEXPORT
+        ) from error
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    listed = {file.path for file in manifest.files} | {MANIFEST}
+    for name in entries(folder):
+        if name not in listed and not name.startswith(f"{PLANS}/"):
+            raise user_error("is not listed in the manifest", where=folder / name, hint="remove it")
+
+
+def _check_plain(folder: Path, name: str) -> os.stat_result:
+    """A regular file of the bundle's own: not a link of either kind, nor below a linked folder."""
+    path = folder / name
+    try:
+        facts = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise user_error("is missing", where=path, hint=_REEXPORT) from None
+    below = path.parent
+    while below != folder:
+        if below.is_symlink():
+            raise user_error("is a symbolic link", where=below, hint="put the folder itself there")
+        below = below.parent
+    if stat.S_ISLNK(facts.st_mode):
+        raise user_error("is a symbolic link", where=path, hint="put the file itself there")
+    if not stat.S_ISREG(facts.st_mode):
+        raise user_error("is not a regular file", where=path, hint=_REEXPORT)
+    if facts.st_nlink > 1:
+        raise user_error("is a hard link", where=path, hint="replace it by a copy (cp)")
+    return facts
+
+
+def _check_file(folder: Path, file: File) -> None:
+    facts = _check_plain(folder, file.path)
+    path = folder / file.path
+    if facts.st_size != file.size:
+        raise user_error(
+            f"has {facts.st_size:,} bytes where the manifest says {file.size:,}",
+            where=path,
+            hint=_REEXPORT,
+        )
+    if sha256_of(path) != file.sha256:
+        raise user_error("is not what was exported (sha256 differs)", where=path, hint=_REEXPORT)
+
+
+def _check_graph(folder: Path, stage: Stage, manifest: Manifest) -> None:
+    """The graph reads and writes what the manifest says, and no byte outside the weights file."""
+    from covis.engines.graphs.read import external_data, load_graph, signature
+
+    path = folder / stage.graph
+    model = load_graph(path)
+    for kind, tensors, ports in zip(
+        ("input", "output"), (stage.inputs, stage.outputs), signature(model), strict=True
+    ):
+        listed = {tensor.name: tensor for tensor in tensors}
+        for name in sorted(listed.keys() ^ ports.keys()):
+            where = "graph" if name in ports else "manifest"
+            raise user_error(f"only the {where} has {kind} {name!r}", where=path, hint=_REEXPORT)
+        for name, port in ports.items():
+            if port.dtype != listed[name].dtype or not _fits(listed[name], port.shape):
+                raise user_error(
+                    f"{kind} {name!r} is {port.dtype} {_dims(port.shape)} in the graph, "
+                    f"{listed[name].dtype} {_dims(listed[name].shape)} in the manifest",
+                    where=path,
+                    hint=_REEXPORT,
+                )
+    size = next(file.size for file in manifest.files if file.path == manifest.weights.file)
+    for entry in external_data(model):
+        if entry.location != manifest.weights.file:
+            raise user_error(
+                f"tensor {entry.tensor!r} points to {entry.location!r}, not to the weights file",
+                where=path,
+                hint="do not trust this bundle",
+            )
+        if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > size:
+            raise user_error(
+                f"tensor {entry.tensor!r} points past the end of {entry.location!r}",
+                where=path,
+                hint=_REEXPORT,
+            )
+
+
+def _fits(tensor: Tensor, shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a graph's shape can be the manifest's: numbers equal, symbols left open."""
+    if shape is None:
+        return True
+    listed = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return len(listed) == len(shape) and all(
+        dim is None or dim == size for dim, size in zip(shape, listed, strict=True)
+    )
+
+
+def _dims(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "of any shape"
+    return f"({', '.join('?' if dim is None else str(dim) for dim in shape)})"
+
+
+def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Replace the manifest of a bundle, and nothing else of it; an interruption leaves the old one.
+
+    The bundle's digest changes with it: what was measured or built for the old manifest is known
+    by the old digest.
+
+    Raises:
+        CovisError: the folder cannot be written.
+    """
+    target = bundle.path / MANIFEST
+    with atomic_file(target, keep_mode=True) as stream:
+        stream.write((manifest.model_dump_json(indent=1) + "\n").encode())
+    return Bundle(bundle.path, manifest)

@@ -1,0 +1,1 @@
+"""ONNX graphs without their weights: reading, tensor shapes, peak memory, mixtures of two."""

@@ -1,0 +1,1 @@
+"""The operating system: atomic files, interrupts, native libraries, GPUs, package versions."""

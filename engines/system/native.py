@@ -1,0 +1,56 @@
+"""Native libraries of the project: where each one lies, in a package or in a checkout."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+ORT_LIBRARY: Final = "libcovis_ort.so"
+PLUGIN_LIBRARY: Final = "libcovis_trt.so"
+KERNELS_LIBRARY: Final = "libcovis_kernels.so"
+
+_BUILD_FOLDER: Final = {PLUGIN_LIBRARY: "build/tensorrt", KERNELS_LIBRARY: "build/cuda"}
+
+
+def find_library(name: str, given: Path | None = None) -> Path | None:
+    """Find a native library of the project; None where it was not built.
+
+    The first place that holds it counts: `covis/lib` of the package that this module belongs to,
+    the checkout's build folder, `covis/lib` of the installed distribution (where an editable
+    install keeps what it compiled).
+
+    Args:
+        name: file name of the library, one of the constants above.
+        given: a file that the user named: only it is looked for.
+    """
+    root = Path(__file__).resolve().parents[2]  # the package `covis`, or a checkout's root
+    if given is not None:
+        return given.resolve() if given.is_file() else None
+    places = [root / "lib" / name]
+    if name in _BUILD_FOLDER:
+        places.append(root / _BUILD_FOLDER[name] / name)
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        places.append(Path(str(metadata.distribution("covis").locate_file(f"covis/lib/{name}"))))
+    return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def find_kernels_of(plugin: Path) -> Path | None:
+    """Find the kernels that a plugin library loads: beside it, else in the build tree's place.
+
+    None: the plugin takes those that the dynamic loader finds, which only the running process
+    knows.
+    """
+    folder = plugin.resolve().parent
+    places = (folder / KERNELS_LIBRARY, folder.parent / "cuda" / KERNELS_LIBRARY)
+    return next((place for place in places if place.is_file()), None)
+
+
+def instruction_set(library: Path) -> str:
+    """Name of the kernel variant that `libcovis_ort` uses on this processor, e.g. "avx2"."""
+    function = ctypes.CDLL(str(library)).covis_cpu_instruction_set
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()

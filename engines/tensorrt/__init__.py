@@ -1,0 +1,1 @@
+"""NVIDIA TensorRT: parser graphs, builds, the proof of a built engine, plans on disk."""

@@ -1,0 +1,1 @@
+"""Builds of TensorRT engines: options, one engine, all stages of a bundle."""

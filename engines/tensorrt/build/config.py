@@ -1,0 +1,108 @@
+"""What the options of a build are to TensorRT: flags, pools and attributes, looked up by name.
+
+Enums differ between 10.6 and 11.x; what a version lacks is an error that names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from covis.engines.errors import user_error
+from covis.engines.tensorrt.plans.record import EngineOptions
+
+_VERBOSITY: Final = {
+    "layer_names_only": "LAYER_NAMES_ONLY",
+    "detailed": "DETAILED",
+    "none": "NONE",
+}
+_COMPATIBILITY: Final = {
+    "none": "NONE",
+    "ampere+": "AMPERE_PLUS",
+    "sameComputeCapability": "SAME_COMPUTE_CAPABILITY",
+}
+
+
+@dataclass(frozen=True)
+class BuilderSettings:
+    """Values for an `IBuilderConfig`.
+
+    Attributes:
+        flags: `BuilderFlag` members to set, and False for those to clear.
+        pools: bytes by `MemoryPoolType` member.
+        attributes: of the configuration object.
+        previews: `PreviewFeature` members to turn on.
+    """
+
+    flags: dict[Any, bool]
+    pools: dict[Any, int]
+    attributes: dict[str, Any]
+    previews: tuple[Any, ...] = ()
+
+    def apply(self, config: Any) -> None:
+        """Write the values into a configuration."""
+        for flag, wanted in self.flags.items():
+            (config.set_flag if wanted else config.clear_flag)(flag)
+        for pool, size in self.pools.items():
+            config.set_memory_pool_limit(pool, size)
+        for name, value in self.attributes.items():
+            setattr(config, name, value)
+        for feature in self.previews:
+            config.set_preview_feature(feature, True)
+
+
+def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
+    """The settings that `options` ask for, in the words of the `tensorrt` module `trt`.
+
+    Raises:
+        CovisError: this TensorRT lacks one of them (exit code 2).
+    """
+    flags = {_member(trt, "BuilderFlag", "TF32", "--tf32"): options.tf32}
+    if options.strip_weights:
+        flags[_member(trt, "BuilderFlag", "STRIP_PLAN", "--stripWeights")] = True
+        if not options.refit:  # as trtexec: only the very same weights can be filled in
+            flags[_member(trt, "BuilderFlag", "REFIT_IDENTICAL", "--stripWeights")] = True
+    if options.refit:
+        flags[_member(trt, "BuilderFlag", "REFIT", "--refit")] = True
+    pools = {
+        _member(trt, "MemoryPoolType", name, "--memPoolSize"): size
+        for name, size in (
+            ("WORKSPACE", options.workspace),
+            ("TACTIC_SHARED_MEMORY", options.tactic_shared_memory),
+        )
+        if size is not None
+    }
+    compatibility = _COMPATIBILITY[options.hardware_compatibility]
+    attributes = {
+        "builder_optimization_level": options.builder_optimization_level,
+        "profiling_verbosity": _member(
+            trt,
+            "ProfilingVerbosity",
+            _VERBOSITY[options.profiling_verbosity],
+            "--profilingVerbosity",
+        ),
+        "hardware_compatibility_level": _member(
+            trt, "HardwareCompatibilityLevel", compatibility, "--hardwareCompatibilityLevel"
+        ),
+    }
+    # Without it a context wants the memory of the profile's maximum for every number of views.
+    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)  # from 10.10 on
+    return BuilderSettings(flags, pools, attributes, () if resize is None else (resize,))
+
+
+def network_flags(trt: Any) -> int:
+    """Strong typing: a flag in 10.x; in 11 there is nothing else, and the flag is deprecated."""
+    if int(str(trt.__version__).split(".")[0]) >= 11:
+        return 0
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _member(trt: Any, enum: str, name: str, option: str) -> Any:
+    member = getattr(getattr(trt, enum), name, None)
+    if member is None:
+        raise user_error(
+            f"TensorRT {trt.__version__} has no {enum}.{name}",
+            where=option,
+            hint="leave the option out, or install a newer TensorRT",
+        )
+    return member

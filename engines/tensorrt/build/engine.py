@@ -1,0 +1,258 @@
+"""One ONNX graph becomes one TensorRT engine, strongly typed, from 10.6 to 11.x."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covis.engines.tensorrt.build.progress import Phases, Silent, monitor
+from covis.engines.tensorrt.build.config import builder_settings, network_flags
+from covis.engines.tensorrt.plans.cache import Write
+from covis.engines.errors import CovisError, environment_error, printable, user_error
+from covis.engines.graphs.read import external_data, load_graph
+from covis.engines.tensorrt.proof.inspector import use_gpu
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
+from covis.engines.tensorrt.plans.record import EngineOptions
+from covis.engines.tensorrt.plans.profiles import InputShapes
+from covis.engines.tensorrt.build.timing_cache import TimingCache
+from covis.engines.tensorrt.module import import_tensorrt, logger
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One engine to build.
+
+    Attributes:
+        graph: the ONNX file; its external data lies beside it.
+        shapes: of every input, at the ends of the profile and where it is tuned for.
+        options: see `EngineOptions`.
+        timing: measured kernel times to use and to add to.
+        phases: told of the build's progress.
+        device: index of the GPU to build for.
+    """
+
+    graph: Path
+    shapes: InputShapes
+    options: EngineOptions
+    timing: TimingCache | None = None
+    phases: Phases = field(default_factory=Silent)
+    device: int = 0
+
+
+def build_engine(request: EngineRequest, write: Write) -> None:
+    """Build an engine and write its plan in pieces.
+
+    The work is done in another thread, so that Ctrl-C is heard: TensorRT is then asked to stop, and
+    has stopped when this raises.
+
+    Raises:
+        CovisError: TensorRT refuses the graph or finds no kernel (exit code 3), with its own first
+            error; or the graph's inputs are not those of the profile (exit code 2).
+        KeyboardInterrupt: after TensorRT has stopped.
+    """
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _build(request, write, stop)
+        except BaseException as error:  # told to the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="covis-build")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)  # a plain join hears no signal on some systems
+    except BaseException:
+        stop.set()
+        thread.join()
+        raise
+    if failed:
+        raise failed[0]
+
+
+def _build(request: EngineRequest, write: Write, stop: threading.Event) -> None:
+    trt = import_tensorrt()
+    log = logger()
+    log.forget()
+    use_gpu(request.device)
+    settings = builder_settings(trt, request.options)
+    with ExitStack() as kept:  # mapped weights must outlive parser and build
+        builder = _made(trt.Builder, log, where="TensorRT")
+        network = builder.create_network(network_flags(trt))
+        config = builder.create_builder_config()
+        settings.apply(config)
+        parser = trt.OnnxParser(network, log)
+        parse_graph(parser, request.graph, kept)
+        config.add_optimization_profile(_profile(builder, network, request))
+        config.progress_monitor = monitor(request.phases, stop)
+        times = _attach_timing(config, request, log)
+        writing = _serialize(trt, builder, network, config, write)
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if not writing:
+            raise _refused(request.graph, "no engine can be built")
+        if request.timing is not None and times is not None:
+            _keep_timing(config, request.timing, times)
+        del parser, network, config, builder
+
+
+def _made(create: Callable[..., Any], log: Any, where: str) -> Any:
+    """The bindings raise TypeError where the library returned nothing; its log says why."""
+    try:
+        return create(log)
+    except TypeError as error:
+        raise environment_error(
+            f"cannot start ({log.last_error() or printable(str(error))})",
+            where=where,
+            hint="see `covis doctor`",
+        ) from error
+
+
+def parse_graph(parser: Any, path: Path, kept: ExitStack) -> None:
+    """Parse the graph as the plugin wants it, with the weights mapped, not read, where possible.
+
+    From 10.13 on the parser takes pointers to weights, here into the mapped file: they are then in
+    memory once, shared with the system's cache of files. Older parsers read each tensor into memory
+    of their own.
+
+    Args:
+        parser: a `tensorrt.OnnxParser` of an empty network.
+        path: the bundle's graph; its external data lies beside it.
+        kept: closes the mapped weights, which must outlive parser, network and build.
+
+    Raises:
+        CovisError: the parser refuses the graph, with its own first reason (exit code 3).
+    """
+    model = for_tensorrt(load_graph(path))
+    data = model.SerializeToString()
+    if not hasattr(parser, "load_initializer"):
+        done = parser.parse(data, str(path.resolve()))
+    else:
+        outside = {entry.tensor: entry for entry in external_data(model)}
+        initializers = {tensor.name for tensor in model.graph.initializer}
+        done = parser.load_model_proto(data, str(path.resolve()))
+        addresses: dict[str, int] = {}
+        for name in sorted(outside.keys() & initializers) if done else ():
+            entry = outside[name]
+            if entry.location not in addresses:
+                addresses[entry.location] = _mapped(path.parent / entry.location, kept)
+            address = addresses[entry.location] + entry.offset
+            done = done and parser.load_initializer(name, address, entry.length)
+        done = done and parser.parse_model_proto()
+    if not done:
+        words = [printable(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise _refused(path, "TensorRT's parser refuses the graph", words[0] if words else "")
+
+
+def _mapped(path: Path, kept: ExitStack) -> int:
+    """The address of a file's bytes in memory, until `kept` closes."""
+    import numpy as np
+
+    with path.open("rb") as stream:
+        view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(view, np.uint8)
+
+    def close() -> None:
+        nonlocal array
+        del array
+        view.close()
+
+    kept.callback(close)
+    return int(array.ctypes.data)
+
+
+def _profile(builder: Any, network: Any, request: EngineRequest) -> Any:
+    shapes, where = request.shapes, str(request.graph)
+    profile = builder.create_optimization_profile()
+    names = [network.get_input(i).name for i in range(network.num_inputs)]
+    if odd := sorted(set(names) ^ shapes.max.keys()):
+        side = "graph" if odd[0] in names else "shapes"
+        raise user_error(f"only the {side} has an input {odd[0]!r}", where=where)
+    for index, name in enumerate(names):
+        tensor = network.get_input(index)
+        if tensor.is_shape_tensor:
+            raise environment_error(
+                f"input {name!r} would steer shapes, which a plan of covis does not do",
+                where=where,
+                hint="export the bundle again",
+            )
+        if -1 in tuple(tensor.shape):
+            profile.set_shape(name, shapes.min[name], shapes.opt[name], shapes.max[name])
+        elif tuple(tensor.shape) != shapes.max[name]:
+            raise user_error(
+                f"input {name!r} is {list(tensor.shape)} in the graph, "
+                f"{list(shapes.max[name])} is asked for",
+                where=where,
+            )
+    return profile
+
+
+def _attach_timing(config: Any, request: EngineRequest, log: Any) -> bytes | None:
+    """Give the builder the known kernel times; without any where it refuses them."""
+    if request.timing is None:
+        return None
+    known = request.timing.read()
+    for data in (known, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            log.forget()
+            return data
+    return None
+
+
+def _keep_timing(config: Any, timing: TimingCache, used: bytes) -> None:
+    """Add what was measured; a file that cannot be written costs time, not the engine."""
+    measured = bytes(config.get_timing_cache().serialize())
+
+    def merge(known: bytes, new: bytes) -> bytes:
+        if known == used:
+            return new  # nobody else has written meanwhile
+        both = config.create_timing_cache(known)
+        if both is None or not both.combine(config.create_timing_cache(new), ignore_mismatch=False):
+            return new  # of another GPU or TensorRT: this build's times replace them
+        return bytes(both.serialize())
+
+    try:
+        timing.add(measured, merge)
+    except CovisError as error:
+        timing.tell(f"kernel times are not kept: {error}")
+
+
+def _serialize(trt: Any, builder: Any, network: Any, config: Any, write: Write) -> bool:
+    """Build, and write the plan; in pieces where TensorRT can, else from one block of memory."""
+    if not hasattr(builder, "build_serialized_network_to_stream"):
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            return False
+        write(memoryview(plan))
+        return True
+    failed: list[BaseException] = []
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: bytes) -> int:
+            try:
+                write(data)
+            except BaseException as error:  # must not cross into TensorRT
+                failed.append(error)
+                return 0
+            return len(data)
+
+    done = bool(builder.build_serialized_network_to_stream(network, config, Writer()))
+    if failed:
+        raise failed[0]
+    return done
+
+
+def _refused(graph: Path, what: str, words: str = "") -> CovisError:
+    reason = words or logger().last_error() or "TensorRT gives no reason; see --verbose"
+    return environment_error(f"{what} ({reason[:400]})", where=graph)

@@ -1,0 +1,72 @@
+"""The trtexec line that builds the same engine as `covis build`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from covis.engines.tensorrt.plans.record import EngineOptions
+from covis.engines.tensorrt.plans.profiles import InputShapes, format_shapes
+
+
+@dataclass(frozen=True)
+class TrtexecBuild:
+    """What a line is made of.
+
+    Attributes:
+        onnx: the graph as TensorRT's parser must get it (see `--parser-onnx`).
+        plan: the file to write.
+        shapes: of the inputs; those that are fixed are left out, as trtexec demands.
+        options: see `EngineOptions`.
+        plugin: the plugin library, if the graph has nodes of ours.
+        static: name it to trtexec as a static plugin instead of a dynamic one.
+        timing: file of kernel times.
+        layers: file for the layer information.
+        device: index of the GPU.
+        verbose: TensorRT's whole log.
+    """
+
+    onnx: Path
+    plan: Path
+    shapes: InputShapes
+    options: EngineOptions
+    plugin: Path | None = None
+    static: bool = False
+    timing: Path | None = None
+    layers: Path | None = None
+    device: int = 0
+    verbose: bool = False
+
+    def line(self) -> str:
+        """The command, quoted for a shell; valid for trtexec of TensorRT 10.6 to 11.x."""
+        options = self.options
+        words = ["trtexec", f"--onnx={self.onnx}", f"--saveEngine={self.plan}"]
+        words += ["--stronglyTyped", "--skipInference"]  # the former says nothing new to 11
+        moving = [name for name in self.shapes.max if name in self.shapes.dynamic]
+        for end in ("min", "opt", "max") if moving else ():
+            shapes = getattr(self.shapes, end)
+            words.append(f"--{end}Shapes={format_shapes({name: shapes[name] for name in moving})}")
+        pools = {"workspace": options.workspace, "tacticSharedMem": options.tactic_shared_memory}
+        if given := [f"{name}:{size}B" for name, size in pools.items() if size is not None]:
+            words.append(f"--memPoolSize={','.join(given)}")
+        words.append(f"--builderOptimizationLevel={options.builder_optimization_level}")
+        words.append(f"--profilingVerbosity={options.profiling_verbosity}")
+        if options.hardware_compatibility != "none":
+            words.append(f"--hardwareCompatibilityLevel={options.hardware_compatibility}")
+        flags = {
+            "--noTF32": not options.tf32,
+            "--stripWeights": options.strip_weights,
+            "--refit": options.refit,
+            "--verbose": self.verbose,
+        }
+        words += [flag for flag, wanted in flags.items() if wanted]
+        if self.plugin is not None:
+            words.append(f"--{'static' if self.static else 'dynamic'}Plugins={self.plugin}")
+        if self.timing is not None:
+            words.append(f"--timingCacheFile={self.timing}")
+        if self.layers is not None:
+            words.append(f"--exportLayerInfo={self.layers}")
+        if self.device:
+            words.append(f"--device={self.device}")
+        return shlex.join(words)

@@ -1,0 +1,45 @@
+"""What the engine inspector told of a plan when it was built, read again without a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.errors import environment_error, user_error
+from covis.engines.graphs.read import load_graph
+from covis.engines.graphs.shapes import tensor_facts
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
+from covis.engines.tensorrt.plans.profiles import stage_shapes
+from covis.engines.tensorrt.plans.record import PlanRecord
+from covis.engines.tensorrt.proof.layers import parse_layers
+from covis.engines.tensorrt.proof.report import EngineReport, report
+
+
+def plan_report(bundle: Bundle, record: PlanRecord, folder: Path) -> EngineReport:
+    """Hold a plan's recorded layers against the bundle's graph.
+
+    Raises:
+        CovisError: the plan is of another graph; its layers were not recorded, or are not the
+            recorded ones.
+    """
+    manifest = bundle.manifest
+    digests = {file.path: file.sha256 for file in manifest.files}
+    stages = {stage.name: stage for stage in manifest.stages}
+    stage = stages.get(record.stage)
+    if stage is None or digests[stage.graph] != record.graph:
+        raise user_error("it was built from another graph", where=record.file)
+    if record.layers is None:
+        raise user_error("its layers were not recorded", where=record.file)
+    name, digest = record.layers
+    path = folder / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise environment_error(f"cannot be read ({error.strerror})", where=path) from error
+    if "/" in name or hashlib.sha256(data).hexdigest() != digest:
+        raise user_error("is not what the build recorded (sha256 differs)", where=path)
+    shapes = stage_shapes(stage, record.profile)
+    model = for_tensorrt(load_graph(bundle.graph(stage)))
+    layers = parse_layers(data.decode("utf-8", "replace"), str(path))
+    return report(model, tensor_facts(model, shapes.opt), layers, tf32=record.options.tf32)

@@ -1,0 +1,227 @@
+"""Is an engine what was asked for? Its layers, as the inspector tells them, against its graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import onnx
+
+from covis.engines.errors import CovisError, numerics_error
+from covis.engines.graphs.shapes import TensorFacts
+from covis.engines.op import DOMAIN
+from covis.engines.tensorrt.proof.layers import Layer
+
+PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+_TYPES: Final[dict[int, str]] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.FLOAT8E4M3FN: "float8",
+}
+_NARROWING: Final = frozenset({"Cast", "QuantizeLinear"})
+_FLOATS: Final = frozenset({"float32", "float16", "bfloat16", "float8", "float4", "int8", "int4"})
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Layers of one class that compute in one precision.
+
+    Attributes:
+        kind: TensorRT's class of layer.
+        precision: element types that the layers read, e.g. "float16".
+        count: how many there are.
+        kernel: the kernel most of them run.
+    """
+
+    kind: str
+    precision: str
+    count: int
+    kernel: str
+
+
+@dataclass(frozen=True)
+class AttentionRow:
+    """A node of ours and what runs it.
+
+    Attributes:
+        node: its name in the graph.
+        op: BlockSparseAttention or BlockSelect.
+        level: where its map comes from: "dense", "frame pairs" or "selected blocks".
+        plugin: whether the plugin runs it.
+        precision: element type of its queries in the engine.
+    """
+
+    node: str
+    op: str
+    level: str
+    plugin: bool
+    precision: str
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What an engine is made of.
+
+    Attributes:
+        classes: layers by class and precision, most frequent first.
+        attention: every node of ours, in the graph's order.
+        products: how many matrix products and convolutions the graph has.
+        proven: how many of them a layer is known to run, in the graph's type.
+        faults: what is not as the graph says; empty for an engine that is what was asked for.
+    """
+
+    classes: tuple[ClassRow, ...]
+    attention: tuple[AttentionRow, ...]
+    products: int
+    proven: int
+    faults: tuple[str, ...]
+
+    def refuse_faults(self, where: str) -> None:
+        """Raise where the engine is not what was asked for.
+
+        Raises:
+            CovisError: naming the first fault (exit code 4).
+        """
+        if self.faults:
+            raise refused(where, self.faults)
+
+
+def refused(where: str, faults: Sequence[str]) -> CovisError:
+    """The error for an engine that is not what was asked for."""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return numerics_error(f"the engine is not what was asked for: {faults[0]}{more}", where=where)
+
+
+def report(
+    model: onnx.ModelProto,
+    facts: Mapping[str, TensorFacts],
+    layers: Sequence[Layer],
+    *,
+    tf32: bool = False,
+) -> EngineReport:
+    """Compare an engine's layers with the graph it was built from.
+
+    Every node of ours must be run by the plugin, in the type of its queries. Every product that a
+    layer names must read the graph's type (float8 where its operands come from DequantizeLinear)
+    unless the layer also holds the node that makes that type, and no kernel may be a TF32 one
+    unless that was allowed.
+
+    Args:
+        model: the graph as the parser got it.
+        facts: types of its tensors, from `tensor_facts`.
+        layers: from `parse_layers`.
+        tf32: TF32 was allowed.
+    """
+    by_node: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for node in {*layer.nodes, layer.name}:
+            by_node.setdefault(node, []).append(layer)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    faults: list[str] = []
+    attention = tuple(
+        _attention(node, facts, by_node, producers, faults)
+        for node in model.graph.node
+        if node.domain == DOMAIN
+    )
+    products = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    narrowing = {node.name for node in model.graph.node if node.op_type in _NARROWING}
+    proven = sum(_product(n, facts, by_node, producers, narrowing, faults) for n in products)
+    if not tf32:
+        faults += [
+            f"layer {layer.name!r} runs a TF32 kernel ({layer.kernel})"
+            for layer in layers
+            if "tf32" in layer.kernel.lower()
+        ]
+    return EngineReport(_classes(layers), attention, len(products), proven, tuple(faults))
+
+
+def _attention(
+    node: onnx.NodeProto,
+    facts: Mapping[str, TensorFacts],
+    by_node: Mapping[str, list[Layer]],
+    producers: Mapping[str, onnx.NodeProto],
+    faults: list[str],
+) -> AttentionRow:
+    runs = [layer for layer in by_node.get(node.name, ()) if layer.is_plugin]
+    wanted = _TYPES.get(facts[node.input[0]].dtype, "unknown")
+    found = runs[0].inputs[0] if runs and runs[0].inputs else "unknown"
+    if not runs:
+        faults.append(f"node {node.name!r} ({node.op_type}) is not run by the plugin")
+    elif found != wanted:
+        faults.append(f"node {node.name!r} reads {found} queries, the graph says {wanted}")
+    return AttentionRow(node.name, node.op_type, _level(node, producers), bool(runs), found)
+
+
+def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Where an attention node's map comes from, looking back through what merges maps."""
+    if node.op_type != "BlockSparseAttention":
+        return ""
+    kinds: set[str] = set()
+    seen: set[str] = set()
+    names = [node.input[3]]
+    while names:
+        name = names.pop()
+        maker = producers.get(name)
+        if name in seen:
+            continue
+        seen.add(name)
+        if name == "pair_level":
+            kinds.add("frame pairs")
+        elif maker is not None and maker.op_type == "BlockSelect":
+            kinds.add("selected blocks")
+        elif maker is not None:
+            names += [entry for entry in maker.input if entry]
+    order = ("selected blocks", "frame pairs")
+    return next((kind for kind in order if kind in kinds), "dense")
+
+
+def _product(
+    node: onnx.NodeProto,
+    facts: Mapping[str, TensorFacts],
+    by_node: Mapping[str, list[Layer]],
+    producers: Mapping[str, onnx.NodeProto],
+    narrowing: Collection[str],
+    faults: list[str],
+) -> bool:
+    layers = by_node.get(node.name, ())
+    reads = {kind for layer in layers for kind in layer.inputs if kind in _FLOATS}
+    wanted = _operand_type(node, facts, producers)
+    if not reads or wanted is None:
+        return False
+    if wanted not in reads:
+        if any(name in narrowing for layer in layers for name in layer.nodes):
+            return False  # fused with what makes its type: the border's type says nothing
+        faults.append(
+            f"product {node.name!r} reads {', '.join(sorted(reads))}, the graph says {wanted}"
+        )
+        return False
+    return True
+
+
+def _operand_type(
+    node: onnx.NodeProto,
+    facts: Mapping[str, TensorFacts],
+    producers: Mapping[str, onnx.NodeProto],
+) -> str | None:
+    maker = producers.get(node.input[0])
+    while maker is not None and maker.op_type in ("Reshape", "Flatten", "Transpose", "Identity"):
+        maker = producers.get(maker.input[0])
+    if maker is not None and maker.op_type == "DequantizeLinear":
+        return _TYPES.get(facts[maker.input[0]].dtype)
+    return _TYPES.get(facts[node.input[0]].dtype)
+
+
+def _classes(layers: Sequence[Layer]) -> tuple[ClassRow, ...]:
+    groups: dict[tuple[str, str], list[Layer]] = {}
+    for layer in layers:
+        precision = ", ".join(sorted({t for t in layer.inputs if t in _FLOATS})) or "-"
+        kind = f"{layer.kind} {layer.plugin}".strip() if layer.is_plugin else layer.kind
+        groups.setdefault((kind, precision), []).append(layer)
+    rows = [
+        ClassRow(kind, precision, len(found), Counter(x.kernel for x in found).most_common(1)[0][0])
+        for (kind, precision), found in groups.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.count, row.kind, row.precision)))

@@ -1,0 +1,301 @@
+"""A model repository for Triton Inference Server: a model a stage, and an ensemble that ties them.
+
+Fields and values are those of Triton's `model_config.proto`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.errors import user_error
+from covis.engines.graphs.read import external_data, load_graph
+from covis.engines.op import DOMAIN
+from covis.engines.system.atomic import atomic_folder, copy_file, entries
+from covis.engines.system.native import (
+    KERNELS_LIBRARY,
+    PLUGIN_LIBRARY,
+    find_kernels_of,
+    find_library,
+)
+from covis.engines.tensorrt.module import missing_plugin
+from covis.engines.tensorrt.plans.choose import read_plan
+from covis.engines.tensorrt.plans.record import PlanRecord, records
+
+Backend = Literal["tensorrt", "onnxruntime"]
+ENSEMBLE: Final = "covis"
+MODELS: Final = "models"
+PLUGINS: Final = "plugins"  # beside the models: Triton takes every folder among them for a model
+_OURS: Final = re.compile(
+    rf"README\.txt|{PLUGINS}/lib[\w.]+\.so"
+    rf"|{MODELS}/{ENSEMBLE}\w*/(config\.pbtxt|1/model\.(plan|onnx(/[\w.-]+\.(onnx|safetensors))?))"
+)
+_TYPES: Final = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "int8": "TYPE_INT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "bool": "TYPE_BOOL",
+}
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """What goes into a model repository.
+
+    Attributes:
+        backend: `tensorrt` serves the plans of `covis build`, `onnxruntime` the graphs.
+        stages: of the ensemble, in order.
+        views: number of views it is to be fast for; the plan tuned nearest is taken.
+        plans: folder of the plans.
+        plugin: the plugin library; None looks in the package.
+        trusted: sha256 of plans to serve although this user did not build them.
+        gpu: index of the GPU on the server.
+    """
+
+    backend: Backend
+    stages: tuple[Stage, ...]
+    views: int
+    plans: Path
+    plugin: Path | None = None
+    trusted: tuple[str, ...] = ()
+    gpu: int = 0
+
+
+def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force: bool) -> str:
+    """Write the repository, whole or not at all.
+
+    Returns:
+        The command that serves it.
+
+    Raises:
+        CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists,
+            or holds what is no part of a repository of covis.
+    """
+    # `--force` must not cost anyone a file.
+    others = (name for name in entries(out) if not _OURS.fullmatch(name))
+    foreign = next(others, None) if force else None
+    if foreign is not None:
+        raise user_error(
+            f"holds {foreign!r}, which is no part of a repository of covis, and is not replaced",
+            where=out,
+            hint="choose another name, or remove the folder yourself",
+        )
+    command = f"tritonserver --model-repository={out}/{MODELS}"
+    with atomic_folder(out, force=force) as folder:
+        models = folder / MODELS
+        weights: Path | None = None
+        for stage in options.stages:
+            place = models / model_name(stage)
+            (place / "1").mkdir(parents=True)
+            backend = served_by(bundle, stage, options)
+            if backend == "tensorrt":
+                record = _plan_for(bundle, stage, options)
+                data = read_plan(record, options.plans, options.trusted)
+                (place / "1" / "model.plan").write_bytes(data)
+            else:
+                weights = _place_onnx(bundle, stage, place / "1" / "model.onnx", weights)
+            (place / "config.pbtxt").write_text(stage_config(stage, options, backend))
+        (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton wants a version, even an empty one
+        text = ensemble_config(options.stages)
+        (models / ENSEMBLE / "config.pbtxt").write_text(text)
+        if options.backend == "tensorrt":
+            library = find_library(PLUGIN_LIBRARY, options.plugin)
+            if library is None:
+                raise missing_plugin(options.plugin)
+            (folder / PLUGINS).mkdir()
+            copy_file(library, folder / PLUGINS / library.name)
+            kernels = find_kernels_of(library)
+            if kernels is None:
+                raise user_error(
+                    f"has no {KERNELS_LIBRARY} beside it",
+                    where=library,
+                    hint="build both, see plugins/tensorrt",
+                )
+            copy_file(kernels, folder / PLUGINS / kernels.name)  # where the plugin looks first
+            command += f" --backend-config=tensorrt,plugins={out}/{PLUGINS}/{library.name}"
+        (folder / "README.txt").write_text(_readme(command, options))
+    return command
+
+
+def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
+    """What runs a stage: Triton gives a plan no scalars, so a stage that takes some (saliency, a
+    small one) is served as its graph, by ONNX Runtime on the same GPU.
+
+    Raises:
+        CovisError: the stage also holds ops of ours, which run in TensorRT alone (exit code 2).
+    """
+    if options.backend == "onnxruntime" or all(tensor.shape for tensor in stage.inputs):
+        return options.backend
+    if any(node.domain == DOMAIN for node in load_graph(bundle.graph(stage)).graph.node):
+        raise user_error(
+            "takes single numbers, which Triton does not hand to TensorRT plans",
+            where=f"stage {stage.name}",
+            hint="choose a selector without pooled blocks, or --backend onnxruntime",
+        )
+    return "onnxruntime"
+
+
+def stage_config(stage: Stage, options: TritonOptions, backend: Backend) -> str:
+    """The `config.pbtxt` of one stage."""
+    on_gpu = options.backend == "tensorrt"
+    lines = [
+        f"name: {_text(model_name(stage))}",
+        f"backend: {_text(backend)}",
+        "max_batch_size: 0",
+        *(_tensor("input", tensor) for tensor in stage.inputs),
+        *(_tensor("output", tensor) for tensor in stage.outputs),
+    ]
+    if on_gpu:
+        lines.append(f"instance_group {{ count: 1 kind: KIND_GPU gpus: {options.gpu} }}")
+    else:
+        lines.append("instance_group { count: 1 kind: KIND_CPU }")
+    return "\n".join(lines) + "\n"
+
+
+def ensemble_config(stages: Sequence[Stage]) -> str:
+    """The `config.pbtxt` of the ensemble: photos and controls in, every result out.
+
+    Triton's ensembles do not loop, so the stages that elsewhere run in chunks see all views here.
+    """
+    made = {tensor.name for stage in stages for tensor in stage.outputs}
+    wanted = {tensor.name: tensor for s in stages for tensor in s.inputs if tensor.name not in made}
+    read = {tensor.name for stage in stages for tensor in stage.inputs}
+    results = [
+        tensor
+        for stage in stages
+        for tensor in stage.outputs
+        if tensor.name not in read or tensor.name == "pair_level"
+    ]
+    lines = [
+        f"name: {_text(ENSEMBLE)}",
+        'platform: "ensemble"',
+        "max_batch_size: 0",
+        *(_tensor("input", tensor) for tensor in wanted.values()),
+        *(_tensor("output", tensor) for tensor in results),
+        "ensemble_scheduling {",
+    ]
+    for stage in stages:
+        maps = [("input_map", tensor.name) for tensor in stage.inputs]
+        maps += [("output_map", tensor.name) for tensor in stage.outputs]
+        lines += [
+            "  step {",
+            f"    model_name: {_text(model_name(stage))}",
+            "    model_version: -1",
+            *(f"    {kind} {{ key: {_text(name)} value: {_text(name)} }}" for kind, name in maps),
+            "  }",
+        ]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def model_name(stage: Stage) -> str:
+    """A stage's name in the repository."""
+    return f"{ENSEMBLE}_{stage.name}"
+
+
+def _tensor(kind: str, tensor: Tensor) -> str:
+    dims = [-1 if isinstance(size, str) else size for size in tensor.shape]
+    # Triton has no tensors of rank 0, and refuses to reshape to one without batches.
+    shape = "".join(f" dims: {size}" for size in dims or [1])
+    name, kind_of = _text(tensor.name), _TYPES[tensor.dtype]
+    return f"{kind} {{ name: {name} data_type: {kind_of}{shape} }}"
+
+
+def _text(words: str) -> str:
+    return json.dumps(words)  # names are plain ASCII, so both grammars agree
+
+
+def _plan_for(bundle: Bundle, stage: Stage, options: TritonOptions) -> PlanRecord:
+    """The plan of this very graph and weights tuned nearest to the views.
+
+    Whether it suits the server's GPU, driver and TensorRT is seen there; Triton refuses others.
+    """
+    digests = {file.path: file.sha256 for file in bundle.manifest.files}
+    weights = digests[bundle.manifest.weights.file]
+    mine = [
+        record
+        for record in records(options.plans)
+        if (record.stage, record.graph, record.weights)
+        == (stage.name, digests[stage.graph], weights)
+    ]
+    if not mine:
+        raise user_error(
+            "has no plan of this bundle's graph",
+            where=f"stage {stage.name}",
+            hint=f"covis build {bundle.path} --stages {stage.name} "
+            f"--views 1:{options.views}:{options.views} --chunk {options.views}",
+        )
+    best = min(mine, key=lambda r: (options.views not in r.views, abs(r.views.opt - options.views)))
+    if options.views not in best.views:
+        raise user_error(
+            f"no plan holds {options.views} views (nearest: {best.views})",
+            where=f"stage {stage.name}",
+            hint=f"covis build {bundle.path} --stages {stage.name} "
+            f"--views 1:{options.views}:{options.views} --chunk {options.views}",
+        )
+    return best
+
+
+def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None) -> Path | None:
+    """The graph and the weights it points to, in a folder named `model.onnx` as Triton wants it.
+
+    The weights are written once; further stages get other names of the same file.
+    """
+    place.mkdir()
+    model = load_graph(bundle.graph(stage))
+    if all(tensor.shape for tensor in stage.inputs):
+        copy_file(bundle.graph(stage), place / "model.onnx")
+    else:
+        _widen_scalars(model.graph)
+        (place / "model.onnx").write_bytes(model.SerializeToString())
+    if not any(True for _ in external_data(model)):
+        return weights
+    mine = place / bundle.manifest.weights.file
+    if weights is None:
+        copy_file(bundle.weights, mine)
+    else:
+        os.link(weights, mine)
+    return mine
+
+
+def _widen_scalars(graph: onnx.GraphProto) -> None:
+    """Let every input of rank 0 be a row of one number, in place."""
+    scalars = [v for v in graph.input if not v.type.tensor_type.shape.dim]
+    inside = {value.name: f"{value.name}.scalar" for value in scalars}
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+    axes = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "scalar.axes")
+    graph.initializer.append(axes)
+    made = [helper.make_node("Squeeze", [name, axes.name], [new]) for name, new in inside.items()]
+    for value in scalars:
+        value.type.tensor_type.shape.dim.add().dim_value = 1
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _readme(command: str, options: TritonOptions) -> str:
+    lines = [
+        "Serve with",
+        f"  {command}",
+        "",
+        f"Model {ENSEMBLE!r} takes the photos as the bundle's pixel rule makes them, and the",
+        "selector's options as tensors; it runs all views in one go. Cameras come as the model",
+        "writes them: `covis.runtime.scene.from_heads` turns them into matrices.",
+    ]
+    if options.backend == "onnxruntime":
+        lines += ["", "Without the CPU kernel's library attention runs dense, in more memory."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,3 @@
+"""Version of the covis package; pyproject.toml reads it from here."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,211 @@
+"""Scenes over workers: here one after the other, in local processes, or wherever a crew is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Protocol
+
+from covis.engines.errors import CovisError, environment_error
+from covis.evaluation.accuracy.job import Evaluator, Job
+from covis.evaluation.accuracy.scoring import Record
+from covis.evaluation.datasets.truth import SceneRef
+from covis.runtime.pipeline import Pipeline, Progress
+
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker's end without an answer; `how` says what is known of it."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A defect of ours in a worker, with its traceback."""
+
+    text: str
+
+
+Outcome = Record | CovisError | Died | Fault
+Report = Callable[[SceneRef, Record | CovisError], None]
+
+
+class Crew(Protocol):
+    """Workers by number; each takes one scene at a time. A worker that died is replaced."""
+
+    size: int
+
+    def assign(self, worker: int, scene: SceneRef) -> None:
+        """Give an idle worker a scene."""
+        ...
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        """Block until at least one busy worker has an outcome."""
+        ...
+
+    def close(self) -> None:
+        """End all workers, busy or not."""
+        ...
+
+
+def run_here(
+    job: Job,
+    scenes: Sequence[SceneRef],
+    report: Report,
+    pipeline: Pipeline | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """One scene after the other, in this process."""
+    evaluator = Evaluator(job, pipeline)
+    for scene in scenes:
+        try:
+            record = evaluator(scene, progress)
+        except CovisError as error:
+            report(scene, error)
+        else:
+            report(scene, record)
+
+
+def run_crew(crew: Crew, scenes: Sequence[SceneRef], report: Report) -> None:
+    """All scenes, by a crew; a scene whose worker dies is tried once more, then reported.
+
+    Results are reported from this process alone, one at a time: a scene whose worker dies after
+    its work but before its answer is simply done again.
+    """
+    queue = deque((scene, 1) for scene in scenes)
+    idle = list(range(crew.size))
+    busy: dict[int, tuple[SceneRef, int]] = {}
+    try:
+        while queue or busy:
+            while queue and idle:
+                worker = idle.pop()
+                busy[worker] = queue.popleft()
+                crew.assign(worker, busy[worker][0])
+            for worker, outcome in crew.wait():
+                scene, attempt = busy.pop(worker)
+                idle.append(worker)
+                if isinstance(outcome, Fault):
+                    raise RuntimeError(f"in a worker, at {scene.name}:\n{outcome.text}")
+                if not isinstance(outcome, Died):
+                    report(scene, outcome)
+                elif attempt < _ATTEMPTS:
+                    queue.append((scene, attempt + 1))
+                else:
+                    report(scene, _gave_up(scene, outcome))
+    finally:
+        crew.close()
+
+
+def _gave_up(scene: SceneRef, last: Died) -> CovisError:
+    return environment_error(
+        f"its worker died {_ATTEMPTS} times ({last.how})",
+        where=scene.name,
+        hint="use fewer --views or --workers",
+    )
+
+
+def answer(evaluator: Evaluator, scene: SceneRef) -> Record | CovisError | Fault:
+    """What a worker says of a scene: always a value, so that it can be sent."""
+    try:
+        return evaluator(scene)
+    except CovisError as error:
+        return error
+    except Exception:
+        return Fault(traceback.format_exc())
+
+
+class LocalCrew:
+    """Processes on this machine, each with its share of the cores.
+
+    Args:
+        job: sent to each.
+        size: how many.
+    """
+
+    def __init__(self, job: Job, size: int) -> None:
+        threads = job.run.threads or max(1, (os.cpu_count() or 1) // size)
+        self.job = replace(job, run=replace(job.run, threads=threads))
+        self.size = size
+        # A forked child would inherit ONNX Runtime's threads as locks that nobody holds.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._busy: set[int] = set()
+
+    def assign(self, worker: int, scene: SceneRef) -> None:
+        """Give an idle worker a scene; it is started if it is not there."""
+        for _ in range(2):
+            if worker not in self._workers:
+                self._workers[worker] = self._start()
+            try:
+                self._workers[worker][1].send(scene)
+                break
+            except OSError:  # it died while idle
+                self._bury(worker)
+        self._busy.add(worker)
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        """Block until a busy worker answers or ends."""
+        if lost := [worker for worker in self._busy if worker not in self._workers]:
+            self._busy.difference_update(lost)
+            return [(worker, Died("it could not be started")) for worker in lost]
+        connections = {self._workers[worker][1]: worker for worker in self._busy}
+        outcomes: list[tuple[int, Outcome]] = []
+        for connection in wait(list(connections)):
+            assert isinstance(connection, Connection)
+            worker = connections[connection]
+            try:
+                outcome: Outcome = connection.recv()
+            except (EOFError, OSError):
+                outcome = Died(self._bury(worker))
+            self._busy.discard(worker)
+            outcomes.append((worker, outcome))
+        return outcomes
+
+    def close(self) -> None:
+        """End all workers at once."""
+        for process, connection in self._workers.values():
+            connection.close()
+            process.kill()
+        for process, _ in self._workers.values():
+            process.join()
+        self._workers.clear()
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self.job, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def _bury(self, worker: int) -> str:
+        process, connection = self._workers.pop(worker)
+        connection.close()
+        process.join(timeout=10)
+        code = process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+            return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+        return f"exit code {code}"
+
+
+def _work(job: Job, connection: Connection) -> None:
+    """A worker's life: until its connection closes."""
+    # Ctrl-C goes to the whole group of processes; the parent tells of it and ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    evaluator = Evaluator(job)
+    while True:
+        try:
+            scene = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(answer(evaluator, scene))

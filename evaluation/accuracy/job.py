@@ -1,0 +1,124 @@
+"""An evaluation as one value: what is run, on what, how it is judged."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_scene
+from covis.evaluation.datasets.truth import Dataset, SceneRef, sample_views
+from covis.runtime.pipeline import Pipeline, Progress, load
+
+PROTOCOL = 1
+"""Goes up when a number of an unchanged scene may come out differently."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides every number of an evaluation; picklable, for workers.
+
+    Attributes:
+        bundle: folder; workers of a cluster find it at the same place.
+        dataset: a reader.
+        sparsity: selector options.
+        score: what is measured.
+        views: of each scene; 0 takes all.
+        sampling: how they are drawn, see `truth.sample_views`.
+        seed: of the draw.
+        run: says nothing about the result.
+    """
+
+    bundle: Path
+    dataset: Dataset
+    sparsity: Sparsity
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    views: int = 10
+    sampling: Literal["random", "even"] = "random"
+    seed: int = 0
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.views < 0 or self.views == 1:
+            raise user_error(
+                f"{self.views} views make no pair", where="--views", hint="use 2 or more, or 0: all"
+            )
+
+    def options(self, digest: str) -> dict[str, Any]:
+        """What two results must share to be comparable, as JSON values.
+
+        Args:
+            digest: of the bundle.
+        """
+        return {
+            "protocol": PROTOCOL,
+            "bundle": digest,
+            "dataset": {"name": self.dataset.name, **self.dataset.settings()},
+            "sparsity": asdict(self.sparsity),
+            "score": asdict(self.score) | {"metrics": list(self.score.metrics)},
+            "views": self.views,
+            "sampling": self.sampling,
+            "seed": self.seed,
+        }
+
+
+class Evaluator:
+    """A job in a process of its own: loads the bundle once, then takes scene after scene."""
+
+    def __init__(self, job: Job, pipeline: Pipeline | None = None) -> None:
+        self.job = job
+        self.pipeline = pipeline
+
+    def __call__(self, ref: SceneRef, progress: Progress | None = None) -> Record:
+        """The record of one scene.
+
+        Raises:
+            CovisError: with the scene's name in front.
+        """
+        job = self.job
+        try:
+            if self.pipeline is None:
+                self.pipeline = load(job.bundle, job.run)
+            truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
+            return evaluate_scene(self.pipeline, truth, job.sparsity, job.score, progress=progress)
+        except MemoryError:
+            raise environment_error(
+                "out of memory", where=ref.name, hint="use fewer --views or --workers"
+            ) from None
+        except CovisError as error:
+            where = error.where if error.where.startswith(ref.name) else ""
+            if not where:
+                where = f"{ref.name}, {error.where}" if error.where else ref.name
+            raise CovisError(error.code, error.what, where=where, hint=error.hint) from error
+
+
+def chosen_scenes(dataset: Dataset, patterns: Sequence[str], limit: int) -> list[SceneRef]:
+    """The scenes of a dataset whose names match, at most `limit` of them.
+
+    Args:
+        dataset: a reader.
+        patterns: names with `*` and `?`; none takes all.
+        limit: 0 for no limit.
+
+    Raises:
+        CovisError: a pattern matches nothing; two scenes have one name.
+    """
+    scenes = dataset.scenes()
+    names = [scene.name for scene in scenes]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise user_error("two scenes have this name", where=twice, hint="give each path once")
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise user_error(
+                f"none of the {len(names)} scenes is called that",
+                where=f"--scenes {pattern}",
+                hint=f"e.g. {names[0]}" if names else "",
+            )
+    if patterns:
+        scenes = [s for s in scenes if any(fnmatch.fnmatch(s.name, p) for p in patterns)]
+    return scenes[:limit] if limit else scenes

@@ -1,0 +1,190 @@
+"""A folder of results: a file a scene, each whole or absent, all of the same options."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from covis.engines.errors import environment_error, user_error
+from covis.evaluation.accuracy.scoring import Record
+from covis.evaluation.accuracy.summary import AVERAGED, aggregate
+from covis.evaluation.datasets.truth import SceneRef
+
+_OPTIONS = "evaluation.json"
+_LONGEST = 180
+
+COLUMNS = (
+    "scene",
+    "group",
+    "views",
+    "dropped_views",
+    "lost_cameras",
+    "pairs",
+    *(f"auc{t}{suffix}" for suffix in ("", "_directed") for t in (30, 15, 5)),
+    *AVERAGED,
+)
+"""Of the CSV file."""
+
+
+class Results:
+    """The results of one evaluation, in a folder.
+
+    An evaluation that was interrupted goes on where it stopped: scenes that have a file are done.
+    Whatever decides a number is written down first, and a folder of other options is refused.
+
+    Args:
+        folder: made if need be.
+        options: `Job.options`: JSON values only.
+
+    Raises:
+        CovisError: the folder holds results of other options, or something else; it cannot be
+            written.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.options = dict(options)
+        self.fingerprint = _fingerprint(self.options)
+        written = self.folder / _OPTIONS
+        if written.exists():
+            self._check(written)
+            return
+        if self.folder.exists() and not _is_empty(self.folder):
+            raise user_error(
+                "exists and holds no evaluation", where=self.folder, hint="choose another --out"
+            )
+        record = {"fingerprint": self.fingerprint, "options": self.options}
+        write_whole(written, json.dumps(record, indent=1) + "\n")
+
+    def _check(self, written: Path) -> None:
+        old = _read(written)
+        if old is None or not isinstance(old.get("options"), dict):
+            raise user_error("is damaged", where=written, hint="choose another --out")
+        if old.get("fingerprint") == self.fingerprint:
+            return
+        changes = list(_differences(old["options"], self.options))
+        raise user_error(
+            f"holds results of other options ({'; '.join(changes[:3]) or 'another format'})",
+            where=self.folder,
+            hint="choose another --out",
+        )
+
+    def path(self, scene: str) -> Path:
+        """The file of a scene."""
+        name = quote(scene, safe="")
+        if len(name) > _LONGEST:
+            name = name[:_LONGEST] + hashlib.sha256(scene.encode()).hexdigest()[:16]
+        return self.folder / "scenes" / f"{name}.json"
+
+    def get(self, scene: str) -> Record | None:
+        """The record of a scene that is done; None if it is not, or its file is damaged."""
+        record = _read(self.path(scene))
+        if record is None or record.pop("fingerprint", None) != self.fingerprint:
+            return None
+        return record if record.get("scene") == scene and _adds_up(record) else None
+
+    def put(self, record: Record) -> None:
+        """Write the record of a scene, durably; a later one replaces it."""
+        text = json.dumps({"fingerprint": self.fingerprint, **record}, allow_nan=False)
+        write_whole(self.path(str(record["scene"])), text + "\n")
+
+    def finish(self, scenes: Iterable[SceneRef], failed: Mapping[str, str]) -> dict[str, Any]:
+        """Write `results.json` and `results.csv` of these scenes, and return the former.
+
+        Args:
+            scenes: those of this evaluation; the folder may hold more.
+            failed: scene -> why.
+        """
+        records = [r for s in scenes if s.name not in failed and (r := self.get(s.name))]
+        report = {
+            "summary": aggregate(records),
+            "failed": dict(failed),
+            "options": self.options,
+            "scenes": records,
+        }
+        write_whole(self.folder / "results.csv", _csv(records))
+        write_whole(self.folder / "results.json", json.dumps(report, indent=1) + "\n")
+        return report
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing, but for what a killed `write_whole` left."""
+    return folder.is_dir() and all(
+        path.name.startswith(".") and path.suffix == ".partial" for path in folder.iterdir()
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there in full or not at all, even after a power cut.
+
+    Raises:
+        CovisError: no space, or no right.
+    """
+    scratch = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise environment_error(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            hint="check free space and rights, then run the same command again",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _adds_up(record: Record) -> bool:
+    """Whether a record read from disk holds what a summary is made of."""
+    try:
+        aggregate([record])
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _fingerprint(options: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> Iterable[str]:
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{above}{key}.")
+        elif a != b:
+            yield f"{above}{key}: {_short(a)}, now {_short(b)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _csv(records: list[Record]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()

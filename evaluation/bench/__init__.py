@@ -1,0 +1,1 @@
+"""Benchmarks of a bundle: measurement and the record of one."""

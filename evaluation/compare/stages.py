@@ -1,0 +1,216 @@
+"""Two backends, bundles or selectors run side by side, stage by stage, on the same photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.bundle.manifest import Stage
+from covis.engines.errors import user_error
+from covis.engines.options import Sparsity
+from covis.evaluation.compare.tensors import TensorError, tensor_error
+from covis.runtime import flow
+from covis.runtime.flow import plain
+from covis.runtime.memory.device_array import numpy_dtype
+from covis.runtime.photos.images import Images
+from covis.runtime.pipeline import Pipeline, Progress
+from covis.runtime.scene.from_heads import decode
+from covis.runtime.scene.scene import Scene
+
+Array = NDArray[Any]
+Runner = Callable[[flow.Step, Images, Mapping[str, Array]], dict[str, Array]]
+_OWN = frozenset({"pair_level"})  # decided by a side's own options, never by the other side
+
+
+@dataclass
+class Side:
+    """A pipeline with its options: the reference, or the candidate.
+
+    Attributes:
+        pipeline: bundle and backend.
+        sparsity: its selector options.
+        runners: by stage, what runs that stage instead of the pipeline.
+    """
+
+    pipeline: Pipeline
+    sparsity: Sparsity
+    runners: dict[str, Runner] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> tuple[flow.Step, ...]:
+        """The stages; their results all come to the host."""
+        run = flow.steps(self.pipeline.bundle.manifest, self.sparsity)
+        return tuple(replace(step, read_later=frozenset()) for step in run)
+
+    def controls(self, views: int) -> dict[str, Array]:
+        """Control inputs and, where the options say it, the map of frame pairs."""
+        return self.pipeline.controls(self.sparsity, views)
+
+    def run(self, step: flow.Step, images: Images, values: Mapping[str, Array]) -> dict[str, Array]:
+        """One stage on host arrays, in this side's own types."""
+        typed = {t.name: _typed(t.name, t.dtype, values) for t in step.stage.inputs
+                 if t.name != "images"}  # fmt: skip
+        typed["probe"] = values["probe"]
+        runner = self.runners.get(step.stage.name)
+        if runner is not None:
+            made = runner(step, images, typed)
+        else:
+            quiet: Progress = lambda stage, done, total: None  # noqa: E731
+            found = self.pipeline.run_stage(step, images, typed, quiet)
+            made = {n: self.pipeline.backend.memory.get(v) for n, v in found.items()}
+        if step.stage.name == "saliency":
+            level = self.pipeline.pairs_to_use(self.sparsity, len(images))
+            if level is not None:
+                made["pair_level"] = level
+        return made
+
+
+@dataclass(frozen=True)
+class StageErrors:
+    """One stage of the candidate against the reference's.
+
+    Attributes:
+        stage: its name in the candidate's bundle.
+        alone: its outputs where it reads the reference's values: its own error.
+        end_to_end: its outputs where it reads the candidate's: with all that came before.
+    """
+
+    stage: str
+    alone: tuple[TensorError, ...]
+    end_to_end: tuple[TensorError, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stage": self.stage,
+            "alone": [error.as_dict() for error in self.alone],
+            "end_to_end": [error.as_dict() for error in self.end_to_end],
+        }
+
+
+def check_sides(reference: Side, candidate: Side) -> None:
+    """Refuse bundles that cannot be compared stage by stage.
+
+    Raises:
+        CovisError: another model, image size or order of stages (exit code 2).
+    """
+    ours, theirs = (side.pipeline.bundle.manifest for side in (reference, candidate))
+    where = candidate.pipeline.bundle.path
+    if (
+        ours.model.name != theirs.model.name
+        or ours.model.global_layers != theirs.model.global_layers
+    ):
+        raise user_error("holds another model than the reference", where=where)
+    if ours.pixel_rule != theirs.pixel_rule:
+        raise user_error(
+            "prepares photos in another way than the reference", where=where,
+            hint="export both at the same size",
+        )  # fmt: skip
+    for a, b in zip(reference.steps, candidate.steps, strict=False):
+        if _role(a.stage) != _role(b.stage):
+            raise user_error(
+                f"runs {b.stage.name} where the reference runs {a.stage.name}", where=where
+            )
+    if len(reference.steps) != len(candidate.steps):
+        raise user_error("has another number of stages than the reference", where=where)
+
+
+def compare_stages(
+    reference: Side, candidate: Side, images: Images, tell: Progress
+) -> tuple[tuple[StageErrors, ...], Scene, Scene]:
+    """Every stage alone and end to end, and the two scenes (candidate's, reference's).
+
+    Raises:
+        CovisError: a stage fails on either side.
+    """
+    check_sides(reference, candidate)
+    views = len(images)
+    ours, theirs = reference.controls(views), candidate.controls(views)
+    own = dict(theirs)  # what the candidate's options decide, for its stages run alone
+    found: list[StageErrors] = []
+    for a, b in zip(reference.steps, candidate.steps, strict=True):
+        tell(b.stage.name, 0, 3)
+        expected = reference.run(a, images, ours)
+        tell(b.stage.name, 1, 3)
+        got = candidate.run(b, images, theirs)
+        tell(b.stage.name, 2, 3)
+        alone = got
+        if any(t.name in ours and t.name not in own for t in b.stage.inputs):
+            alone = candidate.run(b, images, {**ours, **own})
+        found.append(
+            StageErrors(
+                b.stage.name,
+                _errors(b.stage, alone, expected, views),
+                _errors(b.stage, got, expected, views),
+            )
+        )
+        own.update({name: got[name] for name in _OWN & got.keys()})
+        ours.update(expected)
+        theirs.update(got)
+        for values, step in ((ours, a), (theirs, b)):
+            for name in step.done:
+                values.pop(name, None)
+        tell(b.stage.name, 3, 3)
+    return tuple(found), _scene(candidate, images, theirs), _scene(reference, images, ours)
+
+
+def mixed_scene(reference: Side, candidate: Side, kept: Collection[str], images: Images) -> Scene:
+    """The scene of a run whose `kept` stages, by the candidate's names, are the reference's."""
+    views = len(images)
+    controls = (reference.controls(views), candidate.controls(views))
+    values: dict[str, Array] = {}
+    for steps in zip(reference.steps, candidate.steps, strict=True):
+        side = 0 if steps[1].stage.name in kept else 1
+        runner = (reference, candidate)[side]
+        values.update(runner.run(steps[side], images, {**controls[side], **values}))
+        for name in steps[side].done:
+            values.pop(name, None)
+    return _scene(candidate, images, {**controls[1], **values})
+
+
+def suspects(stages: Sequence[StageErrors]) -> tuple[str, ...]:
+    """The stages by their own error, largest first: where a bisection should begin."""
+    largest = {
+        errors.stage: max((error.rel_l2 for error in errors.alone), default=0.0)
+        for errors in stages
+    }
+    return tuple(sorted(largest, key=lambda name: -largest[name]))
+
+
+def _scene(side: Side, images: Images, values: Mapping[str, Array]) -> Scene:
+    bundle = side.pipeline.bundle
+    return decode(bundle, images, side.sparsity, {n: plain(v) for n, v in values.items()})
+
+
+def _errors(
+    stage: Stage, got: Mapping[str, Array], expected: Mapping[str, Array], views: int
+) -> tuple[TensorError, ...]:
+    return tuple(
+        tensor_error(
+            tensor.name,
+            got[tensor.name],
+            expected[tensor.name],
+            views=views if tensor.shape and tensor.shape[0] in ("M", "N") else None,
+        )
+        for tensor in stage.outputs
+        if tensor.name in expected
+    )
+
+
+def _typed(name: str, dtype: str, values: Mapping[str, Array]) -> Array:
+    if name not in values:
+        raise user_error(
+            "is wanted by a graph of this bundle and written by no stage", where=f"input {name}",
+            hint="export the bundle again",
+        )  # fmt: skip
+    typed: Array = np.asarray(values[name]).astype(numpy_dtype(dtype), copy=False)
+    return typed
+
+
+def _role(stage: Stage) -> str:
+    """The two aggregators stand in the same place."""
+    return "aggregator" if stage.name.startswith("aggregator") else stage.name

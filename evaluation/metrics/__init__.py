@@ -1,0 +1,1 @@
+"""Metrics of cameras, depth and point clouds, with numpy alone."""

@@ -1,0 +1,149 @@
+"""The pictures of a sweep; need matplotlib (`covis[view]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from covis.engines.errors import environment_error
+from covis.evaluation.sweep.report import Row, pareto
+
+_COLOURS = {"tau": "#0c447c", "pooled": "#2a9d6f", "dense": "#222222", "pairs": "#c27c0e"}
+_SOURCES = {"saliency": "#0c447c", "random": "#999999", "oracle": "#c27c0e"}
+_DROPS = {"front": "#0c447c", "back": "#b3332b", "middle": "#2a9d6f", "alternating": "#c27c0e"}
+
+
+def pyplot() -> Any:
+    """Matplotlib without a window.
+
+    Raises:
+        CovisError: it is not installed.
+    """
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+    except ModuleNotFoundError as error:
+        raise environment_error(
+            "matplotlib is not installed", where="pictures", hint="pip install 'covis[view]'"
+        ) from error
+    return plt
+
+
+def draw_pareto(rows: Sequence[Row], path: Path) -> Path:
+    """AUC@30 against the work of global attention, and against time; the frontier as a line."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    own = [r for r in rows if r["pairs_source"] == "saliency" and r.get("auc30") is not None]
+    for axis, cost, label in (
+        (axes[0], "attention_work", "blocks of global attention computed, of all layers"),
+        (axes[1], "seconds", "seconds a scene, whole pipeline"),
+    ):
+        for kind in dict.fromkeys(r["kind"] for r in own):
+            points = [r for r in own if r["kind"] == kind]
+            x, y = [r[cost] for r in points], [100 * r["auc30"] for r in points]
+            axis.scatter(x, y, s=26, color=_COLOURS.get(kind, "#7a4fb5"), label=kind, alpha=0.8)
+        front = pareto(own, cost)
+        axis.plot(
+            [r[cost] for r in front], [100 * r["auc30"] for r in front], lw=1.2, color="#b3332b"
+        )
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+    _from_zero(axes[0])
+    axes[0].set_ylabel("AUC@30")
+    axes[0].legend(frameon=False)
+    return _save(plt, figure, path)
+
+
+def draw_pairs(rows: Sequence[Row], path: Path) -> Path | None:
+    """AUC@30 by share of the pairs: saliency, random and true pairs, all layers sparse."""
+    found = [r for r in rows if r["kind"] == "pairs" and r.get("auc30") is not None]
+    if not found:
+        return None
+    most = max(r["sparse_layers"] for r in found)
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    for source, colour in _SOURCES.items():
+        line = sorted(
+            (r["relative_blocks"], 100 * r["auc30"])
+            for r in found
+            if r["pairs_source"] == source and r["sparse_layers"] == most
+        )
+        if line:
+            axis.plot(*zip(*line, strict=True), "o-", color=colour, label=source)
+    _dense_line(axis, rows)
+    axis.set_xlabel(f"pairs computed, in {most} sparse layers")
+    _from_zero(axis)
+    axis.set_ylabel("AUC@30")
+    axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.25)
+    return _save(plt, figure, path)
+
+
+def draw_drops(rows: Sequence[Row], path: Path) -> Path | None:
+    """The layer-drop curve: AUC@30 by how many layers are sparse, and from where."""
+    found = [r for r in rows if r["kind"] == "drop" and r.get("auc30") is not None]
+    if not found:
+        return None
+    dense = [r for r in rows if r["kind"] == "dense"]
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    for drop, colour in _DROPS.items():
+        line = [(r["sparse_layers"], 100 * r["auc30"]) for r in found if r["drop"] == drop]
+        line += [(0, 100 * r["auc30"]) for r in dense]
+        axis.plot(*zip(*sorted(line), strict=True), "o-", color=colour, label=drop)
+    axis.set_xlabel("global layers that are sparse")
+    _from_zero(axis)
+    axis.set_ylabel("AUC@30")
+    axis.legend(frameon=False, title="taken from")
+    axis.grid(alpha=0.25)
+    return _save(plt, figure, path)
+
+
+def draw_attention(layers: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Attention by layer: between kinds of tokens, and how concentrated it is."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    index = [layer["layer"] for layer in layers]
+    for axis, statistic in ((axes[0], "mean"), (axes[1], "max")):
+        for pair, colour in zip(
+            ("special_special", "special_patch", "patch_special", "patch_patch"),
+            ("#b3332b", "#c27c0e", "#2a9d6f", "#0c447c"),
+            strict=True,
+        ):
+            values = [layer["attention"][pair][statistic] for layer in layers]
+            axis.plot(index, values, "o-", ms=3, color=colour, label=pair.replace("_", " to "))
+        axis.set_yscale("log")
+        axis.set_ylabel(f"{statistic} attention weight")
+    axes[0].legend(frameon=False)
+    for share, colour in (("1", "#0c447c"), ("5", "#2a9d6f"), ("10", "#c27c0e")):
+        values = [100 * layer["top_blocks"][share] for layer in layers]
+        axes[2].plot(index, values, "o-", ms=3, color=colour, label=f"top {share} % of blocks")
+    axes[2].set_ylabel("share of patch attention, %")
+    axes[2].set_ylim(0, 100)
+    axes[2].legend(frameon=False)
+    for axis in axes:
+        axis.set_xlabel("global layer")
+        axis.grid(alpha=0.25)
+    return _save(plt, figure, path)
+
+
+def _dense_line(axis: Any, rows: Sequence[Row]) -> None:
+    for r in rows:
+        if r["kind"] == "dense" and r.get("auc30") is not None:
+            axis.axhline(100 * r["auc30"], color="#222222", lw=1, ls=":", label="dense")
+            return
+
+
+def _from_zero(axis: Any) -> None:
+    """Noise must not look like a cliff."""
+    axis.set_ylim(0, min(1.15 * axis.get_ylim()[1], 102))
+
+
+def _save(plt: Any, figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

@@ -1,0 +1,295 @@
+"""Many settings of one bundle on the same views: which pairs, which layers, at what price."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.errors import CovisError, ExitCode, user_error
+from covis.engines.options import Selector, Sparsity, parse_layers
+from covis.evaluation.accuracy.job import Job
+from covis.evaluation.accuracy.results import Results
+from covis.evaluation.accuracy.scoring import Record, ScoreOptions, score
+from covis.evaluation.datasets.covisibility import true_covisibility
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef, sample_views
+from covis.evaluation.sweep.pairs import pair_map, random_score
+from covis.runtime.photos.images import Images, load_images
+from covis.runtime.pipeline import Pipeline
+from covis.runtime.scene.scene import Scene
+
+PairSource = Literal["saliency", "random", "oracle"]
+PAIR_SOURCES: tuple[PairSource, ...] = ("saliency", "random", "oracle")
+DROPS = ("front", "back", "middle", "alternating")
+Advance = Callable[[str, str], None]
+"""(scene, setting), before each run."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of a sweep.
+
+    Attributes:
+        name: unique in the sweep; also its folder.
+        kind: of the table or curve it belongs to: `dense`, `tau`, `pooled`, `pairs`, `drop`.
+        sparsity: the selector's options.
+        bundle: label of the bundle, of those given.
+        share: keep exactly this share of the pairs, by `pairs`, instead of a threshold.
+        pairs: what the share is chosen by: similarity, a seeded draw, or true co-visibility.
+        drop: which layers a layer-drop setting makes sparse.
+    """
+
+    name: str
+    kind: Literal["dense", "tau", "pooled", "pairs", "drop"]
+    sparsity: Sparsity
+    bundle: str
+    share: float | None = None
+    pairs: PairSource = "saliency"
+    drop: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep runs through; every field is one axis.
+
+    Attributes:
+        taus: thresholds of the saliency selector.
+        selectors: `saliency` over taus; `pooled` and `both` over keep_ratios.
+        keep_ratios: of the pooled selectors.
+        layers: which layers are sparse; "third", "two-thirds" and "all" fit any model.
+        shares: of the pairs, by each of `pairs`, so that all have the same count.
+        pairs: what those are chosen by; `oracle` needs a dataset with depth.
+        drops: curve over how many layers are sparse, taken from the front, back, middle, or spread
+            evenly; at the last of `shares`.
+    """
+
+    taus: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
+    selectors: tuple[Selector, ...] = ("saliency", "pooled")
+    keep_ratios: tuple[float, ...] = (0.5, 0.25, 0.1)
+    layers: tuple[str, ...] = ("third", "two-thirds", "all")
+    shares: tuple[float, ...] = (0.5, 0.25, 0.126)
+    pairs: tuple[PairSource, ...] = PAIR_SOURCES
+    drops: bool = True
+
+    def __post_init__(self) -> None:
+        for name, values in (("tau", self.taus), ("keep-ratios", self.keep_ratios)):
+            if not all(0.0 <= value <= 1.0 for value in values):
+                raise user_error("holds a number outside [0, 1]", where=f"--{name}")
+        if not all(0.0 < value <= 1.0 for value in self.shares):
+            raise user_error("holds a number outside (0, 1]", where="--shares", hint="e.g. 0.25")
+        if not self.layers:
+            raise user_error("names no layers", where="--layers", hint='e.g. "all"')
+
+
+def settings(plan: Plan, base: Sparsity, depth: int, bundle: str = "") -> list[Setting]:
+    """The points of a plan for a model of `depth` global layers; the dense one first."""
+    low = replace(base, tau_low=None, low_precision=False)
+    prefix = f"{bundle}/" if bundle else ""
+    out = [Setting(f"{prefix}dense", "dense", replace(low, selector="dense"), bundle)]
+
+    def add(name: str, kind: Any, sparsity: Sparsity, **more: Any) -> None:
+        out.append(Setting(prefix + name, kind, sparsity, bundle, **more))
+
+    for word in plan.layers:
+        layers = layer_words(word, depth)
+        for selector in plan.selectors:
+            if selector == "saliency":
+                for tau in plan.taus:
+                    options = replace(low, selector=selector, tau=tau, layers=layers)
+                    add(f"saliency-tau{tau:g}-{layers}", "tau", options)
+            elif selector in ("pooled", "both"):
+                for ratio in plan.keep_ratios:
+                    options = replace(
+                        low, selector=selector, keep_ratio=ratio, cdf=0.0, layers=layers
+                    )
+                    add(f"{selector}-keep{ratio:g}-{layers}", "pooled", options)
+        for share in plan.shares:
+            for pairs in plan.pairs:
+                options = replace(low, selector="saliency", layers=layers)
+                add(f"{pairs}-share{share:g}-{layers}", "pairs", options, share=share, pairs=pairs)
+    if plan.drops and plan.shares:
+        for drop in DROPS:
+            for count in sorted({max(1, round(depth * k / 4)) for k in (1, 2, 3)}):
+                layers = drop_layers(drop, count, depth)
+                options = replace(low, selector="saliency", layers=layers)
+                share = plan.shares[-1]
+                add(f"drop-{drop}-{count}", "drop", options, share=share, drop=drop)
+    return list({setting.name: setting for setting in out}.values())
+
+
+def layer_words(word: str, depth: int) -> str:
+    """`Sparsity.layers` of a word: "third" and "two-thirds" count from the first layer."""
+    parts = {"third": 1, "two-thirds": 2}
+    if word not in parts:
+        parse_layers(word, depth)  # refuses what the model does not have
+        return word.replace(" ", "")
+    return f"0-{max(0, round(depth * parts[word] / 3) - 1)}"
+
+
+def drop_layers(drop: str, count: int, depth: int) -> str:
+    """Indices of `count` of the layers as text: the first, the last, the middle, or spread ones."""
+    if drop == "alternating":
+        chosen = np.unique(np.floor((np.arange(count) + 0.5) * depth / count).astype(int))
+    else:
+        first = {"front": 0, "back": depth - count, "middle": (depth - count) // 2}[drop]
+        chosen = np.arange(first, first + count)
+    return ",".join(map(str, chosen))
+
+
+@dataclass
+class Sweep:
+    """Runs settings on scenes; results go to a folder each, and what is there is not run again.
+
+    Attributes:
+        folder: of the sweep.
+        pipelines: label -> bundle.
+        job: dataset, views and sampling; its bundle and sparsity are not used.
+        settings: what to run.
+        seed: of random pairs.
+    """
+
+    folder: Path
+    pipelines: dict[str, Pipeline]
+    job: Job
+    settings: Sequence[Setting]
+    seed: int = 0
+    results: dict[str, Results] = field(default_factory=dict)
+    _warm: set[tuple[str, bool]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for setting in self.settings:
+            digest = self.pipelines[setting.bundle].bundle.digest()
+            options = replace(self.job, sparsity=setting.sparsity).options(digest)
+            extra = {"share": setting.share, "pairs": setting.pairs, "pair_seed": self.seed}
+            where = self.folder / "settings" / setting.name
+            self.results[setting.name] = Results(where, {**options, **extra})
+
+    def missing(self, scenes: Iterable[SceneRef]) -> int:
+        """Runs that are not done yet."""
+        names = [scene.name for scene in scenes]
+        return sum(r.get(name) is None for r in self.results.values() for name in names)
+
+    def run(
+        self, scenes: Iterable[SceneRef], advance: Advance = lambda scene, name: None
+    ) -> dict[str, CovisError]:
+        """Everything that is missing, scene by scene; a scene that fails does not stop the others.
+
+        Returns:
+            scene -> why, for those that failed.
+        """
+        failed: dict[str, CovisError] = {}
+        for ref in scenes:
+            todo = [s for s in self.settings if self.results[s.name].get(ref.name) is None]
+            try:
+                if todo:
+                    self._run_scene(ref, todo, advance)
+            except CovisError as error:
+                if error.code == ExitCode.ENVIRONMENT:  # a full disk fails all of them
+                    raise
+                failed[ref.name] = error
+        return failed
+
+    def _run_scene(self, ref: SceneRef, todo: Sequence[Setting], advance: Advance) -> None:
+        """Settings of one scene; its photos are read once a bundle."""
+        job = self.job
+        truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
+        for label in dict.fromkeys(setting.bundle for setting in todo):
+            run = _SceneRun(self.pipelines[label], truth, job.score, self.seed)
+            for setting in todo:
+                if setting.bundle == label:
+                    advance(ref.name, setting.name)
+                    self._warm_up(setting, truth)
+                    self.results[setting.name].put(run(setting))
+
+    def _warm_up(self, setting: Setting, truth: GroundTruth) -> None:
+        """Load the stages before the clock of a first run starts."""
+        key = (setting.bundle, setting.sparsity.selector in ("pooled", "both"))
+        if key not in self._warm:
+            pipeline = self.pipelines[setting.bundle]
+            photos = load_images(truth.images[:2], pipeline.bundle.manifest.pixel_rule)
+            pipeline(photos, sparsity=setting.sparsity)
+            self._warm.add(key)
+
+    def records(self, setting: Setting, scenes: Iterable[SceneRef]) -> list[Record]:
+        """The results of a setting."""
+        found = (self.results[setting.name].get(scene.name) for scene in scenes)
+        return [record for record in found if record is not None]
+
+
+class _SceneRun:
+    """One scene on one bundle: photos, similarity and true co-visibility are found once."""
+
+    def __init__(
+        self, pipeline: Pipeline, truth: GroundTruth, options: ScoreOptions, seed: int
+    ) -> None:
+        self.pipeline, self.truth, self.options, self.seed = pipeline, truth, options, seed
+        self.images: Images = load_images(truth.images, pipeline.bundle.manifest.pixel_rule)
+        self._scores: dict[PairSource, NDArray[Any]] = {}
+
+    def __call__(self, setting: Setting) -> Record:
+        """The record of one setting, as `evaluate_scene` gives it, with the work done."""
+        level = None
+        if setting.share is not None:
+            reference = self.pipeline.bundle.manifest.model.reference_view
+            level = pair_map(
+                self._score_of(setting.pairs),
+                setting.share,
+                reference=reference and setting.sparsity.reference,
+            )
+        begun = time.perf_counter()
+        scene = self.pipeline(self.images, sparsity=setting.sparsity, pair_level=level)
+        seconds = time.perf_counter() - begun
+        record = score(scene, self.truth, self.images.transforms, self.options)
+        assert scene.similarity is not None
+        self._scores["saliency"] = scene.similarity
+        return record | {"seconds": seconds, **work(scene, self.pipeline)}
+
+    def _score_of(self, pairs: PairSource) -> NDArray[Any]:
+        if pairs not in self._scores:
+            self._scores[pairs] = self._find(pairs)
+        return self._scores[pairs]
+
+    def _find(self, pairs: PairSource) -> NDArray[Any]:
+        if pairs == "random":
+            return random_score(len(self.truth), self.seed)
+        if pairs == "oracle":
+            seen = true_covisibility(self.truth, self.images.original_sizes)
+            if seen is None:
+                raise user_error(
+                    "knows no depth, so nobody knows which pairs truly see each other",
+                    where=self.truth.scene.name,
+                    hint="pass --pairs saliency random, or use a dataset with depth",
+                )
+            return seen
+        scene = self.pipeline(self.images)  # a resumed sweep: only its similarity is wanted
+        assert scene.similarity is not None
+        return scene.similarity
+
+
+def work(scene: Scene, pipeline: Pipeline) -> dict[str, Any]:
+    """What was computed of global attention.
+
+    `attention_work` is the mean over all global layers of the share of blocks computed: 1 is dense,
+    and what the sparse layers keep counts only for them.
+    """
+    report = scene.sparsity
+    assert report is not None
+    depth = max(pipeline.bundle.manifest.model.global_layers, 1)
+    kept = float(report.kept_blocks.mean()) if len(report.layers) else 1.0
+    return {
+        "kept_pairs": report.kept_pairs,
+        "relative_blocks": report.relative_blocks,
+        "kept_blocks": kept,
+        "sparse_layers": len(report.layers),
+        "attention_work": 1.0 - len(report.layers) / depth * (1.0 - kept),
+    }
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """A setting as JSON holds it."""
+    return {**asdict(setting), "sparsity": asdict(setting.sparsity)}

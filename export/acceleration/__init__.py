@@ -1,0 +1,10 @@
+"""The project's sparse global attention inside a user's own PyTorch model.
+
+Works on the modules of the public VGGT, Pi3 and MapAnything packages by their structure and
+attribute names, without importing them; see docs/accelerate.md.
+"""
+
+from covis.export.acceleration.handle import Accelerated, accelerate, restore
+from covis.export.acceleration.report import LayerReport, Report
+
+__all__ = ["Accelerated", "LayerReport", "Report", "accelerate", "restore"]

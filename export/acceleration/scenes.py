@@ -1,0 +1,147 @@
+"""The block maps of one call of a model: its views, its layout, and what each layer computes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from covis.engines.bundle.patch_order import patch_order
+from covis.engines.errors import user_error
+from covis.engines.options import Sparsity
+from covis.export.acceleration.frames import Frames
+from covis.export.acceleration.structure import Structure
+from covis.export.models.frame_order import FrameOrder
+from covis.export.ops import TokenLayout, block_select, block_sparse_attention, dense_level
+from covis.export.selection.block_maps import K_BLOCK, Q_BLOCK, BlockMap
+from covis.export.selection.saliency import pair_levels
+
+
+class Scenes:
+    """The scenes of a batch as their global attention sees them.
+
+    Args:
+        frames: what the encoder said.
+        structure: of the model.
+        sparsity: options.
+        shape: batch and tokens of the global attention's input.
+        device: of the same.
+
+    Attributes:
+        views: views of each scene.
+        layout: of a scene's tokens.
+        similarity: (B, M, M) of the views; None for the selector `pooled`.
+        pair_level: int8 (B, 1, M, M), or (1, 1, 1, 1) of 2 for the selector `pooled`.
+        kept: layer -> share of the region pairs computed, over scenes and heads, ().
+
+    Raises:
+        CovisError: tokens that are not the frames that the encoder saw.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        structure: Structure,
+        sparsity: Sparsity,
+        shape: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.frames, self.sparsity, self.shape, self.device = frames, sparsity, shape, device
+        self.views, self.layout = _layout(frames, structure, shape)
+        self.kept: dict[int, Tensor] = {}
+        self.pair_level = dense_level()
+        self.similarity: Tensor | None = None
+        if sparsity.selector in ("saliency", "both"):
+            self.similarity = frames.by_scene(shape[0], structure.view_major).to(device)
+            reference = 0 if structure.has_reference and sparsity.reference else -1
+            rules = (sparsity.tau, sparsity.skip_below, sparsity.min_neighbours, reference)
+            numbers = [self._number(rule) for rule in rules]
+            self.pair_level = torch.cat([pair_levels(k, *numbers) for k in self.similarity])
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        """Sparse attention of one layer; q, k, v and the result (B, heads, S, D), one type."""
+        order = self._order
+        if order is not None:
+            q, k, v = (x.index_select(2, order) for x in (q, k, v))
+        with torch.no_grad():
+            chosen = self._choose(q, k)
+            self.kept[layer] = (chosen.level > 0).to(torch.float32).mean()
+        out = block_sparse_attention(
+            q,
+            k,
+            v,
+            chosen.level,
+            layout=self.layout,
+            q_block=chosen.q_block,
+            k_block=chosen.k_block,
+            scale=scale,
+        )
+        return out if order is None else out.index_select(2, torch.argsort(order))
+
+    def _choose(self, q: Tensor, k: Tensor) -> BlockMap:
+        if not self._pooled:
+            patches = self.layout.patches_per_frame
+            return BlockMap(self.pair_level, patches, patches)
+        pairs = self.pair_level.expand(q.shape[0], -1, -1, -1)
+        levels = [
+            block_select(
+                q[scene : scene + 1],
+                k[scene : scene + 1],
+                pairs[scene : scene + 1],
+                self._number(self.sparsity.keep_ratio),
+                self._number(self.sparsity.cdf),
+                layout=self.layout,
+                q_block=Q_BLOCK,
+                k_block=K_BLOCK,
+            )
+            for scene in range(q.shape[0])
+        ]
+        return BlockMap(torch.cat(levels), Q_BLOCK, K_BLOCK)
+
+    @property
+    def _pooled(self) -> bool:
+        return self.sparsity.selector in ("pooled", "both")
+
+    @cached_property
+    def _order(self) -> Tensor | None:
+        """The token to stand at each place of a scene, int64 (S,); None: as they are."""
+        if not self._pooled or self.sparsity.order == "raster":
+            return None
+        if self.frames.grid is None:
+            raise user_error(
+                "the encoder was given no images whose sides fit its patches",
+                where=f"order = {self.sparsity.order!r}",
+                hint="use order = 'raster'",
+            )
+        patches = torch.from_numpy(patch_order(self.sparsity.order, *self.frames.grid))
+        layout, tokens = self.layout, self.shape[1]
+        in_frame = FrameOrder(patches, layout.special_first, layout.special_last).there
+        assert in_frame is not None
+        places = torch.arange(tokens)
+        body = self.views * layout.frame_tokens
+        starts = places[: body : layout.frame_tokens, None]
+        return torch.cat([(starts + in_frame).flatten(), places[body:]]).to(self.device)
+
+    def _number(self, value: float) -> Tensor:
+        kind = torch.int64 if isinstance(value, int) else torch.float32
+        return torch.tensor(value, dtype=kind, device=self.device)
+
+
+def _layout(
+    frames: Frames, structure: Structure, shape: tuple[int, int]
+) -> tuple[int, TokenLayout]:
+    """Views of a scene, and the layout of its tokens, from the numbers of frames and tokens."""
+    batch, tokens = shape
+    views, loose_frames = divmod(frames.count, batch)
+    frame_tokens, loose_tokens = divmod(tokens - structure.trailing, max(views, 1))
+    special = frame_tokens - frames.patches
+    if views == 0 or loose_frames or loose_tokens or special not in structure.special:
+        raise user_error(
+            f"got {batch} x {tokens} tokens, but the encoder last saw {frames.count} frames "
+            f"of {frames.patches} patches",
+            where=f"{structure.model} global attention",
+            hint="let the model's own forward run its encoder once over all views of a call",
+        )
+    first = special if structure.special_first else 0
+    return views, TokenLayout(frame_tokens, first, special - first, structure.trailing)

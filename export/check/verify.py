@@ -1,0 +1,191 @@
+"""Every exported graph against the torch code it came from, before the bundle is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from covis.engines.bundle.manifest import Check
+from covis.engines.errors import CovisError, environment_error, numerics_error, printable
+from covis.export.check.run_graph import run_graph
+from covis.export.stage import Port, StageModule
+from covis.export.weights.page_cache import release_pages
+
+VIEW_COUNTS = (1, 2)
+_FLOAT64_LIMIT = 50_000_000  # parameters up to which float64 is affordable as the truth
+
+# Difference between float32 and float64 of the original implementations, over the largest value:
+# the worst seen in tests/golden is 1.1e-5 over all outputs of all models. Depth adds to it, so
+# models too large for a float64 run get it as their noise.
+_TYPICAL_NOISE = 1.1e-5
+
+
+def verify_stages(
+    stages: Sequence[StageModule], folder: Path, image_size: tuple[int, int], seed: int = 0
+) -> Iterator[Check]:
+    """Compare each graph of a bundle with torch, each fed with torch's own results.
+
+    The rule for "the same" is max(10 x noise, 1e-5 x largest value), the noise being the
+    difference of torch's float32 and float64 results, or for large models a fixed share of the
+    largest value. ONNX Runtime runs in a process of its own without torch, and the pages of a
+    stage's weights are given back after it, so memory stays near one stage's weights.
+
+    Args:
+        stages: in the order of the data flow.
+        folder: holds the graphs as `<stage>.onnx` and the weights they point to.
+        image_size: (H, W).
+
+    Yields:
+        A `Check` per output, stage and view count, passed or not.
+
+    Raises:
+        CovisError: a graph cannot be run at all.
+    """
+    with helper() as pool, torch.inference_mode():
+        flows = {n: control_inputs(n, image_size, seed) for n in VIEW_COUNTS}
+        for stage in stages:
+            for views, values in flows.items():
+                feeds = {port.name: feed(port, values, stage) for port in stage.inputs}
+                reference = run_torch(stage, feeds)
+                noise = _noise(stage, feeds, reference)
+                release_pages(stage.module.parameters())
+                arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+                graph = folder / f"{stage.name}.onnx"
+                try:
+                    got = pool.submit(run_graph, graph, arrays).result()
+                except Exception as error:  # ONNX Runtime's types, and the process itself dying
+                    raise cannot_run(stage.name, error) from error
+                for port in stage.outputs:
+                    yield _compare(stage.name, views, port.name, reference[port.name], got, noise)
+                values.update(reference)
+
+
+@contextlib.contextmanager
+def helper() -> Iterator[ProcessPoolExecutor]:
+    """A process without torch that does not hear Ctrl-C: the parent does, and then ends it."""
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        # Blocked signals are inherited; a handler would come too late, after the imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pool.submit(int)  # starts the process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield pool
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()  # leaving the pool would wait for the graph under way
+            raise
+
+
+def cannot_run(stage: str, error: Exception) -> CovisError:
+    reason = printable(str(error).strip() or type(error).__name__)[:400]
+    return environment_error(
+        f"the graph cannot be run ({reason})",
+        where=f"stage {stage}",
+        hint="free memory if it was short; otherwise please report it",
+    )
+
+
+def refuse_failures(checks: Sequence[Check]) -> None:
+    """Raise for the worst check that did not pass (exit code 4)."""
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return
+    worst = max(failed, key=lambda check: check.max_abs_diff / max(check.tolerance, 1e-30))
+    raise numerics_error(
+        f"{worst.output} differs from torch by {worst.max_abs_diff:.2g} at {worst.views} views, "
+        f"{worst.tolerance:.2g} allowed ({len(failed)} of {len(checks)} checks failed)",
+        where=f"stage {worst.stage}",
+        hint="this is a fault of the exporter or of ONNX Runtime: please report it",
+    )
+
+
+def control_inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    """Smooth random pictures: nets behave on them as on photos, unlike on white noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(views, 3, 8, 8, generator=generator)
+    images = nn.functional.interpolate(coarse, size=image_size, mode="bicubic").clamp(0, 1)
+    return {
+        "images": images,
+        "tau": torch.tensor(0.5),
+        "tau_low": torch.tensor(0.25),
+        "min_neighbours": torch.tensor(1),
+        "reference": torch.tensor(-1),
+        "keep_ratio": torch.tensor(0.5),
+        "cdf": torch.tensor(0.0),
+        "probe": torch.arange(0, 7 * views, 3),
+    }
+
+
+def feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor:
+    if port.name in values:
+        return values[port.name]
+    if port.name == "sparse_layers":
+        # Every other layer sparse: both branches of the selector are seen.
+        return torch.arange(int(port.shape[0])) % 2 == 0
+    if port.name == "patch_order":
+        return torch.arange(int(port.shape[0])).flip(0)
+    raise KeyError(f"stage {stage.name} reads {port.name!r}, which no earlier stage writes")
+
+
+def run_torch(stage: StageModule, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    outputs = stage.module.eval()(*(feeds[port.name] for port in stage.inputs))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {port.name: value for port, value in zip(stage.outputs, outputs, strict=True)}
+
+
+def _noise(
+    stage: StageModule, feeds: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """By output: how far float32 is from float64, or what it typically is."""
+    if sum(p.numel() for p in stage.module.parameters()) > _FLOAT64_LIMIT:
+        return {name: _TYPICAL_NOISE * _largest(value) for name, value in reference.items()}
+    import copy
+
+    wide = StageModule(
+        stage.name, stage.scope, copy.deepcopy(stage.module).double(), stage.inputs, stage.outputs
+    )
+    # Scalars are options of the selector, float32 by contract.
+    exact = run_torch(
+        wide, {n: t.double() if t.is_floating_point() and t.ndim else t for n, t in feeds.items()}
+    )
+    return {
+        n: float((value.double() - exact[n].double()).abs().max()) for n, value in reference.items()
+    }
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.abs().max()) if value.numel() else 0.0
+
+
+def _compare(
+    stage: str,
+    views: int,
+    output: str,
+    reference: Tensor,
+    got: Mapping[str, NDArray[Any]],
+    noise: Mapping[str, float],
+) -> Check:
+    ours = got[output]
+    expected = reference.numpy()
+    tolerance = max(10.0 * noise[output], 1e-5 * _largest(reference.double()))
+    if ours.shape != expected.shape or not np.isfinite(ours).all():
+        difference = 1e30  # JSON knows no infinity
+    else:
+        difference = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
+    return Check(
+        stage=stage, views=views, output=output, max_abs_diff=difference, tolerance=tolerance
+    )

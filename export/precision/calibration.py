@@ -1,0 +1,110 @@
+"""The largest magnitudes that linear layers read on a user's photos, for FP8 scales.
+
+Absolute maxima, one a layer, and no percentile: e4m3 is a floating-point type, so a large scale
+costs small numbers no relative precision until they are 2^15 below the largest, while clipping
+would cut the few tokens of very large norm that these encoders keep their global state in.
+
+The statistics are taken in torch and not in ONNX Runtime, because the graphs' own attention builds
+the S x S matrix, 4.4 GB at eight photos of the full model. nvidia-modelopt is not used: it
+calibrates one graph by itself, where a stage here reads what other stages wrote, and would bring
+its own exporter and versions of torch for what is one number a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from covis.engines.errors import numerics_error
+from covis.export.check.verify import control_inputs, feed, run_torch
+from covis.export.passes.quantize import scale_of
+from covis.export.stage import StageModule
+from covis.export.weights.page_cache import release_pages
+
+MOST_PHOTOS = 16  # one scene of them; more photos change maxima little and cost their square
+_CHUNK = 4  # frames at once
+
+
+def input_peaks(
+    stages: Sequence[StageModule],
+    images: NDArray[np.float32],
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, float]:
+    """By layer: the largest magnitude that each linear layer reads, over these photos.
+
+    Args:
+        stages: with float32 weights, in the order of the data flow.
+        images: (M, 3, H, W) in [0, 1]; at most `MOST_PHOTOS` of them are used, evenly spread.
+        tell: told of each stage in words.
+
+    Raises:
+        CovisError: a layer reads what is not finite (exit code 4).
+    """
+    chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_PHOTOS)).round().astype(int)
+    photos = torch.from_numpy(images[chosen])
+    values = control_inputs(len(photos), (photos.shape[2], photos.shape[3]), 0)
+    values["images"] = photos
+    peaks: dict[str, float] = {}
+    with torch.inference_mode():
+        for stage in stages:
+            with _watching(stage.module, peaks):
+                feeds = {port.name: feed(port, values, stage) for port in stage.inputs}
+                values.update(_run(stage, feeds, len(photos)))
+            release_pages(stage.module.parameters())
+            tell(f"calibrated {stage.name} on {len(photos)} photos")
+    for layer, peak in peaks.items():
+        if not np.isfinite(peak):
+            raise numerics_error(
+                "reads numbers that are not finite",
+                where=f"layer {layer}",
+                hint="check the weights and the photos",
+            )
+    return peaks
+
+
+def weight_scales(source: Path, keys: Sequence[str]) -> dict[str, float]:
+    """By name: the scale at which a tensor of a safetensors file fills FP8."""
+    with safe_open(source, framework="pt") as file:
+        return {key: scale_of(float(file.get_tensor(key).abs().max())) for key in keys}
+
+
+def _run(stage: StageModule, feeds: Mapping[str, Tensor], views: int) -> dict[str, Tensor]:
+    if stage.scope == "sequence":
+        return run_torch(stage, feeds)
+    parts = []
+    for first in range(0, views, _CHUNK):
+        chunk = {
+            port.name: feeds[port.name][first : first + _CHUNK]
+            if "N" in port.shape
+            else feeds[port.name]
+            for port in stage.inputs
+        }
+        parts.append(run_torch(stage, chunk))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextlib.contextmanager
+def _watching(module: nn.Module, peaks: dict[str, float]) -> Iterator[None]:
+    """While this lasts, every linear layer that runs raises its entry of `peaks`."""
+    handles = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            place = name.removeprefix("model.")
+
+            def note(_layer: nn.Module, inputs: tuple[Tensor, ...], place: str = place) -> None:
+                peak = float(inputs[0].abs().max()) if inputs[0].numel() else 0.0
+                peaks[place] = float(np.maximum(peaks.get(place, 0.0), peak))  # NaN stays NaN
+
+            handles.append(layer.register_forward_pre_hook(note))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

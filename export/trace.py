@@ -1,0 +1,182 @@
+"""One stage of a model becomes one ONNX graph."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor
+
+from covis.engines.bundle.manifest import OPSET
+from covis.export.ops.translate import translation_table
+from covis.export.selection.block_maps import Q_BLOCK
+from covis.export.sizes import name_symbols
+from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
+
+_EXAMPLE = {FRAMES: 3, PROBES: 5}  # 0 and 1 would be taken for constants
+_PREFIX = "model."  # stage modules hold the model under this attribute
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note: modules from outermost, then the op
+
+
+def export_graph(stage: StageModule) -> ir.Model:
+    """Trace a stage and give it the names the runtime knows.
+
+    Returns:
+        A model in opset 20 whose attention nodes are `covis::BlockSparseAttention` and
+        `covis::BlockSelect`, without function bodies (passes come first); initializers carry the
+        names of the checkpoint and, as yet, the module's own tensors.
+    """
+    views = _example_views(stage)
+    inputs = tuple(_example(port, views) for port in stage.inputs)
+    symbols = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, n in enumerate(p.shape) if isinstance(n, str)}
+        for p in stage.inputs
+    )
+    with torch.inference_mode(), _quiet(), _named_inputs(stage):
+        program = torch.onnx.export(
+            stage.module.eval(),
+            inputs,
+            dynamo=True,
+            dynamic_shapes=symbols,
+            input_names=[port.name for port in stage.inputs],
+            output_names=[port.name for port in stage.outputs],
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+            custom_translation_table={
+                **translation_table(),
+                torch.ops.aten.linear.default: _linear,
+            },
+        )
+    assert program is not None
+    model = program.model
+    _name_ports(model.graph, stage)
+    _name_parameters(model.graph)
+    _name_nodes(model.graph)
+    _drop_traces(model.graph)
+    model.producer_name = "covis"
+    return model
+
+
+def _example_views(stage: StageModule) -> int:
+    """Views while tracing: enough for three blocks of queries, or one block would be a constant."""
+    patches = [p.shape[1] for p in stage.inputs if p.name == "patch_tokens"]
+    return max([3, *(-(-2 * Q_BLOCK // int(n)) + 1 for n in patches)])
+
+
+def _example(port: Port, views: int) -> Tensor:
+    lengths = {**_EXAMPLE, VIEWS: views}
+    shape = [lengths[n] if isinstance(n, str) else n for n in port.shape]
+    return torch.zeros(shape, dtype=port.dtype)
+
+
+@contextlib.contextmanager
+def _named_inputs(stage: StageModule) -> Iterator[None]:
+    """Lets the tracer see one parameter a port: torch 2.9 cannot tell those of `*tensors` apart."""
+    forward = stage.module.forward
+
+    def named(*tensors: Tensor) -> Any:
+        return forward(*tensors)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(port.name, kind) for port in stage.inputs])
+    named.__signature__ = signature  # type: ignore[attr-defined]
+    stage.module.forward = named
+    try:
+        yield
+    finally:
+        del stage.module.forward
+
+
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """torch.nn.functional.linear as Gemm(transB=1) on flattened rows.
+
+    The exporter's own MatMul with a transposed weight makes runtimes fold the transposition at
+    load, which copies every weight out of the memory-mapped file.
+    """
+    rows = op.Flatten(x, axis=-1)
+    product = (
+        op.Gemm(rows, weight, bias, transB=1)
+        if bias is not None
+        else op.Gemm(rows, weight, transB=1)
+    )
+    leading = op.Shape(x, start=0, end=-1)
+    width = op.Shape(weight, start=0, end=1)
+    return op.Reshape(product, op.Concat(leading, width, axis=0))
+
+
+def _name_ports(graph: ir.Graph, stage: StageModule) -> None:
+    """Every shape speaks in the symbols of the ports in place of the tracer's (`s77`)."""
+    symbols = {}
+    for value, port in zip(graph.inputs, stage.inputs, strict=True):
+        for dim, name in zip(value.shape or (), port.shape, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(name, str):
+                symbols[str(dim.value)] = name
+    name_symbols(graph, symbols)
+    for value, port in zip(
+        [*graph.inputs, *graph.outputs], [*stage.inputs, *stage.outputs], strict=True
+    ):
+        assert value.name == port.name, (value.name, port.name)
+        value.shape = ir.Shape(port.shape)
+
+
+def _name_parameters(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(_PREFIX):
+            del graph.initializers[name]
+            value.name = name.removeprefix(_PREFIX)
+            graph.initializers[value.name] = value
+
+
+def layer_of(node: ir.Node) -> str:
+    """The layer a node belongs to, as the checkpoint names it ("" for the stage's own code)."""
+    return (node.name or "").rpartition("/")[0]
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """`<layer>/<operator>_<number>`: what engines, comparisons and `--keep-fp32` call a node.
+
+    The layer is the innermost module whose code made the node, by its path in the checkpoint.
+    """
+    count: Counter[str] = Counter()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        inside = [scope for scope in scopes[:-1] if scope.startswith(_PREFIX)]
+        layer = inside[-1].removeprefix(_PREFIX) if inside else ""
+        stem = f"{layer}/{node.op_type}"
+        node.name = f"{stem}_{count[stem]}"
+        count[stem] += 1
+
+
+def _drop_traces(graph: ir.Graph) -> None:
+    """The exporter keeps a Python stack trace on every node: most of the file, and our paths."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        node.metadata_props.clear()
+        node.meta.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            value.meta.clear()
+    graph.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about packages that our users do not need."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, conversion, and initializers that point into them."""

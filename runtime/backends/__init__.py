@@ -1,0 +1,1 @@
+"""Execution of the stages of a bundle: ONNX Runtime and TensorRT."""

@@ -1,0 +1,242 @@
+"""One stage of a bundle in TensorRT: inputs and outputs bound to buffers of the caller.
+
+The counterpart of `covis.runtime.backends.ort_session`, method by method.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covis.engines.bundle.manifest import Stage
+from covis.engines.errors import environment_error, user_error
+from covis.engines.tensorrt import module as tensorrt
+from covis.engines.tensorrt.plans.choose import read_plan
+from covis.engines.tensorrt.plans.record import PlanRecord
+from covis.runtime.backends.trt_execution import Execution, Shapes, failure, new_context
+from covis.runtime.memory.device_array import DeviceArray, Value, numpy_dtype
+from covis.runtime.memory.memory import CudaMemory
+
+_MOST_SHAPES = 3  # contexts a thread keeps: the full chunk, the last one, one before a change
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session runs.
+
+    Attributes:
+        folder: where record and plan lie.
+        plugin: the plugin library; None looks in the package.
+        trusted: sha256 of plans to run although this user did not build them.
+        cuda_graphs: replay a captured CUDA graph in stages that run in chunks.
+        graph: the stage's ONNX file in the bundle, whose weights a plan built with --stripWeights
+            lacks.
+    """
+
+    folder: Path
+    plugin: Path | None = None
+    trusted: tuple[str, ...] = ()
+    cuda_graphs: bool = True
+    graph: Path | None = None
+
+
+class Session:
+    """A loaded stage. Calls may come from many threads: each has its own context and stream."""
+
+    def __init__(
+        self, record: PlanRecord, stage: Stage, options: SessionOptions, memory: CudaMemory
+    ) -> None:
+        """Load a plan of an opened (checked) bundle; its digest is checked before anything else.
+
+        Raises:
+            CovisError: the plan is not what was built, or not trusted (exit code 2); TensorRT or
+                the plugin is missing, refuses the plan, or has no memory for it (exit code 3).
+        """
+        self.stage = stage
+        self.record = record
+        self._memory = memory
+        self._capture = options.cuda_graphs and stage.scope == "frames"
+        plan = read_plan(record, options.folder, options.trusted)
+        if record.plugin is not None:
+            tensorrt.load_plugin(options.plugin)
+        trt = tensorrt.import_tensorrt()
+        log = tensorrt.logger()
+        log.forget()
+        memory.device  # noqa: B018 - TensorRT takes the GPU that is current in this thread
+        with _loading:
+            self._runtime = trt.Runtime(log)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise failure(stage, f"TensorRT {trt.__version__} cannot load the plan {record.file}")
+        if record.options.strip_weights:
+            self._fill_weights(trt, options.graph)
+        self._check_tensors(trt)
+        self._local = threading.local()
+        self._probe: Any = None
+        self._probing = threading.Lock()
+
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Read `inputs`, write into `outputs`; C-contiguous, typed and shaped as the stage says.
+
+        Arrays may be NumPy's, `DeviceArray`, or anything on this GPU that speaks DLPack or the
+        CUDA Array Interface; those are read and written where they are. Work is ordered by this
+        thread's stream; where an output is not a `DeviceArray` it is complete on return.
+
+        Raises:
+            CovisError: a shape outside the plan's profile or an unfit array (exit code 2); out of
+                memory, or a failure inside TensorRT (exit code 3).
+        """
+        given = {t.name: self._memory.adopt(inputs[t.name]) for t in self.stage.inputs}
+        into = {t.name: self._target(t.name, outputs[t.name]) for t in self.stage.outputs}
+        for tensor in (*self.stage.inputs, *self.stage.outputs):
+            value = given.get(tensor.name, into.get(tensor.name))
+            if value is not None and value.dtype != numpy_dtype(tensor.dtype):
+                raise user_error(f"is {value.dtype}, not {tensor.dtype}", where=tensor.name)
+        tensorrt.logger().forget()
+        shapes: Shapes = {name: tuple(value.shape) for name, value in given.items()}
+        self._execution(shapes).run(given, into)
+        if any(isinstance(value, np.ndarray) for value in into.values()) or any(
+            value is not outputs[name] for name, value in into.items()
+        ):
+            self._memory.wait()  # its reader does not know this stream
+        else:
+            # Memory of this module's own is freed in stream order anyway.
+            foreign = [v for v in inputs.values() if not isinstance(v, (np.ndarray, DeviceArray))]
+            if foreign:
+                self._memory.keep(*foreign)
+
+    def scratch_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Device memory that a run needs besides its inputs and outputs.
+
+        Args:
+            sizes: the value of each symbol (M, N, K).
+        """
+        trt = tensorrt.import_tensorrt()
+        with self._probing:
+            if self._probe is None:
+                self._probe = new_context(trt, self._engine, self.stage)
+            for tensor in self.stage.inputs:
+                shape = tuple(sizes[n] if isinstance(n, str) else n for n in tensor.shape)
+                if not self._probe.set_input_shape(tensor.name, shape):
+                    raise failure(self.stage, f"{tensor.name} {shape} is outside the profile")
+            size = int(self._probe.update_device_memory_size_for_shapes())
+        # 0 is TensorRT's way to say that it cannot tell, as for shapes that depend on values.
+        return size or int(self._engine.device_memory_size_v2)
+
+    def release(self) -> None:
+        """Give back this thread's contexts and buffers; the next run makes them anew."""
+        self._memory.wait()
+        for execution in self._executions().values():
+            execution.close()
+        self._executions().clear()
+
+    @property
+    def captured(self) -> int:
+        """How many CUDA graphs this thread's runs replay."""
+        return sum(execution.captured for execution in self._executions().values())
+
+    def _execution(self, shapes: Shapes) -> Execution:
+        kept = self._executions()
+        key = tuple(sorted(shapes.items()))
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        self._check_profile(shapes)
+        if len(kept) >= _MOST_SHAPES:
+            self._memory.wait()
+            kept.popitem(last=False)[1].close()
+        kept[key] = Execution(self._engine, self.stage, shapes, self._memory, capture=self._capture)
+        return kept[key]
+
+    def _executions(self) -> OrderedDict[Any, Execution]:
+        if not hasattr(self._local, "executions"):
+            self._local.executions = OrderedDict()
+        executions: OrderedDict[Any, Execution] = self._local.executions
+        return executions
+
+    def _check_profile(self, shapes: Shapes) -> None:
+        for tensor in self.stage.inputs:
+            shape = shapes[tensor.name]
+            if len(shape) != len(tensor.shape):
+                raise user_error(f"has {len(shape)} dimensions", where=tensor.name)
+            for size, listed in zip(shape, tensor.shape, strict=True):
+                if isinstance(listed, int):
+                    fits, allowed = size == listed, str(listed)
+                else:
+                    span = self.record.profile.get(listed)
+                    fits, allowed = span is None or size in span, f"{listed} = {span}"
+                if not fits:
+                    raise user_error(
+                        f"{tensor.name} has the shape {shape}; the plan takes {allowed}",
+                        where=f"stage {self.stage.name}",
+                        hint=f"covis build BUNDLE --stages {self.stage.name} with a wider profile",
+                    )
+
+    def _target(self, name: str, value: Any) -> Value:
+        adopted = self._memory.adopt(value)
+        if isinstance(value, np.ndarray) and adopted is not value:
+            raise user_error("its buffer is not contiguous", where=name)
+        if isinstance(adopted, np.ndarray) and not isinstance(value, np.ndarray):
+            raise user_error("its buffer is a foreign array on the host", where=name)
+        return adopted
+
+    def _fill_weights(self, trt: Any, graph: Path | None) -> None:
+        """Weights of a stripped plan, from the bundle's file by way of the parser's own reader."""
+        from covis.engines.graphs.read import load_graph
+        from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
+
+        if graph is None:
+            raise user_error(
+                "has no weights of its own",
+                where=self.record.file,
+                hint="build it without --stripWeights",
+            )
+        log = tensorrt.logger()
+        refitter = trt.Refitter(self._engine, log)
+        reader = trt.OnnxParserRefitter(refitter, log)
+        model = for_tensorrt(load_graph(graph)).SerializeToString()
+        # Weights are read from the file beside the graph, not copied into the model.
+        if not reader.refit_from_bytes(model, str(graph)) or not refitter.refit_cuda_engine():
+            raise failure(self.stage, f"its weights cannot be filled in from {graph.parent}")
+
+    def _check_tensors(self, trt: Any) -> None:
+        """The plan has the stage's outputs, and its tensors the stage's types."""
+        engine = self._engine
+        present = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        listed = {t.name: t for t in (*self.stage.inputs, *self.stage.outputs)}
+        missing = {t.name for t in self.stage.outputs} - present
+        if strange := sorted(missing | (present - listed.keys())):
+            raise environment_error(
+                f"the plan and the manifest differ in the tensor {strange[0]!r}",
+                where=f"stage {self.stage.name}",
+                hint="build the plan anew with `covis build`",
+            )
+        for name in sorted(present):
+            dtype = engine.get_tensor_dtype(name)
+            if dtype != tensorrt_dtype(trt, listed[name].dtype):
+                raise environment_error(
+                    f"the plan has {name} in {dtype}, the manifest in {listed[name].dtype}",
+                    where=f"stage {self.stage.name}",
+                    hint="build the plan anew with `covis build`",
+                )
+
+
+_loading = threading.Lock()
+
+
+def tensorrt_dtype(trt: Any, name: str) -> Any:
+    """The `tensorrt.DataType` of a manifest's dtype."""
+    members = {
+        "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8",
+        "int32": "INT32", "int64": "INT64", "bool": "BOOL",
+    }  # fmt: skip
+    return getattr(trt.DataType, members[name])
+
+
+__all__ = ["DeviceArray", "Session", "SessionOptions", "tensorrt_dtype"]

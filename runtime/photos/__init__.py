@@ -1,0 +1,1 @@
+"""Photos on disk to pixels of the model: finding, decoding, resizing."""

@@ -1,0 +1,238 @@
+"""The border: what a model's heads say becomes a `Scene` in the project's conventions.
+
+Each model's function reads the raw outputs of its stages and returns world-to-camera extrinsics,
+intrinsics in model pixels, z-depth and points; see docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.errors import user_error
+from covis.engines.options import Sparsity, parse_layers
+from covis.runtime.photos.images import Images
+from covis.runtime.scene import geometry
+from covis.runtime.scene.scene import Scene, SparsityReport
+
+Array = NDArray[Any]
+Values = Mapping[str, Array]
+
+
+def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
+    """The scene of one run.
+
+    Args:
+        bundle: names the model, and goes into the provenance.
+        images: the photos as the model saw them.
+        sparsity: the options of this run.
+        values: outputs of the stages, by name.
+
+    Raises:
+        CovisError: they are not what a scene of the bundle's model is made of.
+    """
+    try:
+        return _scene(bundle, images, sparsity, values)
+    except (KeyError, IndexError, ValueError) as error:
+        raise user_error(
+            f"its stages do not write what a scene of {bundle.manifest.model.name} is made of "
+            f"({type(error).__name__}: {error})",
+            where=bundle.path,
+            hint="export the bundle again",
+        ) from error
+
+
+def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
+    manifest = bundle.manifest
+    size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
+    fields = _DECODERS[manifest.model.name](values, size)
+    valid = images.valid() & fields.pop("mask", True)
+    with np.errstate(invalid="ignore"):  # an infinite focal length stays one
+        original = images.intrinsics_to_original(fields["intrinsics"])
+    return Scene(
+        names=images.names,
+        paths=images.paths,
+        image_size=size,
+        original_sizes=images.original_sizes,
+        images=images.uint8,
+        intrinsics_original=original,
+        valid=valid,
+        similarity=values["similarity"],
+        pair_level=values["pair_level"][0, 0].astype(np.int8),
+        sparsity=_report(bundle, sparsity, values),
+        metric=manifest.model.metric,
+        provenance=_provenance(bundle, sparsity),
+        **fields,
+    )
+
+
+def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
+    """VGGT says world-to-camera poses, fields of view and z-depth: our own conventions.
+
+    `pose_enc` (M, 9) is translation (3), quaternion x, y, z, w (4, any length), vertical and
+    horizontal field of view in radians. The principal point is the image centre. A field of view of
+    0 gives an infinite focal length, which the writers leave out.
+    """
+    height, width = size
+    pose = values["pose_enc"].astype(np.float64)
+    rotation = geometry.quaternion_to_rotation(pose[:, 3:7])
+    with np.errstate(divide="ignore"):
+        focal_y = height / 2 / np.tan(pose[:, 7] / 2)
+        focal_x = width / 2 / np.tan(pose[:, 8] / 2)
+    return {
+        "extrinsics": np.concatenate([rotation, pose[:, :3, None]], axis=2),
+        "intrinsics": _pinhole(focal_x, focal_y, size),
+        "depth": values["depth"],
+        "depth_conf": values["depth_conf"],
+        "points": values["world_points"],
+        "points_conf": values["world_points_conf"],
+    }
+
+
+def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
+    """pi^3 says camera-to-world poses and points in each camera's own frame.
+
+    `rotation9` (M, 9) is a 3 x 3 matrix by rows: its rows are scaled to unit length, then the
+    nearest rotation is taken. z of the local points is the depth. The model knows no intrinsics:
+    focal lengths are fitted to the local points. `conf` is a logit; it becomes a probability.
+    """
+    local = values["local_points"]
+    rotation = nearest_rotation(values["rotation9"].reshape(-1, 3, 3))
+    pose = np.concatenate([rotation, values["translation"].astype(np.float64)[:, :, None]], axis=2)
+    conf = 1.0 / (1.0 + np.exp(-values["conf"][..., 0].astype(np.float64)))
+    return {
+        "extrinsics": geometry.invert_rigid(pose),
+        "intrinsics": _pinhole(*fit_focal_lengths(local, conf, size), size),
+        "depth": local[..., 2],
+        "depth_conf": conf.astype(np.float32),
+        "points": _to_world(pose, local),
+        "points_conf": conf.astype(np.float32),
+    }
+
+
+def decode_mapanything(values: Values, size: tuple[int, int]) -> dict[str, Any]:
+    """MapAnything says camera-to-world poses, unit rays, and metric depth along each ray.
+
+    z-depth is the ray's z times the depth along it. Focal lengths are fitted to the rays. Pixels
+    whose mask logit is below 0 (the model takes the surface there for ambiguous: sky, glass) are
+    not valid.
+    """
+    rays, along = values["ray_directions"], values["depth_along_ray"]
+    local = rays * along
+    rotation = geometry.quaternion_to_rotation(values["cam_quats"].astype(np.float64))
+    pose = np.concatenate([rotation, values["cam_trans"].astype(np.float64)[:, :, None]], axis=2)
+    weight = np.ones(rays.shape[:3])
+    return {
+        "extrinsics": geometry.invert_rigid(pose),
+        "intrinsics": _pinhole(*fit_focal_lengths(rays, weight, size), size),
+        "depth": local[..., 2],
+        "depth_conf": values["conf"],
+        "points": _to_world(pose, local),
+        "points_conf": values["conf"],
+        "mask": values["non_ambiguous_mask_logits"] > 0,
+    }
+
+
+def nearest_rotation(matrices: Array) -> NDArray[np.float64]:
+    """Unit rows, then the rotation nearest in the Frobenius norm; (M, 3, 3) both.
+
+    R = U diag(1, 1, det(U V^T)) V^T of the singular value decomposition U S V^T (Umeyama 1991).
+    Where rows are zero or parallel the nearest rotation is not unique; one of them is returned.
+    """
+    rows = matrices.astype(np.float64)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    u, _, vt = np.linalg.svd(rows)
+    u[..., :, 2] *= np.linalg.det(u @ vt)[..., None]
+    rotation: NDArray[np.float64] = u @ vt
+    return rotation
+
+
+def fit_focal_lengths(
+    directions: Array, weight: Array, size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Focal lengths fx, fy (M,) in pixels that explain the directions best, centre in the middle.
+
+    Weighted least squares of u - W/2 = fx x/z, by view and axis. Where that gives no positive
+    length, no pinhole camera has made these directions; the ratio of root mean squares, the same
+    for exact data and always positive, then stands in.
+
+    Args:
+        directions: (M, H, W, 3) rays or points in the camera's frame, of any length.
+        weight: (M, H, W), at least 0.
+        size: (H, W).
+    """
+    height, width = size
+    pixels = geometry.pixel_centers(height, width) - (width / 2, height / 2)
+    z = directions[..., 2].astype(np.float64)
+    in_front = (z > 1e-6 * np.abs(directions).max(axis=-1)) & (weight > 0)
+    lengths = []
+    for axis in (0, 1):
+        slope = np.divide(directions[..., axis], z, out=np.zeros_like(z), where=in_front)
+        w = np.where(in_front, weight, 0.0)
+        square = (w * slope * slope).sum(axis=(1, 2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fitted = (w * slope * pixels[..., axis]).sum(axis=(1, 2)) / square
+            ratio = np.sqrt((w * pixels[..., axis] ** 2).sum(axis=(1, 2)) / square)
+        lengths.append(np.where(fitted > 0, fitted, ratio))
+    return lengths[0], lengths[1]
+
+
+def _to_world(pose: Array, local: Array) -> NDArray[np.float32]:
+    """Points (M, H, W, 3) of each camera's frame into the world, by camera-to-world poses."""
+    turned = np.einsum("mij,mhwj->mhwi", pose[:, :, :3], local)
+    world: NDArray[np.float32] = (turned + pose[:, None, None, :, 3]).astype(np.float32)
+    return world
+
+
+def _pinhole(focal_x: Array, focal_y: Array, size: tuple[int, int]) -> NDArray[np.float64]:
+    intrinsics = np.zeros((len(focal_x), 3, 3))
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1], intrinsics[:, 2, 2] = focal_x, focal_y, 1.0
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2] = size[1] / 2, size[0] / 2
+    return intrinsics
+
+
+_DECODERS: dict[str, Callable[[Values, tuple[int, int]], dict[str, Any]]] = {
+    "vggt": decode_vggt,
+    "pi3": decode_pi3,
+    "mapanything": decode_mapanything,
+}
+
+
+def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityReport:
+    """Which share of the blocks was computed, from the level maps of this run."""
+    model = bundle.manifest.model
+    level = values["pair_level"][0, 0]
+    kept = int((level > 0).sum())
+    layers: tuple[int, ...] = ()
+    if sparsity.selector != "dense":
+        layers = parse_layers(sparsity.layers, model.global_layers)
+    chosen = list(layers)
+    if "kept_blocks" in values:
+        shares = values["kept_blocks"][chosen]
+    else:
+        shares = np.full((len(layers), model.global_heads), kept / level.size, np.float32)
+    return SparsityReport(
+        layers=layers,
+        kept_blocks=shares,
+        relative_blocks=kept / level.size,
+        kept_pairs=kept,
+        attention_mass=values["kept_mass"][chosen] if values["probe"].size > 1 else None,
+    )
+
+
+def _provenance(bundle: Bundle, sparsity: Sparsity) -> dict[str, Any]:
+    from covis.engines.version import __version__
+
+    manifest = bundle.manifest
+    return {
+        "covis": __version__,
+        "model": manifest.model.name,
+        "weights": manifest.weights.model_dump(),
+        "bundle": bundle.digest(),
+        "sparsity": asdict(sparsity),
+    }

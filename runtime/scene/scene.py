@@ -1,0 +1,306 @@
+"""The result: cameras, depth and points of M views, in one convention for all models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.errors import user_error
+from covis.runtime.scene import geometry
+from covis.runtime.scene.geometry import Float64, Floats
+
+PointSource = Literal["depth", "points"]
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How sparse global attention was in this run.
+
+    Attributes:
+        layers: indices of the global layers that were sparse.
+        kept_blocks: (layers, heads), the share of blocks computed, in [0, 1].
+        relative_blocks: kept frame pairs / M^2; 1 for a selector without frame pairs.
+        kept_pairs: kept frame pairs |E|, ordered, self-pairs included.
+        attention_mass: (layers, heads), the share of dense attention's softmax mass that falls on
+            kept blocks, where it was measured (on a sample of the queries).
+    """
+
+    layers: tuple[int, ...]
+    kept_blocks: NDArray[np.float32]
+    relative_blocks: float
+    kept_pairs: int
+    attention_mass: NDArray[np.float32] | None = None
+
+
+class PointSamples(NamedTuple):
+    """N points picked from the views, with the pixel that each was seen in.
+
+    Attributes:
+        xyz: (N, 3) float64, world.
+        rgb: (N, 3) uint8; mid-grey where the scene holds no images.
+        conf: (N,) float32; 1 where the model gives none.
+        view: (N,) index of the view.
+        pixel: (N, 2) model pixel coordinates (u, v) of the pixel's centre.
+    """
+
+    xyz: Float64
+    rgb: NDArray[np.uint8]
+    conf: NDArray[np.float32]
+    view: NDArray[np.int64]
+    pixel: Float64
+
+    def take(self, index: NDArray[np.int64]) -> PointSamples:
+        """The points of these indices alone."""
+        return PointSamples(
+            self.xyz[index], self.rgb[index], self.conf[index], self.view[index], self.pixel[index]
+        )
+
+    def thin(self, limit: int) -> PointSamples:
+        """At most `limit` of the points, taken evenly."""
+        if len(self.xyz) <= limit:
+            return self
+        return self.take(np.linspace(0, len(self.xyz) - 1, limit).astype(np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """M views of one scene, and what a model found there.
+
+    World frame and axes are OpenCV's (x right, y down, z forward); where the model has a reference
+    view, the world is that view's camera frame. Pixel coordinates put the centre of the top-left
+    pixel at (0.5, 0.5). See docs/conventions.md.
+
+    Attributes:
+        names: M different names of the photos.
+        extrinsics: (M, 3, 4) world to camera.
+        intrinsics: (M, 3, 3) in pixels of the model's H x W image.
+        intrinsics_original: (M, 3, 3) in pixels of the upright original photo.
+        image_size: (H, W).
+        original_sizes: (M, 2) height and width of the upright original photos.
+        images: (M, 3, H, W) RGB, uint8 or float in [0, 1].
+        depth: (M, H, W) z-depth.
+        depth_conf: (M, H, W), larger is surer; the scale is the model's.
+        points: (M, H, W, 3) world, from the model's own point head.
+        points_conf: (M, H, W).
+        valid: (M, H, W): pixels that come from a photo and that the model does not mask out.
+        similarity: (M, M) saliency, cosine in [-1, 1].
+        pair_level: (M, M) int8: 0 skipped, 1 low precision, 2 full precision.
+        sparsity: what sparse attention left out.
+        metric: whether lengths are metres; otherwise the scene has a scale of its own.
+        paths: the files of the photos, where they came from files.
+        provenance: model, digests, options, versions: JSON values only.
+
+    Raises:
+        CovisError: the shapes do not belong together.
+    """
+
+    names: tuple[str, ...]
+    extrinsics: Floats
+    intrinsics: Floats
+    intrinsics_original: Floats
+    image_size: tuple[int, int]
+    original_sizes: NDArray[np.integer[Any]]
+    depth: Floats
+    valid: NDArray[np.bool_]
+    depth_conf: Floats | None = None
+    points: Floats | None = None
+    points_conf: Floats | None = None
+    images: NDArray[Any] | None = None
+    similarity: Floats | None = None
+    pair_level: NDArray[np.int8] | None = None
+    sparsity: SparsityReport | None = None
+    metric: bool = False
+    paths: tuple[Path | None, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        M, (H, W) = len(self.names), self.image_size
+        if not M:
+            raise user_error("a scene needs at least one view")
+        if len(set(self.names)) < M:
+            raise user_error("two views have the same name", hint="make the names differ")
+        for name, shape in _shapes(M, H, W).items():
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != shape:
+                raise user_error(f"has shape {np.shape(value)}, not {shape}", where=f"Scene.{name}")
+        if self.paths is not None and len(self.paths) != M:
+            raise user_error(f"has {len(self.paths)} entries, not {M}", where="Scene.paths")
+        if self.valid.dtype != np.bool_:
+            raise user_error(f"is {self.valid.dtype}, not bool", where="Scene.valid")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def camera_centers(self) -> Float64:
+        """Camera positions (M, 3) in the world."""
+        return geometry.camera_centers(self.extrinsics)
+
+    def points_from_depth(self) -> NDArray[np.float32]:
+        """World points (M, H, W, 3) of all pixels, from depth and cameras.
+
+        Views whose camera is not usable get NaN.
+        """
+        H, W = self.image_size
+        pixels = geometry.pixel_centers(H, W).reshape(-1, 2)
+        out = np.full((len(self), H, W, 3), np.nan, np.float32)
+        for i in np.nonzero(self.usable_cameras())[0]:
+            world = geometry.unproject(
+                pixels, self.depth[i].reshape(-1), self.intrinsics[i], self.extrinsics[i]
+            )
+            out[i] = world.reshape(H, W, 3)
+        return out
+
+    def usable_cameras(self) -> NDArray[np.bool_]:
+        """(M,): views whose cameras are finite and can be inverted.
+
+        A focal length may be negative (a model's field of view may pass half a turn), not 0.
+        """
+        focal = self.intrinsics[:, [0, 1], [0, 1]]
+        finite = np.ones(len(self), bool)
+        for array in (self.extrinsics, self.intrinsics, self.intrinsics_original):
+            finite &= np.isfinite(array).all(axis=(1, 2))
+        usable: NDArray[np.bool_] = finite & (focal != 0).all(axis=1)
+        return usable
+
+    def confidence(self, source: PointSource = "depth") -> Floats | None:
+        """The confidence (M, H, W) that goes with the points of `source`."""
+        return self.depth_conf if source == "depth" else self.points_conf
+
+    def point_cloud(
+        self,
+        min_conf: float | None = None,
+        percentile: float | None = None,
+        stride: int = 1,
+        source: PointSource = "depth",
+    ) -> tuple[Float64, NDArray[np.uint8], NDArray[np.float32]]:
+        """Points (N, 3) in the world, colours uint8 (N, 3) and confidences (N,).
+
+        Args as for `point_samples`.
+        """
+        samples = self.point_samples(min_conf, percentile, stride, source)
+        return samples.xyz, samples.rgb, samples.conf
+
+    def point_samples(
+        self,
+        min_conf: float | None = None,
+        percentile: float | None = None,
+        stride: int = 1,
+        source: PointSource = "depth",
+    ) -> PointSamples:
+        """The valid, finite points of the scene, view by view in row order.
+
+        Args:
+            min_conf: leave out points of lower confidence.
+            percentile: leave out this share, in percent, of the valid pixels: the least confident.
+            stride: take every stride-th row and column.
+            source: unproject `depth`, so that points lie on their pixels' rays, or take the
+                model's `points`.
+
+        Raises:
+            CovisError: `points` are wanted and the model gave none; an option is out of range.
+        """
+        if source not in get_args(PointSource):
+            raise user_error(f"{source!r} is unknown", where="source", hint='"depth" or "points"')
+        if source == "points" and self.points is None:
+            raise user_error("this scene has no points of its own", hint='use source="depth"')
+        if stride < 1:
+            raise user_error(f"{stride} is less than 1", where="stride")
+        threshold = self._threshold(min_conf, percentile, stride, source)
+        parts = list(self._samples(threshold, stride, source))
+        return PointSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _threshold(
+        self, min_conf: float | None, percentile: float | None, stride: int, source: PointSource
+    ) -> float:
+        threshold = -np.inf if min_conf is None else float(min_conf)
+        if percentile is None:
+            return threshold
+        if not 0.0 <= percentile <= 100.0:
+            raise user_error(f"{percentile} is not in [0, 100]", where="--conf-percentile")
+        conf = self.confidence(source)
+        if conf is None:
+            return threshold
+        grid = conf[:, ::stride, ::stride]
+        values = grid[self.valid[:, ::stride, ::stride] & np.isfinite(grid)]
+        if values.size and percentile > 0:
+            threshold = max(threshold, float(np.percentile(values, percentile)))
+        return threshold
+
+    def _samples(
+        self, threshold: float, stride: int, source: PointSource
+    ) -> Iterator[PointSamples]:
+        conf, usable = self.confidence(source), self.usable_cameras()
+        for i in range(len(self)):
+            # Only what is kept is ever unprojected: the whole of it would take gigabytes.
+            keep = np.zeros(self.image_size, bool)
+            keep[::stride, ::stride] = self.valid[i, ::stride, ::stride]
+            if conf is not None:
+                keep &= conf[i] >= threshold
+            if source == "depth":
+                with np.errstate(invalid="ignore"):
+                    keep &= usable[i] & np.isfinite(self.depth[i]) & (self.depth[i] > 0)
+            v, u = np.nonzero(keep)
+            pixel = np.stack([u, v], axis=-1) + 0.5
+            if source == "points" and self.points is not None:
+                xyz = self.points[i, v, u].astype(np.float64)
+            elif len(u):
+                xyz = geometry.unproject(
+                    pixel, self.depth[i, v, u], self.intrinsics[i], self.extrinsics[i]
+                )
+            else:
+                xyz = np.empty((0, 3))
+            c = np.ones(len(u), np.float32) if conf is None else conf[i, v, u].astype(np.float32)
+            # Finite in float32 too, which is what files hold.
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(xyz.astype(np.float32)).all(axis=-1)
+            yield PointSamples(
+                xyz[finite],
+                self._colours(i, v, u)[finite],
+                c[finite],
+                np.full(int(finite.sum()), i, np.int64),
+                pixel[finite],
+            )
+
+    def _colours(self, view: int, v: NDArray[np.int64], u: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self.images is None:
+            return np.full((len(u), 3), 128, np.uint8)
+        rgb: NDArray[Any] = self.images[view][:, v, u].T
+        if rgb.dtype == np.uint8:
+            return rgb
+        bright: NDArray[np.uint8] = np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+        return bright
+
+    def select(self, views: NDArray[np.int64]) -> Scene:
+        """The scene of these views alone, in this order."""
+        shapes = _shapes(len(self), *self.image_size)
+        changed: dict[str, Any] = {"names": tuple(self.names[i] for i in views)}
+        if self.paths is not None:
+            changed["paths"] = tuple(self.paths[i] for i in views)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in shapes and value is not None:
+                pairs = f.name in ("similarity", "pair_level")
+                changed[f.name] = value[np.ix_(views, views)] if pairs else value[views]
+        return replace(self, **changed)
+
+
+def _shapes(M: int, H: int, W: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "extrinsics": (M, 3, 4),
+        "intrinsics": (M, 3, 3),
+        "intrinsics_original": (M, 3, 3),
+        "original_sizes": (M, 2),
+        "images": (M, 3, H, W),
+        "depth": (M, H, W),
+        "depth_conf": (M, H, W),
+        "points": (M, H, W, 3),
+        "points_conf": (M, H, W),
+        "valid": (M, H, W),
+        "similarity": (M, M),
+        "pair_level": (M, M),
+    }

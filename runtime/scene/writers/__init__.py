@@ -1,0 +1,171 @@
+"""Scenes to files: every format at once, in a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covis.engines.errors import environment_error, user_error
+from covis.engines.system.atomic import entries
+
+if TYPE_CHECKING:
+    from covis.runtime.scene.scene import Scene
+    from covis.runtime.scene.writers.finite import LeftOut
+
+    Writer = Callable[[Scene, Path, float], list[Path]]
+
+FORMATS = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html")
+SUMMARY = "scene.json"
+CONF_PERCENTILE = 20.0
+
+
+def write(
+    scene: Scene,
+    folder: Path | str,
+    formats: Sequence[str] = FORMATS,
+    *,
+    conf_percentile: float = CONF_PERCENTILE,
+    force: bool = False,
+) -> list[Path]:
+    """Write a scene in several formats, and `scene.json`, which says what was written.
+
+    Views without a finite camera and points that are not finite are left out, and counted in
+    `scene.json`. Nothing appears at `folder` before all of it is on the disk.
+
+    Args:
+        scene: what to write.
+        folder: to be made; must not exist yet.
+        formats: some of `FORMATS`; see docs/conventions.md for axes and units of each.
+        conf_percentile: the least confident share of the pixels, in percent, that point clouds
+            leave out (`npz` keeps everything).
+        force: replace the folder if covis wrote all of it.
+
+    Returns:
+        The files, in the order of the formats.
+
+    Raises:
+        CovisError: an unknown format; `folder` exists; the disk is full; no view is usable.
+    """
+    from covis.engines.system.atomic import atomic_folder
+    from covis.runtime.scene.writers.finite import finite_part
+
+    target = Path(folder)
+    check_output(target, formats, force=force)
+    kept, left_out = finite_part(scene)
+    with atomic_folder(target, force=force) as scratch:
+        written: list[Path] = []
+        for name in dict.fromkeys(formats):
+            written += _writer(name)(kept, scratch, conf_percentile)
+        names = [path.relative_to(scratch).as_posix() for path in dict.fromkeys(written)]
+        summary = _summary(kept, left_out, names, conf_percentile)
+        text = json.dumps(summary, indent=1, default=_as_json)
+        (scratch / SUMMARY).write_text(text + "\n", encoding="utf-8")
+    return [target / name for name in [*names, SUMMARY]]
+
+
+def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = False) -> None:
+    """Refuse what `write` would refuse, before hours of work are put into a scene.
+
+    With `force`, a folder is only replaced if everything in it was written by covis: a slip such
+    as `--out ~ --force` must not cost anyone their files.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise user_error(
+                f"{name!r} is no output format", where="--formats", hint=f"use {', '.join(FORMATS)}"
+            )
+    if not formats:
+        raise user_error("no output format given", hint=f"use some of {', '.join(FORMATS)}")
+    target = Path(folder)
+    if "\0" in str(target):
+        raise user_error("holds a NUL character", where=target, hint="choose another name")
+    try:
+        if target.is_symlink():
+            raise user_error("is a link", where=target, hint="name the folder itself")
+        _check_parent(target)
+        if not target.exists():
+            return
+    except OSError as error:
+        raise environment_error(
+            f"cannot be looked at ({error.strerror})", where=target, hint="choose another name"
+        ) from error
+    if not target.is_dir():
+        raise user_error("is a file, not a folder", where=target, hint="choose another name")
+    if not force:
+        raise user_error("already exists", where=target, hint="choose another name or pass --force")
+    foreign = _foreign_file(target)
+    if foreign is not None:
+        raise user_error(
+            f"holds {foreign!r}, which covis did not write, and is not replaced",
+            where=target,
+            hint="choose another name, or remove the folder yourself",
+        )
+
+
+def _check_parent(target: Path) -> None:
+    """Refuse a place below a file, or in a folder where nothing may be made."""
+    parent = next(path for path in target.absolute().parents if path.exists())
+    if not parent.is_dir():
+        raise user_error("is a file, not a folder", where=parent, hint="choose another name")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise environment_error(
+            f"cannot be written (no rights in {parent})",
+            where=target,
+            hint="check free space and rights",
+        )
+
+
+def _foreign_file(folder: Path) -> str | None:
+    """A file below `folder` that its `scene.json` does not list."""
+    known: set[str] = set()
+    path = folder / SUMMARY
+    # Opening a pipe or a device could wait, or be read, for ever.
+    if path.is_file() and not path.is_symlink():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            known = {SUMMARY, *summary["covis_files"]}
+    return next((name for name in entries(folder) if name not in known), None)
+
+
+def _writer(name: str) -> Writer:
+    if name == "npz":
+        from covis.runtime.scene.writers.npz import write_npz as writer
+    elif name == "ply":
+        from covis.runtime.scene.writers.ply import write_ply as writer
+    elif name == "glb":
+        from covis.runtime.scene.writers.glb import write_glb as writer
+    elif name == "colmap":
+        from covis.runtime.scene.writers.colmap import write_colmap as writer
+    elif name == "nerfstudio":
+        from covis.runtime.scene.writers.nerfstudio import write_nerfstudio as writer
+    elif name == "html":
+        from covis.runtime.scene.writers.html import write_html as writer
+    else:
+        from covis.runtime.scene.writers.saliency import write_saliency as writer
+    return writer
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays as nested lists, and paths and the like in words."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _summary(
+    scene: Scene, left_out: LeftOut, files: list[str], conf_percentile: float
+) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "views": list(scene.names),
+        "image_size": list(scene.image_size),
+        "metric": scene.metric,
+        "conf_percentile": conf_percentile,
+        "left_out": asdict(left_out),
+        "sparsity": asdict(scene.sparsity) if scene.sparsity else None,
+        "provenance": dict(scene.provenance),
+        "covis_files": files,
+    }

@@ -1,0 +1,46 @@
+"""`scene.npz`: every array of the scene, readable with numpy alone (no pickle inside)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covis.runtime.scene.scene import Scene
+
+_ARRAYS = (
+    "extrinsics",
+    "intrinsics",
+    "intrinsics_original",
+    "original_sizes",
+    "images",
+    "depth",
+    "depth_conf",
+    "points",
+    "points_conf",
+    "valid",
+    "similarity",
+    "pair_level",
+)
+
+
+def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+    """All arrays under the names of `Scene`, and `names`, `metric`, `sparsity`, `provenance`.
+
+    The last two are JSON text. Nothing is filtered: `valid` and the confidences say what to use.
+    """
+    arrays: dict[str, Any] = {
+        name: getattr(scene, name) for name in _ARRAYS if getattr(scene, name) is not None
+    }
+    arrays["names"] = np.array(scene.names, dtype=np.str_)
+    arrays["metric"] = np.array(scene.metric)
+    arrays["provenance"] = np.array(json.dumps(dict(scene.provenance), default=str))
+    if scene.sparsity is not None:
+        arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity), default=np.ndarray.tolist))
+    path = folder / "scene.npz"
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return [path]

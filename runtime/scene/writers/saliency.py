@@ -1,0 +1,137 @@
+"""`saliency.png`: which views look alike, and which pairs attention therefore computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.errors import user_error
+from covis.runtime.scene.scene import Scene
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+_SIDE = 640  # pixels of a panel, about; cells are whole pixels
+_MARGIN, _TOP, _GAP, _FOOT = 70, 64, 70, 92
+_INK = (40, 40, 40)
+# Dark blue over green to yellow: lightness grows evenly, so it reads in grey and to the
+# colour-blind too.
+_RAMP = np.array(
+    [(68, 1, 84), (59, 82, 139), (33, 144, 141), (94, 201, 98), (253, 231, 37)], np.float64
+)
+_LEVELS = np.array([(233, 236, 239), (133, 183, 235), (12, 68, 124)], np.uint8)
+_LEVEL_NAMES = ("skipped", "low precision", "full precision")
+
+
+def write_saliency(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+    """The similarity matrix with a colour bar and, beside it, the level of each pair.
+
+    Raises:
+        CovisError: the scene has no similarity matrix.
+    """
+    if scene.similarity is None:
+        raise user_error(
+            "this scene has no similarity matrix", where="--formats", hint='leave out "saliency"'
+        )
+    path = folder / "saliency.png"
+    draw_saliency(scene.similarity, scene.pair_level).save(path)
+    return [path]
+
+
+def draw_saliency(similarity: NDArray[Any], level: NDArray[np.int8] | None) -> Image.Image:
+    """The picture, RGB; `similarity` (M, M), `level` int8 (M, M) of 0, 1, 2 or None."""
+    from PIL import Image, ImageDraw
+
+    M = len(similarity)
+    side = M * max(_SIDE // M, 1)
+    panels = 1 if level is None else 2
+    size = (2 * _MARGIN + panels * side + (panels - 1) * _GAP, _TOP + side + _FOOT)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    low = _floor_to_tenth(similarity)
+    _panel(picture, draw, _MARGIN, side, colours(similarity, low), "Similarity of views (cosine)")
+    _colour_bar(picture, draw, _MARGIN, _TOP + side + 44, side, low)
+    if level is not None:
+        kept = int((level > 0).sum())
+        title = f"Pairs computed: {kept} of {M * M} ({kept / (M * M):.1%})"
+        left = _MARGIN + side + _GAP
+        _panel(picture, draw, left, side, _LEVELS[np.clip(level, 0, 2)], title)
+        _legend(draw, left, _TOP + side + 44, level)
+    return picture
+
+
+def colours(similarity: NDArray[Any], low: float) -> NDArray[np.uint8]:
+    """RGB (..., 3) of similarities (...), from `low` (darkest) to 1 (brightest)."""
+    position = np.clip((np.asarray(similarity, np.float64) - low) / max(1.0 - low, 1e-9), 0.0, 1.0)
+    stops = np.linspace(0.0, 1.0, len(_RAMP))
+    channels = [np.interp(position, stops, _RAMP[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def _floor_to_tenth(similarity: NDArray[Any]) -> float:
+    return min(float(np.floor(10 * similarity.min() + 1e-6) / 10), 0.9)
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _panel(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    left: int,
+    side: int,
+    cells: NDArray[np.uint8],
+    title: str,
+) -> None:
+    from PIL import Image
+
+    M = len(cells)
+    picture.paste(
+        Image.fromarray(cells).resize((side, side), Image.Resampling.NEAREST), (left, _TOP)
+    )
+    draw.rectangle((left - 1, _TOP - 1, left + side, _TOP + side), outline=_INK)
+    draw.text((left + side / 2, _TOP - 24), title, _INK, _font(20), anchor="mm")
+    cell = side / M
+    for i in range(0, M, _tick_step(M)):
+        middle = (i + 0.5) * cell
+        draw.text((left - 8, _TOP + middle), str(i), _INK, _font(14), anchor="rm")
+        draw.text((left + middle, _TOP + side + 6), str(i), _INK, _font(14), anchor="mt")
+    draw.text((left + side / 2, _TOP + side + 26), "view", _INK, _font(14), anchor="mt")
+
+
+def _tick_step(M: int) -> int:
+    """The least of 1, 2, 5, 10, 20, ... that leaves at most 16 labels."""
+    step = 1
+    while True:
+        for factor in (1, 2, 5):
+            if 16 * step * factor >= M:
+                return step * factor
+        step *= 10
+
+
+def _colour_bar(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, side: int, low: float
+) -> None:
+    from PIL import Image
+
+    bar = np.tile(colours(np.linspace(low, 1.0, side), low), (14, 1, 1))
+    picture.paste(Image.fromarray(bar), (left, top))
+    draw.rectangle((left - 1, top - 1, left + side, top + 14), outline=_INK)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        value = low + share * (1.0 - low)
+        draw.text((left + share * side, top + 20), f"{value:.3g}", _INK, _font(14), anchor="mt")
+
+
+def _legend(draw: ImageDraw.ImageDraw, left: int, top: int, level: NDArray[np.int8]) -> None:
+    x: float = left
+    for value, (name, colour) in enumerate(zip(_LEVEL_NAMES, _LEVELS.tolist(), strict=True)):
+        label = f"{name}: {int((level == value).sum())}"
+        draw.rectangle((x, top, x + 14, top + 14), fill=tuple(colour), outline=_INK)
+        draw.text((x + 20, top + 7), label, _INK, _font(14), anchor="lm")
+        x += 44 + draw.textlength(label, _font(14))

@@ -1,0 +1,44 @@
+"""The manifest is replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from covis.engines.bundle.bundle import MANIFEST, open_bundle, rewrite_manifest
+from covis.engines.errors import CovisError
+
+
+def test_a_new_manifest_is_read_back(mini_bundle: Path) -> None:
+    before = open_bundle(mini_bundle)
+    digest = before.digest()
+    (mini_bundle / MANIFEST).chmod(0o640)
+    sparsity = replace(before.manifest.sparsity, tau=0.375)
+    changed = before.manifest.model_copy(update={"sparsity": sparsity})
+    after = rewrite_manifest(before, changed)
+    assert open_bundle(mini_bundle).manifest == changed == after.manifest
+    assert after.digest() == open_bundle(mini_bundle).digest() != digest
+    assert (mini_bundle / MANIFEST).stat().st_mode & 0o777 == 0o640
+    assert not [p for p in mini_bundle.iterdir() if p.name.endswith(".partial")]
+
+
+def test_a_failure_leaves_the_old_one(mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(mini_bundle)
+    text = (mini_bundle / MANIFEST).read_bytes()
+    changed = bundle.manifest.model_copy(
+        update={"sparsity": replace(bundle.manifest.sparsity, tau=0.1)}
+    )
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CovisError, match=r"manifest.json: cannot be written \(No space") as caught:
+        rewrite_manifest(bundle, changed)
+    assert caught.value.code == 3
+    assert (mini_bundle / MANIFEST).read_bytes() == text
+    monkeypatch.undo()
+    assert open_bundle(mini_bundle).manifest == bundle.manifest  # no stray file is left either

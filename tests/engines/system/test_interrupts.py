@@ -1,0 +1,51 @@
+"""Ctrl-C during imports that would swallow it or take it for a failure."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from covis.engines.system.interrupts import interrupts_held
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_it_waits_for_the_end() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        press()
+        done.append("the rest")
+    assert done == ["the rest"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_it_is_not_lost_where_the_block_fails() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        press()
+        raise ImportError("initialization failed")
+    with pytest.raises(ImportError, match="of its own"), interrupts_held():
+        raise ImportError("of its own")
+
+
+def test_others_keep_their_handlers() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with interrupts_held():
+            press()
+            assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def elsewhere() -> None:  # signals belong to the main thread
+        with interrupts_held():
+            heard.append(0)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert heard[-1] == 0

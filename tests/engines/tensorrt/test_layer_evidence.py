@@ -1,0 +1,139 @@
+"""What a build leaves of an engine that its proof refuses; TensorRT and the GPU are acted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from covis.cli import run_command
+from covis.engines.errors import ExitCode
+from covis.engines.graphs.read import load_graph
+from covis.engines.graphs.shapes import tensor_facts
+from covis.engines.tensorrt.build import stages as plan_builds
+from covis.engines.tensorrt.build.layer_evidence import kept_evidence, stage_file
+from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
+from covis.engines.tensorrt.plans.cache import Built, Write
+from tests.engines.tensorrt.layers import as_json, engine_layers
+from tests.engines.tensorrt.plan_inputs import H200, TENSORRT
+from tests.places import DEMO
+
+Captured = pytest.CaptureFixture[str]
+STAGES = ("saliency", "depth")  # no nodes of ours, so no plugin has to be acted
+
+
+def layers_of(stage: str) -> str:
+    model = for_tensorrt(load_graph(DEMO / f"{stage}.onnx"))
+    shapes = {
+        value.name: tuple(d.dim_value or 4 for d in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+    }
+    return as_json(engine_layers(model, tensor_facts(model, shapes)))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """What the inspector says, by stage: at first of engines that are what was asked for."""
+    said = {stage: layers_of(stage) for stage in STAGES}
+
+    def build_engine(request: plan_builds.EngineRequest, write: Write) -> None:
+        write(request.graph.stem.encode())
+
+    acted: dict[str, Callable[..., object]] = {
+        "find_gpu": lambda device: H200,
+        "import_tensorrt": lambda: SimpleNamespace(__version__=TENSORRT),
+        "use_gpu": lambda device: None,
+        "build_engine": build_engine,
+        "inspect_plan": lambda plan: Built(said[plan.read_text()], 1),
+    }
+    for name, function in acted.items():
+        monkeypatch.setattr(plan_builds, name, function)
+    monkeypatch.setattr("covis.engines.tensorrt.module.logger", lambda tell: None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return said
+
+
+def build(tmp_path: Path, *more: str | Path) -> int:
+    words = ["build", str(DEMO), "--stages", ",".join(STAGES), "--cache", str(tmp_path / "plans")]
+    return run_command([*words, "--views", "1:4:8", "--chunk", "4", *map(str, more)])
+
+
+def wrong(text: str) -> str:
+    return text.replace("_f32f32_f32f32_f32", "_f32f32_tf32f32_f32")
+
+
+def test_each_stage_has_a_file_of_its_own(told: dict[str, str], tmp_path: Path) -> None:
+    assert build(tmp_path, "--exportLayerInfo", tmp_path / "layers.json") == 0
+    for stage in STAGES:
+        assert (tmp_path / f"layers.{stage}.json").read_text() == told[stage]
+    assert not (tmp_path / "layers.json").exists()
+    assert stage_file(Path("a/l.json"), "depth", 1) == Path("a/l.json")
+
+
+def test_trtexec_writes_to_the_same_files(capsys: Captured) -> None:
+    words = ["build", str(DEMO), "--print-trtexec", "--exportLayerInfo", "l.json", "--stages"]
+    assert run_command([*words, "saliency,depth"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"--exportLayerInfo=l.{stage}.json" in out for stage in STAGES)
+    assert run_command([*words, "depth"]) == 0
+    assert "--exportLayerInfo=l.json" in capsys.readouterr().out
+
+
+def test_a_refused_engine_leaves_its_layers(
+    told: dict[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    good, told["depth"] = told["depth"], wrong(told["depth"])
+    assert build(tmp_path) == ExitCode.NUMERICS
+    err = capsys.readouterr().err
+    plans = tmp_path / "plans"
+    [kept] = plans.glob("depth-*.refused.layers")
+    assert kept.read_text() == told["depth"]
+    assert err.splitlines()[-1].endswith(f"its plan was not kept, its layers are in {kept}")
+    assert "stage depth: the engine is not what was asked for: layer" in err
+    assert not list(plans.glob("depth-*.plan")) and list(plans.glob("saliency-*.plan"))
+    # Once the engine passes, nothing of the refusal stays.
+    told["depth"] = good
+    assert build(tmp_path) == 0
+    assert not kept.exists() and list(plans.glob("depth-*.plan"))
+
+
+def test_the_file_that_was_asked_for_is_named(
+    told: dict[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    told["depth"] = wrong(told["depth"])
+    assert build(tmp_path, "--exportLayerInfo", tmp_path / "l.json") == ExitCode.NUMERICS
+    assert (tmp_path / "l.depth.json").read_text() == told["depth"]
+    assert f"its layers are in {tmp_path / 'l.depth.json'}" in capsys.readouterr().err
+    assert not list((tmp_path / "plans").glob("*.refused.layers"))
+
+
+def test_what_the_proof_cannot_read_is_kept(
+    told: dict[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    told["depth"] = json.dumps({"Layers": ["only", "names"]})
+    assert build(tmp_path) == ExitCode.ENVIRONMENT
+    [kept] = (tmp_path / "plans").glob("depth-*.refused.layers")
+    assert kept.read_text() == told["depth"]
+    err = capsys.readouterr().err
+    assert "build with --profilingVerbosity detailed; its plan was not kept" in err
+
+
+def test_what_trips_the_proof_is_kept(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyError, match="a field nobody foresaw"),
+        kept_evidence("{}", None, tmp_path / "refused"),
+    ):
+        raise KeyError("a field nobody foresaw")
+    assert (tmp_path / "refused").read_text() == "{}"
+
+
+def test_a_folder_is_refused_before_anything_is_built(
+    told: dict[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "l.depth.json").mkdir()
+    assert build(tmp_path, "--exportLayerInfo", tmp_path / "l.json") == ExitCode.USER
+    assert "l.depth.json: is a folder; name a file" in capsys.readouterr().err
+    assert not (tmp_path / "plans").exists()

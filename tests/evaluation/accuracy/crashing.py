@@ -1,0 +1,48 @@
+"""A dataset of made scenes of which some kill the process that loads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.truth import GroundTruth, SceneRef
+
+
+@dataclass(frozen=True)
+class Crashing:
+    """As `MadeScenes`; a scene whose seed is in `deadly` kills its loader that many times.
+
+    Attributes:
+        log: folder that gets a file for each attempt.
+        deadly: seed -> how many of its attempts end in SIGKILL.
+        faulty: seeds whose loading is a defect of ours.
+    """
+
+    log: Path
+    seeds: range
+    deadly: dict[int, int] = field(default_factory=dict)
+    faulty: tuple[int, ...] = ()
+    name: str = "crashing"
+
+    @property
+    def _made(self) -> MadeScenes:
+        return MadeScenes((f"studio/orbit/{self.seeds[0]}-{self.seeds[-1]}/3",), (126, 168))
+
+    def scenes(self) -> list[SceneRef]:
+        return self._made.scenes()
+
+    def settings(self) -> dict[str, object]:
+        return self._made.settings()
+
+    def load(self, ref: SceneRef) -> GroundTruth:
+        seed = ref.key[2]
+        attempt = len(list(self.log.glob(f"{seed}.*")))
+        (self.log / f"{seed}.{attempt}").touch()
+        if attempt < self.deadly.get(seed, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seed in self.faulty:
+            raise ZeroDivisionError("as if by accident")
+        return self._made.load(ref)

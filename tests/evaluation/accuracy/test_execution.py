@@ -1,0 +1,209 @@
+"""Workers that compute, refuse, die and err: every scene is reported once, by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from covis.commands.demo import demo_bundle
+from covis.engines.errors import CovisError
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.accuracy.execution import Crew, Died, LocalCrew, Outcome, run_crew, run_here
+from covis.evaluation.accuracy.job import Job, chosen_scenes
+from covis.evaluation.accuracy.scoring import Record, ScoreOptions
+from covis.evaluation.datasets.truth import SceneRef
+from tests.evaluation.accuracy.crashing import Crashing
+from tests.places import ROOT
+
+FIRST = 1_000_000
+
+
+def job(dataset: Crashing) -> Job:
+    return Job(
+        bundle=demo_bundle(),
+        dataset=dataset,
+        sparsity=Sparsity(selector="dense"),
+        score=ScoreOptions(metrics=("pose",)),
+        views=2,
+        run=RunOptions(threads=1),
+    )
+
+
+def collect(
+    go: Callable[[Callable[[SceneRef, Record | CovisError], None]], None],
+) -> dict[str, Record | CovisError]:
+    """What was reported, each scene once."""
+    found: list[tuple[str, Record | CovisError]] = []
+    go(lambda scene, outcome: found.append((scene.name, outcome)))
+    assert max(Counter(name for name, _ in found).values()) == 1
+    return dict(found)
+
+
+def numbers(outcomes: dict[str, Record | CovisError]) -> dict[str, object]:
+    return {name: o["rotation_median"] for name, o in outcomes.items() if isinstance(o, dict)}
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Crashing:
+    """Four scenes: the second kills one worker, the third every worker it gets."""
+    deadly = {FIRST + 1: 1, FIRST + 2: 99}
+    return Crashing(tmp_path, range(FIRST, FIRST + 4), deadly)
+
+
+def check_crashes(
+    crashing: Crashing, outcomes: dict[str, Record | CovisError], reason: str
+) -> None:
+    names = [scene.name for scene in crashing.scenes()]
+    assert set(outcomes) == set(names)
+    dead = outcomes[names[2]]
+    assert isinstance(dead, CovisError) and dead.code == 3
+    assert str(dead).startswith(f"{names[2]}: its worker died 2 times ({reason}")
+    assert all(isinstance(outcomes[names[i]], dict) for i in (0, 1, 3))
+    attempts = Counter(int(path.name.split(".")[0]) for path in crashing.log.iterdir())
+    assert attempts == {FIRST: 1, FIRST + 1: 2, FIRST + 2: 2, FIRST + 3: 1}
+
+
+def test_local_workers_die_and_are_replaced(crashing: Crashing, tmp_path: Path) -> None:
+    work = job(crashing)
+    outcomes = collect(lambda report: run_crew(LocalCrew(work, 2), crashing.scenes(), report))
+    check_crashes(crashing, outcomes, "SIGKILL, perhaps out of memory")
+    (tmp_path / "calm").mkdir()
+    calm = Crashing(tmp_path / "calm", crashing.seeds)
+    here = collect(lambda report: run_here(job(calm), calm.scenes()[:2], report))
+    assert numbers(here).items() <= numbers(outcomes).items()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'covis[ray]'"
+)
+def test_ray_workers_die_and_are_replaced(
+    crashing: Crashing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local cluster of two workers, one of them killed; takes a minute on two busy cores:
+
+    python -m pytest -m slow tests/evaluation/accuracy/test_execution.py
+
+    The workers find this checkout through the environment.
+    """
+    from covis.evaluation.accuracy.cluster import RayCrew
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    crew = RayCrew(job(crashing), 2, "local")
+    assert crew.size in (1, 2)  # no more than the machine has cores
+    outcomes = collect(lambda report: run_crew(crew, crashing.scenes(), report))
+    check_crashes(crashing, outcomes, "ActorDiedError")
+
+
+def test_a_worker_that_dies_while_idle_costs_no_scene(tmp_path: Path) -> None:
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 2))
+    crew = LocalCrew(job(dataset), 1)
+
+    def report(scene: SceneRef, outcome: Record | CovisError) -> None:
+        assert isinstance(outcome, dict)
+        done.append(scene.name)
+        for process, _ in crew._workers.values():
+            process.kill()
+            process.join()
+
+    done: list[str] = []
+    run_crew(crew, dataset.scenes(), report)
+    assert sorted(done) == [scene.name for scene in dataset.scenes()]
+
+
+def test_defects_of_ours_keep_their_traceback(tmp_path: Path) -> None:
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 1), faulty=(FIRST,))
+    with pytest.raises(RuntimeError, match=r"(?s)1000000/3:.*crashing.py.*as if by accident"):
+        run_crew(LocalCrew(job(dataset), 1), dataset.scenes(), lambda *_: None)
+
+
+def test_one_error_does_not_stop_the_others(tmp_path: Path) -> None:
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 2))
+    broken = Job(demo_bundle() / "nowhere", dataset, Sparsity())
+    outcomes = collect(lambda report: run_here(broken, dataset.scenes(), report))
+    assert len(outcomes) == 2
+    for name, outcome in outcomes.items():
+        assert isinstance(outcome, CovisError) and "no such bundle folder" in str(outcome)
+        assert str(outcome).startswith(name)
+
+
+class Scripted(Crew):
+    """A crew that answers in the worst order, without processes."""
+
+    def __init__(self, size: int, script: dict[str, list[Outcome]]) -> None:
+        self.size, self.script, self.closed = size, script, False
+        self.busy: dict[int, str] = {}
+
+    def assign(self, worker: int, scene: SceneRef) -> None:
+        assert worker not in self.busy and 0 <= worker < self.size
+        self.busy[worker] = scene.name
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        worker = max(self.busy)
+        return [(worker, self.script[self.busy.pop(worker)].pop(0))]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_the_schedule_reports_all_once(size: int) -> None:
+    names = "abcdef"
+    script: dict[str, list[Outcome]] = {name: [{"scene": name}] for name in names}
+    script["b"] = [Died("x"), {"scene": "b"}]
+    script["e"] = [Died("x"), Died("y")]
+    crew = Scripted(size, script)
+    outcomes = collect(
+        lambda report: run_crew(crew, [SceneRef(name, "") for name in names], report)
+    )
+    assert sorted(outcomes) == list(names) and crew.closed
+    assert isinstance(outcomes["e"], CovisError) and "(y)" in str(outcomes["e"])
+    assert not any(script.values())
+
+
+def test_a_crew_is_closed_when_reporting_fails() -> None:
+    crew = Scripted(2, {"a": [{"scene": "a"}], "b": [{"scene": "b"}]})
+
+    def full(*_: object) -> None:
+        raise CovisError(3, "full")  # type: ignore[arg-type]
+
+    with pytest.raises(CovisError, match="full"):
+        run_crew(crew, [SceneRef("a", ""), SceneRef("b", "")], full)
+    assert crew.closed
+
+
+def test_scenes_are_chosen_by_pattern(tmp_path: Path) -> None:
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 3))
+    names = [s.name for s in dataset.scenes()]
+    assert [s.name for s in chosen_scenes(dataset, ["*1/3", "*/1000000/*"], 0)] == names[:2]
+    assert [s.name for s in chosen_scenes(dataset, [], 1)] == names[:1]
+    with pytest.raises(CovisError, match="--scenes no: none of the 3 scenes is called that"):
+        chosen_scenes(dataset, ["*", "no"], 0)
+
+
+def test_options_that_decide_a_number_are_in_the_fingerprint(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    base = job(Crashing(tmp_path, range(FIRST, FIRST + 1)))
+    same = replace(base, run=RunOptions(chunk=7, threads=2), bundle=tmp_path)
+    assert same.options("d") == base.options("d") != base.options("e")
+    for change in ({"views": 3}, {"seed": 1}, {"sampling": "even"}, {"sparsity": Sparsity()},
+                   {"score": ScoreOptions(icp=1)}):  # fmt: skip
+        assert replace(base, **change).options("d") != base.options("d")  # type: ignore[arg-type]
+    with pytest.raises(CovisError, match="--views: 1 views make no pair"):
+        replace(base, views=1)
+
+
+def test_an_unreachable_cluster_is_told_at_once() -> None:
+    from covis.evaluation.accuracy.cluster import check_reachable
+
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999999"):
+        with pytest.raises(CovisError, match=r"no Ray cluster .*; start one with `ray start") as e:
+            check_reachable(address)
+        assert e.value.code == 3 and str(e.value).startswith(f"--ray {address}: ")
+    check_reachable("auto")
+    check_reachable("local")

@@ -1,0 +1,282 @@
+"""`covis sweep`: its settings, its results that can be resumed, its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from covis.cli import run_command
+from covis.commands.demo import demo_bundle
+from covis.commands.sweep import SweepCommand, make_sweep
+from covis.engines.errors import CovisError, user_error
+from covis.engines.options import Sparsity, parse_layers
+from covis.evaluation.accuracy.scoring import ScoreOptions
+from covis.evaluation.datasets.covisibility import true_covisibility
+from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.sweep import sweep as sweeps
+from covis.evaluation.sweep.pairs import pair_map, random_score
+from covis.evaluation.sweep.report import markdown, pareto, row
+from covis.evaluation.sweep.sweep import DROPS, Plan, drop_layers, layer_words, settings
+from covis.runtime.pipeline import Pipeline, load
+from covis.synthetic import HELD_OUT_SEEDS
+
+DATA = f"studio/scatter/{HELD_OUT_SEEDS.start}-{HELD_OUT_SEEDS.start + 1}/5"
+SMALL = (
+    *("--views", "4", "--metrics", "pose", "--taus", "0.0", "1.0", "--selectors", "saliency"),
+    *("--layers", "third", "all", "--shares", "0.75", "--no-pictures", "--threads", "1"),
+)
+
+
+def test_layers_by_word() -> None:
+    assert [layer_words(w, 24) for w in ("third", "two-thirds", "all")] == ["0-7", "0-15", "all"]
+    assert [layer_words(w, 8) for w in ("third", "two-thirds", "2,5-7")] == ["0-2", "0-4", "2,5-7"]
+    assert layer_words("third", 1) == "0-0"
+    with pytest.raises(CovisError, match="'9' names none of the model's 8 global layers"):
+        layer_words("9", 8)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8, 24])
+def test_layers_dropped(depth: int) -> None:
+    for drop in DROPS:
+        for count in range(1, depth + 1):
+            layers = parse_layers(drop_layers(drop, count, depth), depth)
+            assert len(layers) == count, (drop, count)
+    half = max(1, depth // 2)
+    assert parse_layers(drop_layers("front", half, depth)) == tuple(range(half))
+    assert parse_layers(drop_layers("back", half, depth))[-1] == depth - 1
+    spread = np.diff(parse_layers(drop_layers("alternating", half, depth)))
+    assert not len(spread) or spread.max() - spread.min() <= 1
+
+
+def test_a_plan_is_every_combination_once() -> None:
+    plan = Plan(taus=(0.5, 0.9), keep_ratios=(0.1,), layers=("third", "all"), shares=(0.25,))
+    points = settings(plan, Sparsity(low_precision=True, min_neighbours=2), 8)
+    names = [point.name for point in points]
+    assert len(set(names)) == len(names) and points[0].kind == "dense"
+    kinds = [point.kind for point in points]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "dense": 1, "tau": 2 * 2, "pooled": 2, "pairs": 2 * 3, "drop": 4 * 3,
+    }  # fmt: skip
+    assert all(not p.sparsity.low_precision and p.sparsity.min_neighbours == 2 for p in points)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small sweep of the bundle that ships, through the command line."""
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    assert run_command(arguments) == 0
+    return out
+
+
+def command(out: Path, **changes: Any) -> SweepCommand:
+    """The same sweep as an object."""
+    values: dict[str, Any] = {
+        "bundle": demo_bundle(), "dataset": "made", "paths": (DATA,), "out": out, "views": 4,
+        "metrics": ("pose",), "taus": (0.0, 1.0), "selectors": ("saliency",),
+        "layers": ("third", "all"), "shares": (0.75,), "pictures": False, "threads": 1,
+    }  # fmt: skip
+    return SweepCommand(**{**values, **changes})
+
+
+def test_what_it_measures(swept: Path) -> None:
+    rows = {r["name"]: r for r in json.loads((swept / "sweep.json").read_text())["rows"]}
+    dense, kept, alone = (
+        rows[name] for name in ("dense", "saliency-tau0-all", "saliency-tau1-all")
+    )
+    depth = rows["saliency-tau1-all"]["sparse_layers"]
+    assert dense["scenes"] == 2 and dense["pairs"] == 12 and dense["attention_work"] == 1.0
+    assert kept["kept_pairs"] == 16 and kept["attention_work"] == 1.0
+    for threshold in (30, 15, 5):
+        assert kept[f"auc{threshold}"] == dense[f"auc{threshold}"]
+    assert alone["attention_work"] == pytest.approx(alone["relative_blocks"], abs=1e-6)
+    third = rows[f"saliency-tau1-{layer_words('third', depth)}"]
+    expected = 1 - third["sparse_layers"] / depth * (1 - third["relative_blocks"])
+    assert third["attention_work"] == pytest.approx(expected)
+    for source in ("saliency", "random", "oracle"):
+        assert rows[f"{source}-share0.75-all"]["relative_blocks"] == 0.75
+        assert rows[f"{source}-share0.75-all"]["pairs_source"] == source
+
+
+def test_tables_hold_those_numbers(swept: Path) -> None:
+    text = (swept / "tables.md").read_text()
+    rows = {r["name"]: r for r in json.loads((swept / "sweep.json").read_text())["rows"]}
+    for title in ("Pairs by tau", "AUC@30 by L", "selector of pairs", "which layers are sparse"):
+        assert title in text, title
+    alone = rows["saliency-tau1-all"]
+    assert f"| 1 | {alone['kept_pairs']:.1f} | {alone['relative_blocks']:.1%} |" in text
+    cells = [f"{100 * rows[f'saliency-tau{tau}-all']['auc30']:.1f}" for tau in (0, 1)]
+    depth = alone["sparse_layers"]
+    assert f"| {depth} of {depth} | {' | '.join(cells)} |" in text
+
+
+def test_nothing_is_run_twice_and_nothing_lost(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One result of the sweep goes missing, one is cut short: just these two come again."""
+    before = json.loads((swept / "sweep.json").read_text())["rows"]
+    whole = make_sweep(command(swept))
+    scenes = whole.job.dataset.scenes()
+    assert whole.missing(scenes) == 0
+    gone = [whole.results[name].path(scenes[1].name) for name in ("dense", "oracle-share0.75-all")]
+    gone[0].unlink()
+    gone[1].write_bytes(gone[1].read_bytes()[:100])
+    assert whole.missing(scenes) == 2
+    ran: list[tuple[str, str]] = []
+    whole.run(scenes, lambda scene, name: ran.append((scene, name)))
+    assert ran == [(scenes[1].name, "dense"), (scenes[1].name, "oracle-share0.75-all")]
+    assert whole.missing(scenes) == 0
+    for old in before:
+        setting = next(s for s in whole.settings if s.name == old["name"])
+        new = row(setting, whole.records(setting, scenes))
+        assert (new["auc30"], new["kept_pairs"]) == (old["auc30"], old["kept_pairs"])
+
+
+def test_an_interruption_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_sweep(command(tmp_path / "out", layers=("all",), drops=False))
+    scenes = whole.job.dataset.scenes()
+    calls = 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the first call loads the stages
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    real = Pipeline.__call__
+    monkeypatch.setattr(Pipeline, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        whole.run(scenes)
+    monkeypatch.undo()
+    total = len(whole.settings) * len(scenes)
+    assert (
+        make_sweep(command(tmp_path / "out", layers=("all",), drops=False)).missing(scenes)
+        == total - 2
+    )
+
+
+def test_a_scene_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    arguments += ["--taus", "0.5", "--layers", "all", "--no-drops"]
+    real = MadeScenes.load
+
+    def load_one(self: MadeScenes, ref: Any) -> Any:
+        if ref.name.endswith(f"{HELD_OUT_SEEDS.start}/5"):
+            raise user_error("is damaged", where="photo 3")
+        return real(self, ref)
+
+    monkeypatch.setattr(MadeScenes, "load", load_one)
+    assert run_command(arguments) == 2
+    told = capsys.readouterr().err
+    assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; their reasons" in (
+        " ".join(told.split()).replace(f"studio/scatter/{HELD_OUT_SEEDS.start}/5: 1 of", "1 of")
+    )
+    assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 1
+    monkeypatch.undo()
+    assert run_command(arguments) == 0
+    assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 2
+
+
+def test_other_options_are_refused(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(swept), *SMALL]
+    assert run_command([*arguments, "--seed", "1"]) == 2
+    assert "holds results of other options (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--taus", "1.5"], "--tau: holds a number outside [0, 1]"),
+        (["--shares", "0"], "--shares: holds a number outside (0, 1]"),
+        (["--layers", "99"], "--layers: '99' names none of the model's"),
+        (["--also", "/nowhere"], "/nowhere: no such bundle folder"),
+        (["--limit", "-1"], "--limit: -1 is negative"),
+    ],
+)
+def test_bad_arguments(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    assert run_command([*arguments, *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_random_and_true_pairs_are_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map of a share reaches the pipeline, of the right source."""
+    maps: dict[str, Any] = {}
+    dataset = MadeScenes((DATA,), (112, 112), shadows=False)
+    truth = dataset.load(dataset.scenes()[0])
+    loaded = load(demo_bundle())
+    run = sweeps._SceneRun(loaded, truth, ScoreOptions(metrics=("pose",)), seed=7)
+    real = Pipeline.__call__
+
+    def spy(self: Pipeline, photos: Any, **kwargs: Any) -> Any:
+        scene = real(self, photos, **kwargs)
+        if kwargs.get("pair_level") is not None:
+            maps[name] = scene.pair_level
+        return scene
+
+    monkeypatch.setattr(Pipeline, "__call__", spy)
+    plan = Plan(taus=(), selectors=(), layers=("all",), shares=(0.6,), drops=False)
+    similarity = loaded(run.images).similarity
+    for setting in settings(plan, Sparsity(), loaded.bundle.manifest.model.global_layers)[1:]:
+        name = setting.pairs
+        record = run(setting)
+        assert record["kept_pairs"] == 15
+    seen = true_covisibility(truth, run.images.original_sizes)
+    assert similarity is not None and seen is not None
+    np.testing.assert_array_equal(maps["saliency"], pair_map(similarity, 0.6))
+    np.testing.assert_array_equal(maps["random"], pair_map(random_score(5, 7), 0.6))
+    np.testing.assert_array_equal(maps["oracle"], pair_map(seen, 0.6))
+
+
+def test_the_frontier() -> None:
+    points = [(1.0, 0.9), (0.5, 0.9), (0.4, 0.7), (0.45, 0.6), (0.1, 0.2), (0.1, 0.1)]
+    rows = [{"attention_work": cost, "auc30": gain} for cost, gain in points]
+    best = [(r["attention_work"], r["auc30"]) for r in pareto(rows)]
+    assert best == [(0.1, 0.2), (0.4, 0.7), (0.5, 0.9)]
+    assert pareto([{"attention_work": None, "auc30": 1.0}]) == []
+
+
+def test_no_tables_of_nothing() -> None:
+    assert markdown([], 8) == "\n"
+
+
+def test_pictures(swept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    from covis.evaluation.sweep import pictures
+
+    rows = json.loads((swept / "sweep.json").read_text())["rows"]
+    kinds = (pictures.draw_pareto, pictures.draw_pairs, pictures.draw_drops)
+    for index, draw in enumerate(kinds):
+        path = draw(rows, tmp_path / f"{index}.png")
+        assert path is not None
+        with Image.open(path) as picture:
+            colours = picture.convert("RGB").getcolors(1 << 20)
+        assert min(picture.size) > 300 and colours is not None and len(colours) > 20
+    assert pictures.draw_pairs([replace_kind(r) for r in rows], tmp_path / "x.png") is None
+
+
+def replace_kind(r: dict[str, Any]) -> dict[str, Any]:
+    return {**r, "kind": "dense"}
+
+
+def test_a_setting_of_another_bundle_has_a_name_of_its_own() -> None:
+    plan = replace(Plan(), selectors=(), shares=())
+    assert [s.name for s in settings(plan, Sparsity(), 4, "fp8")] == ["fp8/dense"]

@@ -1,0 +1,227 @@
+"""`covis tune`: drift is measured right, the cheapest setting within it is found and written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from covis.cli import run_command
+from covis.commands.demo import demo_bundle
+from covis.commands.tune import degrees, share
+from covis.engines.bundle.bundle import MANIFEST, open_bundle
+from covis.engines.errors import CovisError
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.metrics.drift import drift
+from covis.evaluation.sweep.sweep import work
+from covis.evaluation.sweep.tune import Tuner, candidates, subsets
+from covis.runtime.pipeline import Pipeline, load
+from covis.runtime.scene import geometry
+from covis.synthetic.photos import demo_scene, write_photos
+from tests.runtime.scene.made_scene import made_scene
+
+
+def moved(scene: Any, scale: float, seed: int = 3) -> Any:
+    """The same scene in another world: rotated, shifted, scaled."""
+    rng = np.random.default_rng(seed)
+    rotation = geometry.quaternion_to_rotation(rng.normal(size=(1, 4)))[0]
+    shift = rng.normal(size=3)
+    r = scene.extrinsics[:, :, :3] @ rotation.T
+    t = scale * scene.extrinsics[:, :, 3] - r @ shift
+    extrinsics = np.concatenate([r, t[:, :, None]], axis=2)
+    return replace(scene, extrinsics=extrinsics, depth=(scale * scene.depth).astype(np.float32))
+
+
+def test_no_drift_of_the_same_scene_in_another_world() -> None:
+    scene = made_scene(4)
+    found = drift(moved(scene, 2.5), scene)
+    assert found.pose < 1e-4 and found.depth < 1e-6
+
+
+@pytest.mark.parametrize("angle", [0.05, 0.5, 20.0])
+def test_a_turned_camera_is_found_to_the_degree(angle: float) -> None:
+    scene = made_scene(4)
+    a = np.radians(angle)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    extrinsics = scene.extrinsics.copy()
+    extrinsics[2] = turn @ extrinsics[2]  # about its own axis: its centre stays
+    found = drift(replace(scene, extrinsics=extrinsics), scene)
+    assert found.pose >= angle * (1 - 1e-6)
+    assert found.pose < 3 * angle  # as a shift of the others, seen from it, not much more
+    assert found.depth == 0.0
+
+
+def test_a_shifted_camera_is_an_angle_at_the_scene_s_depth() -> None:
+    scene = made_scene(4, depth=np.full((4, 28, 42), 2.0, np.float32))
+    extrinsics = scene.extrinsics.copy()
+    extrinsics[1, :, 3] += [0.02, 0.0, 0.0]
+    found = drift(replace(scene, extrinsics=extrinsics), scene)
+    assert found.pose == pytest.approx(np.degrees(np.arctan(0.01)), rel=1e-3)
+
+
+def test_depth_drift_is_the_worst_view() -> None:
+    scene = made_scene(5)
+    depth = scene.depth.copy()
+    depth[3] *= 1.07
+    found = drift(replace(scene, depth=depth), scene)
+    assert found.depth == pytest.approx(0.07, abs=1e-3)
+
+
+def test_what_cannot_be_compared() -> None:
+    scene = made_scene(3)
+    broken = replace(scene, extrinsics=np.full((3, 3, 4), np.nan))
+    assert not drift(broken, scene).within(1e9, 1e9)
+    blind = replace(scene, depth=np.full_like(scene.depth, -1.0))
+    assert not drift(blind, scene).within(1e9, 1e9)
+    with pytest.raises(CovisError, match="different photos"):
+        drift(scene, made_scene(4))
+
+
+def test_subsets_are_even_and_apart() -> None:
+    photos = [Path(f"{i}.jpg") for i in range(20)]
+    first, others = subsets(photos, 6)
+    assert len(first) == 6 and first[0] == photos[0] and first[-1] == photos[-1]
+    assert len(others) == 6 and not set(first) & set(others)
+    assert subsets(photos[:5], 8) == (photos[:5], [])
+    assert subsets(photos[:8], 6)[1] == []  # two others are no check
+    for wrong in (lambda: subsets(photos[:1], 8), lambda: subsets(photos, 1)):
+        with pytest.raises(CovisError):
+            wrong()
+
+
+def test_candidates_rise_in_cost_and_keep_what_they_say() -> None:
+    scene = made_scene(12)
+    assert scene.similarity is not None
+    base = Sparsity(min_neighbours=2, low_precision=True, order="hilbert")
+    found = candidates(scene.similarity, base, 8, reference=True)
+    costs = [candidate.work for candidate in found]
+    assert costs == sorted(costs) and 0 < costs[0] < 0.3 and costs[-1] < 1
+    assert {c.sparsity.selector for c in found} == {"saliency", "pooled", "both"}
+    for candidate in found:
+        assert candidate.sparsity.min_neighbours == 2 and candidate.sparsity.order == "hilbert"
+        assert not candidate.sparsity.low_precision
+    assert len({c.sparsity for c in found}) == len(found) < 90
+    plain = candidates(scene.similarity, base, 8, reference=True, pooled=False)
+    assert {c.sparsity.selector for c in plain} == {"saliency"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune") / "photos"
+    write_photos(folder, demo_scene(9, 112, 112, family="studio"))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the bundle that ships, to be written to."""
+    return Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return load(demo_bundle(), RunOptions(threads=1, chunk=8))
+
+
+def test_expected_work_is_the_work_done(pipeline: Pipeline, photos: Path) -> None:
+    """What candidates are sorted by is what a run of them reports (saliency: exactly)."""
+    scene = pipeline(photos)
+    manifest = pipeline.bundle.manifest
+    assert scene.similarity is not None
+    depth, reference = manifest.model.global_layers, manifest.model.reference_view
+    found = candidates(scene.similarity, manifest.sparsity, depth, reference)
+    for candidate in [c for c in found if c.sparsity.selector == "saliency"][::5]:
+        done = work(pipeline(photos, sparsity=candidate.sparsity), pipeline)
+        assert done["attention_work"] == pytest.approx(candidate.work, abs=1e-6)
+
+
+def test_the_cheapest_within_the_bounds_is_written(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = open_bundle(bundle)
+    digest = before.digest()
+    arguments = ["tune", str(bundle), str(photos), "--views", "5", "--threads", "1"]
+    bounds = ["--max-drift", "60deg", "--max-depth-drift", "90%"]
+    assert run_command([*arguments, *bounds]) == 0
+    after = open_bundle(bundle).manifest
+    receipt = after.tuning
+    assert receipt is not None and receipt.tuned_manifest == digest
+    assert receipt.views == 5 and receipt.checked_views == 4
+    assert (receipt.max_pose_drift, receipt.max_depth_drift) == (60.0, 0.9)
+    assert receipt.pose_drift <= 60 and receipt.depth_drift <= 0.9
+    assert (
+        after.model_copy(
+            update={"sparsity": before.manifest.sparsity, "tuning": before.manifest.tuning}
+        )
+        == before.manifest
+    )  # nothing else has changed
+    assert after.sparsity.selector != "dense" and receipt.attention_work < 0.9
+    # The written setting has the drift that the receipt says, in a run of its own.
+    tuned = load(bundle, RunOptions(threads=1, chunk=8))
+    for subset in subsets(sorted(photos.iterdir()), 5):
+        dense = tuned(subset, sparsity=replace(after.sparsity, selector="dense"))
+        again = drift(tuned(subset), dense)
+        assert again.pose <= receipt.pose_drift * 1.001 + 1e-3
+        assert again.depth <= receipt.depth_drift * 1.001 + 1e-5
+    assert "within 60° and 90.00% of dense on 5 photos, checked on 4 other" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+
+
+def test_a_bound_that_only_dense_holds(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["tune", str(bundle), str(photos), "--views", "4", "--threads", "1"]
+    bounds = ["--max-drift", "0.000001", "--max-depth-drift", "0.0000001%"]
+    manifest = (bundle / MANIFEST).read_bytes()
+    assert run_command([*arguments, *bounds, "--dry-run"]) == 0
+    assert (bundle / MANIFEST).read_bytes() == manifest
+    said = capsys.readouterr().out
+    assert "dense only: none of" in said and "left as it is" in said
+    assert run_command([*arguments, *bounds]) == 0
+    written = json.loads((bundle / MANIFEST).read_text())
+    assert written["sparsity"]["selector"] == "dense"
+    assert written["tuning"]["attention_work"] == 1.0 and written["tuning"]["tried"] > 0
+
+
+def test_no_cheaper_trial_was_within_the_bounds(pipeline: Pipeline, photos: Path) -> None:
+    outcome = Tuner(pipeline, pose=40.0, depth=0.5)(sorted(photos.iterdir()), 5)
+    for trial in outcome.trials[:-1]:
+        assert not trial.within(40.0, 0.5)
+    if outcome.best is not None:
+        assert outcome.trials[-1] is outcome.best and outcome.best.within(40.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.5deg", 0.5), ("0.5°", 0.5), (" 2 ", 2.0), (".25 deg", 0.25)]
+)
+def test_degrees(text: str, value: float) -> None:
+    assert degrees(text) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.01", 0.01), ("12.5 %", 0.125)])
+def test_shares(text: str, value: float) -> None:
+    assert share(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max-drift", "half"], "--max-drift: 'half' is no positive bound; write e.g."),
+        (["--max-drift", "0deg"], "is no positive bound"),
+        (["--max-drift", "0.5rad"], "is no positive bound"),
+        (["--max-depth-drift", "-1%"], "no positive bound"),
+        (["--views", "1"], "--views: 1 is below 2"),
+    ],
+)
+def test_bad_arguments(
+    more: list[str], message: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, value = more
+    assert run_command(["tune", str(demo_bundle()), str(photos), f"{option}={value}"]) == 2
+    assert message in capsys.readouterr().err

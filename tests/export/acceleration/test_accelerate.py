@@ -1,0 +1,432 @@
+"""The retrofit of sparse attention into modules with the published packages' structure."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from covis.engines.bundle.patch_order import patch_order
+from covis.engines.errors import CovisError
+from covis.engines.options import Sparsity, parse_layers
+from covis.export import accelerate, restore
+from covis.export.acceleration.structure import recognise
+from covis.export.models import MultiViewModel, load_model
+from covis.export.models.mapanything import MapAnything
+from covis.export.ops import dense_level
+from covis.export.selection.block_maps import PairSelection, PooledSelection, Selection
+from covis.export.selection.saliency import descriptor_similarity, pair_levels
+from tests.export.acceleration.upstream_like import like_published
+from tests.export.models.parity import recorded_cases
+from tests.golden_data import golden, golden_json, tolerance
+
+MODELS = ["vggt_a1", "pi3_a1", "mapanything_a1", "mapanything_a2"]
+RECORDED = {
+    "vggt": "inter.aggregated_last",
+    "pi3": "inter.head_input",
+    "mapanything": "inter.final_tokens_normed",
+}
+HEIGHT, WIDTH = 56, 84
+Pair = tuple[MultiViewModel, nn.Module]
+
+
+@pytest.fixture(params=MODELS)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """Our model, and the published structure with the same weights."""
+    return make_pair(request.param)
+
+
+@lru_cache
+def our_model(config: str) -> MultiViewModel:
+    record = golden_json(f"{config}.json")
+    return load_model(config.rpartition("_")[0], record["config"], golden(record["weights"]))
+
+
+def make_pair(config: str) -> Pair:
+    ours = our_model(config)
+    return ours, like_published(ours)  # type: ignore[arg-type]
+
+
+def scene(batch: int = 1, views: int = 8, seed: int = 0) -> Tensor:
+    """Images (B, M, 3, H, W) of two kinds, so that some views are alike and others are not."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.rand(batch, 2, 3, HEIGHT, WIDTH, generator=generator)
+    kinds[:, 1] *= torch.linspace(0, 1, WIDTH)
+    noise = torch.rand(batch, views, 3, HEIGHT, WIDTH, generator=generator)
+    which = torch.randint(2, (batch, views), generator=generator)
+    picked = torch.stack([kinds[b][which[b]] for b in range(batch)])
+    return 0.7 * picked + 0.3 * noise
+
+
+def threshold(handle: Any) -> float:
+    """A tau that splits the views of the last call, away from any similarity."""
+    found = handle.similarity.flatten().sort().values
+    middle = found.numel() // 3
+    gaps = found[middle : 2 * middle].diff()
+    at = middle + int(gaps.argmax())
+    return float((found[at] + found[at + 1]) / 2)
+
+
+def our_selection(ours: MultiViewModel, tokens: Tensor, sparsity: Sparsity) -> Selection:
+    """What the bundle's runtime gives the aggregator for one scene."""
+    layers = torch.zeros(ours.global_layers, dtype=torch.bool)
+    layers[list(parse_layers(sparsity.layers, ours.global_layers))] = True
+    level = dense_level()
+    if sparsity.selector in ("saliency", "both"):
+        level = pair_levels(
+            descriptor_similarity(tokens),
+            torch.tensor(sparsity.tau),
+            torch.tensor(sparsity.skip_below),
+            torch.tensor(sparsity.min_neighbours),
+            torch.tensor(0 if ours.has_reference and sparsity.reference else -1),
+        )
+    if sparsity.selector == "saliency":
+        return PairSelection(level, layers, tokens.shape[1])
+    ratio, cdf = torch.tensor(sparsity.keep_ratio), torch.tensor(sparsity.cdf)
+    return PooledSelection(level, layers, ratio, cdf, ours.layout(HEIGHT, WIDTH))
+
+
+def ours_sparse(ours: MultiViewModel, images: Tensor, sparsity: Sparsity) -> Tensor:
+    """Our model's aggregated tokens, scene by scene, in the form of the published structure."""
+    results = []
+    for views in images:
+        encoded = ours.encode(views)
+        selection = our_selection(ours, encoded[0], sparsity)
+        order = torch.from_numpy(patch_order(sparsity.order, HEIGHT // 14, WIDTH // 14))
+        one = tuple(x.unsqueeze(0) for x in encoded)
+        outputs = ours.aggregate(one, HEIGHT, WIDTH, selection, order)
+        last = outputs[3] if ours.name == "mapanything" else torch.cat(outputs[-2:], dim=-1)
+        results.append(last)
+    return torch.cat(results)
+
+
+def comparable(ours: MultiViewModel, published: Tensor) -> Tensor:
+    """The part of the published structure's output that `ours_sparse` gives."""
+    if ours.name == "vggt":
+        return published[:, :, 5:]  # the last tap: patch tokens
+    if isinstance(ours, MapAnything):
+        patches = HEIGHT // 14 * (WIDTH // 14)
+        frames = published[:, :-1].unflatten(1, (-1, patches + ours.config.v11))
+        return frames[:, :, :patches]
+    return published
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def unlike(a: Tensor, b: Tensor) -> None:
+    """Further apart than rounding by far: the blocks that were skipped mattered."""
+    assert (a - b).abs().max() > 1e-3 * b.abs().max()
+
+
+@pytest.mark.parametrize("config", MODELS)
+def test_the_stand_ins_compute_what_the_originals_did(config: str) -> None:
+    ours, model = make_pair(config)
+    for case, tensors in recorded_cases(config):
+        name = RECORDED[ours.name]
+        with torch.inference_mode():
+            got = model(tensors["images"]).reshape(tensors[name].shape)
+        allowed = tolerance(
+            case["max_abs_diff_fp32_vs_fp64"][name], tensors[name].abs().max().item()
+        )
+        assert (got - tensors[name]).abs().max().item() <= allowed
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selector": "saliency"},
+        {"selector": "saliency", "layers": "1", "min_neighbours": 2, "reference": False},
+        {"selector": "pooled", "keep_ratio": 0.4},
+        {"selector": "pooled", "keep_ratio": 0.4, "order": "hilbert"},
+        {"selector": "both", "keep_ratio": 0.5, "cdf": 0.3},
+    ],
+    ids=["saliency", "saliency one layer", "pooled", "pooled hilbert", "both"],
+)
+@torch.inference_mode()
+def test_sparse_results_are_those_of_our_own_model(
+    pair: Pair, options: dict[str, Any], batch: int
+) -> None:
+    ours, model = pair
+    images = scene(batch)
+    dense = model(images)
+    handle = accelerate(model, selector="saliency")
+    model(images)
+    options = {**options, "tau": threshold(handle)}
+    handle.change(**options)
+    got = model(images)
+    expected = ours_sparse(ours, images, handle.sparsity)
+    close(comparable(ours, got), expected)
+    unlike(got, dense)
+    report = handle.report()
+    sparse = [entry for entry in report.layers if entry.kept_blocks < 1]
+    chosen = parse_layers(handle.sparsity.layers, ours.global_layers)
+    assert {entry.layer for entry in sparse} == set(chosen)
+    assert (report.scenes, report.views) == (batch, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@torch.inference_mode()
+def test_dense_is_the_original_and_tau_0_equals_it(pair: Pair, batch: int) -> None:
+    _, model = pair
+    images = scene(batch, views=3)
+    dense = model(images)
+    handle = accelerate(model, selector="dense")
+    assert torch.equal(model(images), dense)
+    report = handle.report()
+    assert (report.scenes, report.views, report.kept_blocks) == (batch, 3, 1.0)
+    for options in (
+        {"selector": "saliency", "tau": 0.0},
+        {"selector": "pooled", "keep_ratio": 1.0},
+    ):
+        handle.change(**options)
+        close(model(images), dense)
+        assert handle.report().kept_blocks == 1.0
+
+
+@torch.inference_mode()
+def test_restore_is_exact(pair: Pair) -> None:
+    _, model = pair
+    images = scene()
+    before, state = model(images), list(model.state_dict())
+    handle = accelerate(model, tau=1.0, layers="all")
+    assert list(model.state_dict()) == state
+    unlike(model(images), before)
+    hooks = handle.structure.encoder._forward_hooks
+    assert len(hooks) == 1
+    restore(model)
+    assert torch.equal(model(images), before)
+    assert not hooks
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    accelerate(model)
+    restore(model)
+
+
+def test_a_forward_of_the_user_s_own_is_put_back() -> None:
+    _, model = make_pair("vggt_a1")
+    attention = model.aggregator.global_blocks[0].attn  # type: ignore[union-attr,index]
+    mine: Callable[..., Tensor] = type(attention).forward.__get__(attention)
+    attention.forward = mine
+    accelerate(model)
+    restore(model)
+    assert attention.__dict__["forward"] is mine
+
+
+@torch.inference_mode()
+def test_the_report_counts_pairs_and_blocks() -> None:
+    _, model = make_pair("vggt_a1")
+    handle = accelerate(model, tau=1.0, layers="1-2")
+    with pytest.raises(CovisError, match="has not been called"):
+        handle.report()
+    model(scene())
+    report = handle.report()
+    # tau = 1 leaves the self pairs, and row and column of the reference view.
+    kept = 8 + 2 * 7
+    assert [entry.kept_pairs for entry in report.layers] == [64, kept, kept, 64]
+    assert [entry.kept_blocks for entry in report.layers] == [1.0, kept / 64, kept / 64, 1.0]
+    assert f"layer  1: {kept} of 64 pairs, {kept / 64:.1%} of the blocks" in str(report)
+    assert handle.similarity.shape == (1, 8, 8)
+
+
+@torch.inference_mode()
+def test_every_call_chooses_anew_and_one_view_works() -> None:
+    ours, model = make_pair("vggt_a1")
+    handle = accelerate(model, tau=0.5)
+    for views, seed in ((8, 1), (2, 2), (1, 3), (5, 4)):
+        images = scene(views=views, seed=seed)
+        got = model(images)
+        handle.change(tau=threshold(handle) if views > 2 else 0.5)
+        got = model(images)
+        close(comparable(ours, got), ours_sparse(ours, images, handle.sparsity))
+        assert handle.report().views == views
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_autocast_rounds_attention_but_not_the_choice(pair: Pair, kind: torch.dtype) -> None:
+    _, model = pair
+    images = scene()
+    exact = model(images)
+    with torch.autocast("cpu", dtype=kind):
+        dense = model(images)
+        handle = accelerate(model, tau=0.0)
+        replaced = model(images)
+        rounding = (dense - exact).abs().max()
+        assert rounding > 0
+        assert (replaced - dense).abs().max() <= 0.5 * rounding
+        encoder = handle.structure.encoder
+        tokens: list[Tensor] = []
+        encoder.register_forward_hook(lambda m, a, out: tokens.append(patch_tokens(out)))
+        model(images)
+    of_scene = descriptor_similarity(tokens[0].float())
+    torch.testing.assert_close(handle.similarity[0], of_scene, rtol=0, atol=1e-6)
+
+
+def patch_tokens(output: Any) -> Tensor:
+    if isinstance(output, dict):
+        return output["x_norm_patchtokens"]  # type: ignore[no-any-return]
+    return output.features.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def test_gradients_flow_and_checkpointed_blocks_recompute_the_same() -> None:
+    _, model = make_pair("vggt_a1")
+    images = scene(views=4)
+    accelerate(model, tau=1.0)
+    model.requires_grad_(True).train()
+    grads = []
+    for checkpointed in (False, True):
+        model.zero_grad()
+        model.aggregator.checkpointed = checkpointed  # type: ignore[union-attr]
+        model(images).square().mean().backward()
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        assert len(found) > 50 and all(torch.isfinite(g).all() for g in found)
+        grads.append(found)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@torch.inference_mode()
+def test_a_copy_and_a_cast_model_are_accelerated_too() -> None:
+    _, model = make_pair("pi3_a1")
+    images = scene()
+    dense = model(images)
+    handle = accelerate(model, tau=1.0)
+    sparse = model(images)
+    twin = copy.deepcopy(model)
+    restore(model)
+    assert torch.equal(model(images), dense)
+    assert torch.equal(twin(images), sparse)
+    handle.change(tau=0.0)  # the original's, not the copy's
+    assert torch.equal(twin(images), sparse)
+    twin.double()
+    torch.testing.assert_close(twin(images.double()).float(), sparse, rtol=0, atol=1e-3)
+    restore(twin)
+    close(twin(images.double()).float(), dense)
+
+
+@torch.inference_mode()
+def test_an_encoder_that_gives_a_tensor_and_the_aggregator_alone() -> None:
+    _, model = make_pair("vggt_a1")
+    aggregator: Any = model.aggregator
+    images = scene()
+    accelerate(model, tau=1.0)
+    expected = model(images)
+    restore(model)
+
+    class Plain(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            return patch_tokens(self.inner(pictures))
+
+    aggregator.patch_embed = Plain(aggregator.patch_embed)
+    accelerate(aggregator, tau=1.0)
+    assert torch.equal(aggregator(images), expected)
+    restore(aggregator)
+
+
+BAD_MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "another": (lambda: nn.Linear(2, 2), "none of the models .*VGGT has aggregator.patch_embed"),
+    "no attn": (lambda: without("attn"), "VGGT: 3 of its 4 global blocks .* name attn"),
+    "no qkv": (lambda: without("attn.qkv"), "VGGT global attention 0: has no qkv"),
+    "Pi3X": (lambda: marked("pi3_a1", "metric_token"), "Pi3X, which is not supported"),
+    "all global": (
+        lambda: marked("mapanything_a1", "info_sharing_type", "global_attention"),
+        "info_sharing_type = 'global_attention'",
+    ),
+    "entropy": (
+        lambda: marked(
+            "mapanything_a1", "info_sharing.self_attention_blocks.2.attn.use_entropy_scaling"
+        ),
+        "MapAnything global attention 1: has use_entropy_scaling set",
+    ),
+}
+
+
+def without(path: str) -> nn.Module:
+    _, model = make_pair("vggt_a1")
+    owner, _, name = f"aggregator.global_blocks.0.{path}".rpartition(".")
+    delattr(model.get_submodule(owner), name)
+    return model
+
+
+def marked(config: str, path: str, value: Any = True) -> nn.Module:
+    _, model = make_pair(config)
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, value)
+    return model
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_what_is_not_recognised_is_told_and_left_alone(kind: str) -> None:
+    make, message = BAD_MODELS[kind]
+    model = make()
+    with pytest.raises(CovisError, match=message) as caught:
+        accelerate(model)
+    assert "\n" not in str(caught.value)
+    assert not any("forward" in m.__dict__ or m._forward_hooks for m in model.modules())
+
+
+def test_misuse_is_one_line_and_changes_nothing() -> None:
+    _, model = make_pair("vggt_a1")
+    aggregator: Any = model.aggregator
+    with pytest.raises(CovisError, match="is not accelerated"):
+        restore(model)
+    for options, message in (
+        ({"tua": 0.5}, "no field tua; known: selector, tau"),
+        ({"selector": "sparse"}, "selector: 'sparse' is unknown; use one of dense"),
+        ({"layers": "7-9"}, "names none of the model's 4 global layers"),
+        ({"tau": 2.0}, r"2.0 is not in \[0, 1\]"),
+    ):
+        with pytest.raises(CovisError, match=message):
+            accelerate(model, **options)
+    assert not any("forward" in m.__dict__ or m._forward_hooks for m in model.modules())
+    handle = accelerate(model)
+    for again in (model, aggregator):
+        with pytest.raises(CovisError, match="accelerated already"):
+            accelerate(again)
+    block = aggregator.global_blocks[0]
+    with pytest.raises(CovisError, match="global attention 0: runs before the encoder"):
+        block(torch.rand(1, 58, 128), torch.zeros(1, 58, 2))
+    model(scene(views=4))
+    with pytest.raises(CovisError, match="2 x 57 tokens, but the encoder last saw 4 frames of 24"):
+        block(torch.rand(2, 57, 128), torch.zeros(2, 57, 2))
+    handle.change(selector="pooled")
+    with pytest.raises(CovisError, match="selector 'pooled' compares no views"):
+        _ = handle.similarity
+    attention = block.attn
+    ours = attention.forward
+    attention.forward = lambda x, pos=None: x
+    with pytest.raises(CovisError, match="global attention 0: was replaced again"):
+        restore(model)
+    attention.forward = ours
+    attention.attn_drop.p = 0.1
+    attention.train()
+    with pytest.raises(CovisError, match=r"attention dropout 0\.1 in training mode"):
+        model(scene(views=2))
+    restore(model)
+
+
+def test_a_bias_on_the_scores_is_refused() -> None:
+    _, model = make_pair("pi3_a1")
+    accelerate(model)
+    model(scene(views=2))
+    attention = recognise(model).attentions[0]
+    with pytest.raises(CovisError, match="Pi3 global attention 0: got attn_bias"):
+        attention(torch.rand(1, 58, 128), attn_bias=torch.zeros(58, 58))
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import covis.export, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,68 @@
+"""Conventions: the picture is what the code draws, and a model's output obeys them to the end."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from safetensors.numpy import load_file
+
+from covis.engines.bundle.pixel_rule import PixelRule
+from covis.runtime.photos.images import load_images
+from covis.runtime.scene import geometry
+from covis.runtime.scene.from_heads import decode_vggt
+from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers import write
+from tests.golden_data import golden
+from tests.places import ROOT
+
+
+def test_picture_is_up_to_date() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "conventions_picture.py"))
+    assert script["draw"]() == (ROOT / "docs" / "conventions.svg").read_text(encoding="utf-8"), (
+        "run python docs/conventions_picture.py"
+    )
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_vggt_points_reproject_onto_their_own_pixels(tmp_path: Path, case: int) -> None:
+    """From the original's own numbers to a COLMAP model that COLMAP's code reprojects."""
+    record = load_file(golden(f"vggt_a1.case{case}.safetensors"))
+    values = {name[4:]: array[0] for name, array in record.items() if name.startswith("out.")}
+    M, H, W = values["depth"].shape[:3]
+    values["depth"] = values["depth"].reshape(M, H, W)
+    photos = [np.full((2 * H + 31, 2 * W + 5, 3), 90, np.uint8)] * M
+    images = load_images(photos, PixelRule("vggt_crop", H, W))
+    decoded = decode_vggt(values, (H, W))
+    scene = Scene(
+        names=images.names,
+        image_size=(H, W),
+        original_sizes=images.original_sizes,
+        intrinsics_original=images.intrinsics_to_original(decoded["intrinsics"]),
+        valid=images.valid(),
+        **decoded,
+    )
+    assert scene.usable_cameras().all()
+    np.testing.assert_allclose(scene.extrinsics, values["extrinsic"], atol=1e-5)
+    np.testing.assert_allclose(scene.intrinsics, values["intrinsic"], rtol=1e-5)
+    grid = geometry.pixel_centers(H, W).reshape(-1, 2)
+    uv, _ = geometry.project(
+        scene.points_from_depth().reshape(M, -1, 3), scene.intrinsics, scene.extrinsics
+    )
+    # Points in float32: up to half a unit in the last place, times the focal length.
+    assert np.abs(uv - grid).max() < 1e-3
+    write(scene, tmp_path / "out", ["colmap"], conf_percentile=0)
+    model = pycolmap.Reconstruction(tmp_path / "out/colmap/sparse/0")
+    assert model.num_points3D() == scene.valid.sum()
+    worst = 0.0
+    for image in model.images.values():
+        transform = images.transforms[image.image_id - 1]
+        for seen in image.points2D:
+            u, v = transform.pixels_to_model(seen.xy) - 0.5
+            assert abs(u - round(u)) < 1e-6 and abs(v - round(v)) < 1e-6
+            projected = image.project_point(model.points3D[seen.point3D_id].xyz)
+            worst = max(worst, float(np.abs(projected - seen.xy).max()))
+    assert worst < 1e-3

@@ -1,0 +1,284 @@
+"""The page of a scene: in a real browser, and by its text alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers import write
+from covis.runtime.scene.writers.html import MAX_EDGES, PageExtras, page
+from covis.runtime.scene.writers.saliency import colours
+from tests.chromium import Page, chromium_page, needs_chromium
+from tests.runtime.scene.made_scene import made_scene
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script>.jpg",
+    "<img src=x onerror=alert(1)>.jpg",
+    "\"'&lt;!--\u2028 ${title} $data.jpg",
+    "javascript:alert(1)\n\udcff.jpg",
+    "plain.jpg",
+)
+VIEWS = len(HOSTILE)
+
+
+def scene_and_extras() -> tuple[Scene, PageExtras]:
+    scene = made_scene(VIEWS, names=HOSTILE)
+    seen = np.linspace(0, 1, VIEWS * VIEWS).reshape(VIEWS, VIEWS)
+    frusta = np.random.default_rng(0).normal(size=(VIEWS, 5, 3))
+    return scene, PageExtras((("<b>error</b>", "</dd><script>1</script>"),), seen, frusta)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    scene, extras = scene_and_extras()
+    return page(scene, 20.0, extras)
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def block(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_names_never_become_markup(text: str) -> None:
+    parser = _Tags()
+    parser.feed(text)
+    kinds = [tag for tag, _ in parser.tags]
+    assert kinds.count("script") == 2 and kinds.count("img") == 2 and "b" not in kinds
+    assert tuple(block(text)["names"]) == HOSTILE
+    assert "$data" not in text.partition('id="data">')[0]
+
+
+def test_nothing_points_outside(text: str) -> None:
+    """No address but the names of XML, and a policy that forbids every request."""
+    parser = _Tags()
+    parser.feed(text)
+    for _, attributes in parser.tags:
+        assert not {"href", "action", "srcset", "style"} & attributes.keys()
+        assert "src" not in attributes and not any(k.startswith("on") for k in attributes)
+    addresses = set(re.findall(r"[a-z]+://[^\"' )]+", text))
+    assert addresses == {"http://www.w3.org/2000/svg"}
+    policy = next(a["content"] for t, a in parser.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+
+
+def test_the_cloud_is_the_scene(text: str) -> None:
+    """Same points up to one rotation, the cameras' mean down along +y; colours as they are."""
+    import base64
+
+    scene, _ = scene_and_extras()
+    data = block(text)
+    xyz, rgb, _ = scene.point_cloud(percentile=20.0)
+    shown = np.frombuffer(base64.b64decode(data["positions"]), "<f4").reshape(-1, 3)
+    assert len(shown) == len(xyz)
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(data["colours"]), np.uint8).reshape(-1, 3), rgb
+    )
+    rotation, *_ = np.linalg.lstsq(xyz, shown.astype(np.float64), rcond=None)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+    assert np.linalg.det(rotation) > 0
+    down = scene.extrinsics[:, 1, :3].mean(axis=0) @ rotation
+    np.testing.assert_allclose(down / np.linalg.norm(down), [0, 1, 0], atol=1e-5)
+    centres = np.array(data["cameras"])[:, 4]
+    np.testing.assert_allclose(centres, scene.camera_centers() @ rotation, atol=1e-4)
+
+
+def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
+    scene = made_scene(1, similarity=None, pair_level=None, images=None, sparsity=None)
+    empty = made_scene(1, valid=np.zeros((1, 28, 42), bool))
+    for index, each in enumerate((scene, empty)):
+        (path, _) = write(each, tmp_path / str(index), ["html"])
+        data = block(path.read_text(encoding="utf-8"))
+        assert len(data["names"]) == 1
+    assert data["positions"] == ""
+
+
+def test_the_page_stays_small_for_many_views() -> None:
+    views = 120
+    text = page(made_scene(views), 20.0)
+    assert len(text) < 4_000_000
+    assert block(text)["mostEdges"] == MAX_EDGES < views * (views - 1) / 2
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    with chromium_page() as opened:
+        yield opened
+
+
+@pytest.fixture
+def shown(browser: Page, text: str, tmp_path: Path) -> Page:
+    path = tmp_path / "scene.html"
+    path.write_text(text, encoding="utf-8")
+    browser.events.clear()
+    browser.open(path)
+    browser.painted()
+    return browser
+
+
+PIXELS = """(() => { const c = document.getElementById('cloud');
+  const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+  let drawn = 0, sum = 0;
+  for (let i = 0; i < d.length; i += 4) {
+    if (d[i + 3]) { drawn++; sum = (sum * 31 + d[i] + i) % 1e9; }
+  }
+  return [drawn, sum]; })()"""
+
+
+@needs_chromium
+def test_the_cloud_is_drawn_and_turns(shown: Page) -> None:
+    drawn, first = shown.evaluate(PIXELS)
+    assert drawn > 500
+    x, y = shown.middle("#cloud")
+    shown.drag((x, y), (x + 120, y + 30))
+    turned, second = shown.evaluate(PIXELS)
+    assert turned > 500 and second != first
+    shown.mouse("mouseWheel", x, y, deltaX=0, deltaY=-300)
+    shown.painted()
+    closer, third = shown.evaluate(PIXELS)
+    assert third != second and closer > turned
+    for kind in ("mousePressed", "mouseReleased"):
+        for clicks in (1, 2):
+            shown.mouse(kind, x, y, button="left", clickCount=clicks)
+    shown.evaluate("document.getElementById('cloud').dispatchEvent(new MouseEvent('dblclick'))")
+    shown.painted()
+    assert shown.evaluate(PIXELS) == [drawn, first]  # back where it began, pixel for pixel
+    shown.evaluate(
+        "document.getElementById('cloud').dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    )
+    shown.painted()
+    assert shown.evaluate(PIXELS)[1] != first
+
+
+@needs_chromium
+def test_cameras_and_truth_can_be_switched(shown: Page) -> None:
+    states = [shown.evaluate(PIXELS)]
+    for name in ("show-cameras", "show-pairs", "show-true"):
+        shown.evaluate(f"document.getElementById('{name}').click()")
+        shown.painted()
+        states.append(shown.evaluate(PIXELS))
+    assert len({tuple(s) for s in states}) == 4
+
+
+MATRIX = """(() => { const c = document.getElementById('matrix');
+  return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]];
+})()"""
+
+
+@needs_chromium
+def test_the_matrices_have_a_pixel_for_each_pair(shown: Page) -> None:
+    scene, extras = scene_and_extras()
+    assert scene.similarity is not None and scene.pair_level is not None
+    low = float(np.floor(10 * scene.similarity.min() + 1e-3) / 10)
+    levels = np.array([(233, 236, 239), (133, 183, 235), (12, 68, 124)])
+    assert extras.covisibility is not None
+    expected = [
+        colours(scene.similarity, low),
+        levels[scene.pair_level],
+        colours(extras.covisibility, 0.0),
+    ]
+    names = shown.evaluate("[...document.querySelectorAll('#tabs button')].map(b => b.textContent)")
+    assert names == ["Similarity", "Computed", "Truth"]
+    for index, cells in enumerate(expected):
+        shown.evaluate(f"document.querySelectorAll('#tabs button')[{index}].click()")
+        width, height, rgba = shown.evaluate(MATRIX)
+        assert (width, height) == (VIEWS, VIEWS)
+        drawn = np.array(rgba).reshape(VIEWS, VIEWS, 4)
+        assert (drawn[..., 3] == 255).all()
+        assert np.abs(drawn[..., :3] - cells).max() <= 2  # quantised similarities
+
+
+@needs_chromium
+def test_the_graph_has_the_kept_pairs(shown: Page) -> None:
+    scene, _ = scene_and_extras()
+    assert scene.pair_level is not None
+    either = (scene.pair_level > 0) | (scene.pair_level.T > 0)
+    edges = int(np.triu(either, 1).sum())
+    assert shown.evaluate("document.querySelectorAll('#graph line').length") == edges > 0
+    assert shown.evaluate("document.querySelectorAll('#graph circle').length") == VIEWS
+    before = shown.evaluate(PIXELS)
+    shown.mouse("mouseMoved", *shown.middle("#graph circle:nth-of-type(2)"))
+    assert shown.evaluate("document.querySelectorAll('#graph circle.on').length") == 1
+    shown.evaluate(
+        "document.querySelectorAll('#graph circle')[1].dispatchEvent(new MouseEvent('click'))"
+    )
+    shown.painted()
+    assert shown.evaluate(PIXELS) != before
+
+
+@needs_chromium
+def test_pointing_at_a_cell_names_the_pair(shown: Page) -> None:
+    """Names appear as text, exactly; nothing of them ran; the photos are there."""
+    scene, _ = scene_and_extras()
+    assert scene.similarity is not None and scene.pair_level is not None
+    shown.middle("#matrix")
+    box = shown.evaluate("(b => [b.left, b.top, b.width])(matrix.getBoundingClientRect())")
+    for i, j in ((0, 1), (3, 2), (4, 4)):
+        at = [box[0] + (j + 0.5) / VIEWS * box[2], box[1] + (i + 0.5) / VIEWS * box[2]]
+        shown.mouse("mouseMoved", *at)
+        said = shown.evaluate("document.getElementById('relation').textContent")
+        assert said.startswith(f"View {i} looking at view {j}; ")
+        assert f"similarity {scene.similarity[i, j]:.3f}" in said
+        assert ("skipped", "low precision", "full precision")[scene.pair_level[i, j]] in said
+        for side, view in (("a", i), ("b", j)):
+            name = shown.evaluate(f"document.getElementById('name-{side}').textContent")
+            assert name == f"{view}: {HOSTILE[view]}"
+            photo = f"document.getElementById('photo-{side}')"
+            wide = shown.evaluate(f"(p => p.decode().then(() => p.naturalWidth))({photo})")
+            assert wide == 42
+    assert shown.evaluate("document.title") == f"covis: {VIEWS} views"
+    facts = shown.evaluate("document.getElementById('facts').textContent")
+    assert "<b>error</b></dd><script>1</script>" in facts
+    assert shown.evaluate("document.scripts.length") == 2
+
+
+@needs_chromium
+def test_no_complaint_and_no_request(shown: Page) -> None:
+    shown.mouse("mouseMoved", *shown.middle("#matrix"))
+    shown.painted()
+    assert shown.complaints() == []
+    requests = shown.requests()
+    assert requests[0].startswith("file:///")
+    assert all(address.startswith(("data:", "blob:")) for address in requests[1:])
+
+
+@needs_chromium
+def test_the_policy_holds_in_the_browser(shown: Page) -> None:
+    """Even a script that had got in could not call out, and no inline handler runs."""
+    refused = shown.evaluate("fetch('http://127.0.0.1:9/x').then(() => 'sent', e => 'refused')")
+    assert refused == "refused"
+    violations = [c for c in shown.complaints() if "Content Security Policy" in c]
+    assert violations
+    shown.evaluate(
+        "(() => { const b = document.createElement('button');"
+        " b.setAttribute('onclick', 'document.title = 1'); document.body.append(b); b.click(); })()"
+    )
+    assert shown.evaluate("document.title") == f"covis: {VIEWS} views"
+
+
+@needs_chromium
+def test_a_damaged_page_says_so(browser: Page, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.html"
+    path.write_text(text.replace('"names"', '"nomes"'), encoding="utf-8")
+    browser.open(path)
+    said = browser.evaluate("document.getElementById('error').textContent")
+    assert said.startswith("This page could not be drawn")

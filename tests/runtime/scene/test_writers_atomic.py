@@ -1,0 +1,194 @@
+"""Output folders: whole or absent, never someone else's files replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from covis.engines.errors import CovisError, ExitCode
+from covis.runtime.scene.writers import check_output, npz, write
+from tests.places import ROOT
+from tests.runtime.scene.made_scene import made_scene
+
+HEAD = """
+import resource, sys
+from pathlib import Path
+from tests.runtime.scene.made_scene import made_scene
+from covis.engines.errors import CovisError
+from covis.runtime.scene.writers import write
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HEAD + code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        (["obj"], "--formats: 'obj' is no output format; use npz, ply"),
+        ([], "no output format given; use some of npz"),
+    ],
+)
+def test_formats_are_checked(tmp_path: Path, formats: list[str], message: str) -> None:
+    with pytest.raises(CovisError, match=message):
+        write(made_scene(), tmp_path / "out", formats)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    for force, message in (
+        (False, "already exists; choose"),
+        (True, "'mine.txt', which covis did"),
+    ):
+        with pytest.raises(CovisError, match=message) as caught:
+            write(made_scene(), out, ["ply"], force=force)
+        assert caught.value.code == ExitCode.USER and str(out) in str(caught.value)
+    assert (out / "mine.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [
+        tmp_path / "out"
+    ]
+
+
+def test_force_replaces_only_what_covis_wrote(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(made_scene(), out, ["ply", "colmap"])
+    write(made_scene(), out, ["npz"], force=True)
+    assert sorted(p.name for p in out.iterdir()) == ["scene.json", "scene.npz"]
+    (out / "notes").mkdir()
+    (out / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(CovisError, match=r"'notes/a\.txt', which covis did not write"):
+        write(made_scene(), out, ["npz"], force=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "deep"])
+def test_a_summary_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "pipe":
+        os.mkfifo(out / "scene.json")
+    elif kind == "device":
+        (out / "scene.json").symlink_to("/dev/zero")
+    else:
+        (out / "scene.json").write_text("[" * 100_000)
+    with pytest.raises(CovisError, match=r"'scene\.json', which covis did not write"):
+        check_output(out, ["ply"], force=True)
+
+
+def test_a_place_that_cannot_be_made_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CovisError, match=r"file: is a file, not a folder"):
+        check_output(tmp_path / "file" / "out", ["ply"])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(CovisError, match="cannot be written") as caught:
+        check_output(tmp_path / "out", ["ply"])
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_file_link_and_working_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name, message in (("file", "is a file"), ("link", "is a link")):
+        with pytest.raises(CovisError, match=message):
+            check_output(tmp_path / name, ["ply"], force=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CovisError, match="which covis did not write"):
+        write(made_scene(), ".", ["ply"], force=True)
+    for name in ("file/out", "x" * 300, "a\0b"):
+        with pytest.raises(CovisError, match=r"not a folder|looked at|NUL") as caught:
+            write(made_scene(), name, ["ply"])
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_failure_in_the_middle_leaves_nothing_or_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(made_scene(), tmp_path / "out", ["ply"])
+    before = (tmp_path / "out/points.ply").read_bytes()
+
+    def fail(*_: object) -> list[Path]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(npz, "write_npz", fail)
+    for folder, force in (("out", True), ("new", False)):
+        with pytest.raises(KeyboardInterrupt):
+            write(made_scene(), tmp_path / folder, ["ply", "npz"], force=force)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert (tmp_path / "out/points.ply").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["npz", "ply", "glb", "colmap", "saliency"])
+def test_full_disk(tmp_path: Path, name: str) -> None:
+    code = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    write(made_scene(), sys.argv[1], [sys.argv[2]])
+except CovisError as error:
+    print(error.code, error)
+"""
+    out, err = python(code, str(tmp_path / "out"), name).communicate(timeout=60)
+    assert out.startswith("3 ") and out.count("\n") == 1 and str(tmp_path / "out") in out, err
+    assert "check free space" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_really_full_disk(tmp_path: Path) -> None:
+    """On a file system of its own, where this user may mount one."""
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mount.returncode:
+        pytest.skip(f"no tmpfs for a test: {mount.stderr.strip()}")
+    try:
+        with pytest.raises(CovisError, match="No space left on device") as caught:
+            write(made_scene(), tmp_path / "out")
+        assert caught.value.code == ExitCode.ENVIRONMENT
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_interrupt_from_outside(tmp_path: Path) -> None:
+    code = """
+import time
+from covis.runtime.scene.writers import npz
+def slow(scene, folder, percentile):
+    (folder / "scene.npz").write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+npz.write_npz = slow
+write(made_scene(), sys.argv[1], ["npz"])
+"""
+    process = python(code, str(tmp_path / "out"))
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1  # the temporary folder
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - start < 20 and process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
