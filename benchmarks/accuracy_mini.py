@@ -3,8 +3,8 @@
     python benchmarks/accuracy_mini.py                       # of the bundle that ships
     python benchmarks/precision_accuracy.py                  # its table is taken in where it exists
 
-Writes `benchmarks/results/accuracy_mini.json`, `docs/accuracy.md` and the pictures beside it. An
-interrupted run goes on in `--work`.
+Writes `benchmarks/results/accuracy_mini.json`, `docs/explanation/accuracy.md` and the pictures
+beside it. An interrupted run goes on in `--work`.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def attention_table(pipeline: Pipeline, kind: str, scenes: int, views: int) -> l
 
 
 def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
-    """docs/accuracy.md."""
+    """docs/explanation/accuracy.md."""
     options = record["options"]
     named = {path.stem: f"![{path.stem}]({path.parent.name}/{path.name})" for path in pictures}
     parts = [
@@ -157,7 +157,8 @@ def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
         "Made by `python benchmarks/accuracy_mini.py` (raw numbers: "
         "`benchmarks/results/accuracy_mini.json`). " + _provenance(record["training"]),
         "AUC is over all pairs of views, the error of a pair being the larger of its rotation and "
-        "translation angles, as for CO3D in VGGT's evaluation; see [evaluation.md](evaluation.md). "
+        "translation angles, as for CO3D in VGGT's evaluation; see "
+        "[datasets and metrics](../reference/datasets-and-metrics.md). "
         "Scenes are held out: no seed of theirs was trained on. AUC in percent.\n",
         "## Dense, against baselines\n",
         f"{options['scenes']} scenes a kind, {options['views']} views each. `identity`: all cameras"
@@ -322,7 +323,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--work", type=Path, default=ROOT / "build" / "accuracy_mini")
     out.add_argument("--precision", type=Path, default=results / "precision_accuracy.json")
     out.add_argument("--out", type=Path, default=results / "accuracy_mini.json")
-    out.add_argument("--page", type=Path, default=ROOT / "docs" / "accuracy.md")
+    out.add_argument("--page", type=Path, default=ROOT / "docs" / "explanation" / "accuracy.md")
     return out
 
 

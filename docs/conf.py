@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
     "repository",
     "command_line",
+    "manifest_fields",
 ]
 exclude_patterns = ["_extensions"]
 highlight_language = "none"

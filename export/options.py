@@ -113,10 +113,10 @@ def read_config(path: Path | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    record = read_json(path, "see docs/models.md for the fields")
+    record = read_json(path, "see docs/reference/models.md for the fields")
     config = record.get("config", record) if isinstance(record, dict) else None
     if not isinstance(config, dict):
         raise user_error(
-            "holds no JSON object", where=path, hint="see docs/models.md for the fields"
+            "holds no JSON object", where=path, hint="see docs/reference/models.md for the fields"
         )
     return config

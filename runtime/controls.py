@@ -16,7 +16,7 @@ from covis.engines.options import Sparsity, parse_layers
 def control_inputs(
     manifest: Manifest, sparsity: Sparsity, views: int, probes: int
 ) -> dict[str, NDArray[Any]]:
-    """Every control input of docs/design.md section 3, by name, for one run.
+    """Every control input of docs/explanation/design.md section 3, by name, for one run.
 
     Args:
         manifest: of the bundle.

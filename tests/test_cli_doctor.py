@@ -76,7 +76,7 @@ def test_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(finding.ok is False for finding in found)
     assert about(found, "no TensorRT engines: TensorRT is").ok is None
     assert "pip install 'covis[trt]'" in about(found, "no TensorRT engines").text
-    assert "see docs/tensorrt.md" in about(found, "no TensorRT plugin").text
+    assert "see docs/how-to/tensorrt.md" in about(found, "no TensorRT plugin").text
     if not Path("/proc/driver/nvidia/version").is_file():
         assert about(found, "no NVIDIA driver is loaded").ok is None
 

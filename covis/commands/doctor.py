@@ -173,7 +173,8 @@ def _plugin() -> Finding:
 
     library = find_library(PLUGIN_LIBRARY)
     if library is None:
-        return Finding(None, "no TensorRT plugin (libcovis_trt.so) was built: see docs/tensorrt.md")
+        about = "no TensorRT plugin (libcovis_trt.so) was built: see docs/how-to/tensorrt.md"
+        return Finding(None, about)
     return Finding(True, f"TensorRT plugin {library}, sha256 {sha256_of(library)[:12]}...")
 
 

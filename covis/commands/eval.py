@@ -36,7 +36,7 @@ class EvalCommand:
 
     Attributes:
         bundle: a folder made by `covis export`.
-        dataset: which reader; see docs/evaluation.md for the layouts.
+        dataset: which reader; see docs/reference/datasets-and-metrics.md for the layouts.
         paths: where the dataset is; made scenes: family/path, family/path/seeds or
             family/path/seeds/views, e.g. loop/loop/1000000-1000007/24.
         out: folder of the results; an interrupted evaluation goes on there.

@@ -232,7 +232,7 @@ class Tuning(_Strict):
 
 
 class Manifest(_Strict):
-    """The bundle's table of contents; see docs/design.md section 3."""
+    """The bundle's table of contents; see docs/explanation/design.md section 3."""
 
     format: Literal[1]
     covis_version: str

@@ -133,7 +133,7 @@ def missing_plugin(path: Path | None) -> CovisError:
         return user_error("no such plugin library", where=path, hint="give libcovis_trt.so")
     return environment_error(
         f"the TensorRT plugin ({PLUGIN_LIBRARY}) was not built",
-        hint="see docs/tensorrt.md, or give --dynamicPlugins",
+        hint="see docs/how-to/tensorrt.md, or give --dynamicPlugins",
     )
 
 

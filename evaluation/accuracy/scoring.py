@@ -137,8 +137,8 @@ def score(
 
     Returns:
         `scene`, `group`, `views`, `dropped_views`, and for each kind of metric what the truth
-        allows; see docs/evaluation.md for each name. `histograms` hold the counts of pair errors
-        by threshold, for pooling AUC over scenes.
+        allows; see docs/reference/datasets-and-metrics.md for each name. `histograms` hold the
+        counts of pair errors by threshold, for pooling AUC over scenes.
     """
     chosen = options or ScoreOptions()
     if len(scene) != len(truth):

@@ -46,7 +46,7 @@ class GroundTruth:
     """M views of one scene with what is known of them.
 
     Cameras are OpenCV's, extrinsics world to camera, pixels of the upright photo at full size with
-    the centre of the top-left one at (0.5, 0.5): see docs/conventions.md.
+    the centre of the top-left one at (0.5, 0.5): see docs/reference/conventions.md.
 
     Attributes:
         scene: its reference.

@@ -1,7 +1,7 @@
 """The border: what a model's heads say becomes a `Scene` in the project's conventions.
 
 Each model's function reads the raw outputs of its stages and returns world-to-camera extrinsics,
-intrinsics in model pixels, z-depth and points; see docs/conventions.md.
+intrinsics in model pixels, z-depth and points; see docs/reference/conventions.md.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Scene:
 
     World frame and axes are OpenCV's (x right, y down, z forward); where the model has a reference
     view, the world is that view's camera frame. Pixel coordinates put the centre of the top-left
-    pixel at (0.5, 0.5). See docs/conventions.md.
+    pixel at (0.5, 0.5). See docs/reference/conventions.md.
 
     Attributes:
         names: M different names of the photos.

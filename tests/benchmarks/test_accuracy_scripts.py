@@ -1,4 +1,4 @@
-"""The scripts behind docs/accuracy.md, on runs of a few seconds."""
+"""The scripts behind docs/explanation/accuracy.md, on runs of a few seconds."""
 
 from __future__ import annotations
 

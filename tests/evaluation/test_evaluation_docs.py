@@ -1,4 +1,4 @@
-"""What docs/evaluation.md says to type works: commands parse, the Python example runs."""
+"""The pages about evaluation: commands parse, every name is explained, the Python example runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from covis.evaluation.accuracy.results import COLUMNS
 from covis.evaluation.datasets import NAMES
 from tests.places import ROOT
 
-TEXT = (ROOT / "docs" / "evaluation.md").read_text()
+HOW_TO = (ROOT / "docs" / "how-to" / "evaluate.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference" / "datasets-and-metrics.md").read_text()
 
 
 def test_commands_parse() -> None:
     from covis.cli import _parse
 
-    lines = [line for line in TEXT.splitlines() if re.match("covis eval [a-z]", line)]
+    lines = [line for line in HOW_TO.splitlines() if re.match("covis eval [a-z]", line)]
     assert len(lines) >= 5
     for line in lines:
         options = _parse(EvalCommand, "covis eval", shlex.split(line, comments=True)[2:])
@@ -29,10 +30,10 @@ def test_commands_parse() -> None:
 
 def test_every_dataset_and_metric_is_explained() -> None:
     for name in NAMES:
-        assert f"| `{name}` |" in TEXT
+        assert f"| `{name}` |" in REFERENCE
     for name in COLUMNS:
         if name not in ("scene", "group", "views", "pairs") and not re.match("auc.*directed", name):
-            assert f"`{name}`" in TEXT, name
+            assert f"`{name}`" in REFERENCE, name
 
 
 def test_the_example_runs(
@@ -40,7 +41,7 @@ def test_the_example_runs(
 ) -> None:
     pytest.importorskip("scipy", reason="point clouds need the extra `eval`")
     monkeypatch.setattr(scoring, "_CLOUD_LIMIT", 2000)  # clouds of random weights take long
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)
     code = code.replace('"bundle"', repr(str(demo_bundle()))).replace("-1000003/24", "/3")
-    exec(compile(code, "docs/evaluation.md", "exec"), {})
+    exec(compile(code, "docs/how-to/evaluate.md", "exec"), {})
     assert 0.0 <= float(capsys.readouterr().out) <= 1.0

@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         pytest.skip(str(error))
     plugin = find_library(PLUGIN_LIBRARY)
     if plugin is None:
-        pytest.skip("the TensorRT plugin is not built; see docs/tensorrt.md")
+        pytest.skip("the TensorRT plugin is not built; see docs/how-to/tensorrt.md")
     place = Place(tmp_path_factory.mktemp("engines"), plugin)
     for name in BUNDLES:
         export_tiny(place.folder, name)

@@ -39,7 +39,7 @@ def write(
     Args:
         scene: what to write.
         folder: to be made; must not exist yet.
-        formats: some of `FORMATS`; see docs/conventions.md for axes and units of each.
+        formats: some of `FORMATS`; see docs/reference/conventions.md for axes and units of each.
         conf_percentile: the least confident share of the pixels, in percent, that point clouds
             leave out (`npz` keeps everything).
         force: replace the folder if covis wrote all of it.

@@ -273,7 +273,7 @@ def test_missing_plugin(tmp_path: Path) -> None:
         find_library(PLUGIN_LIBRARY, tmp_path / "libcovis_trt.so") == tmp_path / "libcovis_trt.so"
     )
     assert ours.missing_plugin(tmp_path).code == ExitCode.USER
-    assert "was not built; see docs/tensorrt.md" in str(ours.missing_plugin(None))
+    assert "was not built; see docs/how-to/tensorrt.md" in str(ours.missing_plugin(None))
 
 
 def test_the_plugin_is_known_by_its_kernels_too(tmp_path: Path) -> None:

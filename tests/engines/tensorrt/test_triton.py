@@ -194,7 +194,7 @@ def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.M
     refused("stage aggregator_pooled: takes single numbers", "--selector", "both", "--views", "8")
     refused("nowhere.so: no such plugin library", "--plugin", "nowhere.so")
     monkeypatch.setattr("covis.engines.tensorrt.triton.find_library", lambda name, given: None)
-    refused("was not built; see docs/tensorrt.md", code=3)
+    refused("was not built; see docs/how-to/tensorrt.md", code=3)
     plan = next(folder.glob("encoder-*.plan"))
     plan.write_bytes(plan.read_bytes()[::-1])
     other = {hashlib.sha256(data).hexdigest() for data in plans.values()}

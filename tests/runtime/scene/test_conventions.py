@@ -21,10 +21,10 @@ from tests.places import ROOT
 
 
 def test_picture_is_up_to_date() -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "conventions_picture.py"))
-    assert script["draw"]() == (ROOT / "docs" / "conventions.svg").read_text(encoding="utf-8"), (
-        "run python docs/conventions_picture.py"
-    )
+    script = runpy.run_path(str(ROOT / "docs" / "reference" / "conventions_picture.py"))
+    assert script["draw"]() == (ROOT / "docs" / "reference" / "conventions.svg").read_text(
+        encoding="utf-8"
+    ), "run python docs/reference/conventions_picture.py"
 
 
 @pytest.mark.parametrize("case", [0, 1])

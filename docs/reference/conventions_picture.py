@@ -1,4 +1,6 @@
-"""Draw conventions.svg with the project's own projection: `python docs/conventions_picture.py`.
+"""Draw conventions.svg with the project's own projection.
+
+    python docs/reference/conventions_picture.py
 
 What the picture claims of axes, pixels and depths is therefore what the code does.
 """
