@@ -1,9 +1,33 @@
-"""The ops of this project as runtimes see them: their ONNX domain and version, and size limits."""
+"""Domain, version, attributes and size limit of the two ops.
+
+The contracts in `plugins/` define the meaning of every attribute. This module is the one place on
+the Python side that spells their names and defaults.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
-DOMAIN: Final = "covis"  # of the two ops, in every exported graph
-VERSION: Final = 1  # of their contracts in plugins/; a change of their meaning raises it
-MOST_ELEMENTS: Final = 2**31 - 1  # of one tensor: TensorRT counts them in 31 bits
+DOMAIN: Final = "covis"  # ONNX domain of the two ops in every exported graph
+VERSION: Final = 1  # version of the contracts in plugins/; a change of their meaning raises it
+MOST_ELEMENTS: Final = 2**31 - 1  # elements of one tensor, because TensorRT counts them in 31 bits
+
+ATTENTION: Final = "BlockSparseAttention"
+SELECT: Final = "BlockSelect"
+
+LAYOUT_ATTRIBUTES: Final[Mapping[str, int]] = MappingProxyType(
+    {"frame_tokens": 1, "special_first": 0, "special_last": 0, "trailing_tokens": 0}
+)
+"""Names and defaults of the attributes that describe the order of tokens in a sequence."""
+
+ATTENTION_ATTRIBUTES: Final[Mapping[str, int | float]] = MappingProxyType(
+    {**LAYOUT_ATTRIBUTES, "q_block": 1, "k_block": 1, "scale": 0.0}
+)
+"""Names and defaults of the attributes of `BlockSparseAttention`; scale 0 means 1 / sqrt(D)."""
+
+SELECT_ATTRIBUTES: Final[Mapping[str, int | str]] = MappingProxyType(
+    {**LAYOUT_ATTRIBUTES, "q_block": 128, "k_block": 64, "pool": "mean"}
+)
+"""Names and defaults of the attributes of `BlockSelect`; pool is "mean" or "max"."""
