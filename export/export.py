@@ -1,13 +1,13 @@
-"""`python export/export.py ...` is `covis export ...`, from a checkout."""
+"""Run `covis export` from a checkout: `python export/export.py ...`."""
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # A script's own folder comes first on the path; there, `export` would be this very file.
+    # Python puts the script's own folder first on the path; the package lies one level higher.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from covis.cli import main
-
-    main(["export", *sys.argv[1:]])
+    sys.argv.insert(1, "export")
+    runpy.run_module("covis", run_name="__main__", alter_sys=True)
