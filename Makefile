@@ -17,7 +17,7 @@ else
 endif
 SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint unit install floors plugins clean
+.PHONY: demo test lint unit install docs floors plugins clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/covis demo --out out/demo --force
@@ -46,6 +46,18 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
+
+# The documentation site, in build/site. A warning, a broken link or a failing notebook ends it.
+$(VENV)/.docs: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -c "import tomllib; \
+	  extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	  print(*extras['docs'], sep='\n')" > $@.txt
+	$(install) -r $@.txt
+	@touch $@
+
+docs: $(VENV)/.docs
+	@rm -rf build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html -d build/site-doctrees docs build/site
 
 # The lowest versions that pyproject.toml allows, Python's too, read from there: what it promises is
 # tried. Of the tests those that meet other packages most: the ops, a whole export, a whole run.

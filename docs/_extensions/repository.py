@@ -84,6 +84,9 @@ class Links:
             _log.warning("%s: link to %s, which does not exist", name, path, type="repository")
             return match[0]
         place = self._page_of(target)
+        if place is not None and place.is_symlink():  # Sphinx would look where it points
+            docname = place.relative_to(self.docs).with_suffix("").as_posix()
+            return f"{{doc}}`{label} </{docname}>`"
         if place is not None or image:
             relative = os.path.relpath(place or target, page.parent)
             return f"{image}[{label}]({Path(relative).as_posix()}{mark}{anchor})"
@@ -110,7 +113,7 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
 
 
 def _read_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
-    page = Path(app.env.doc2path(parent))
+    page = Path(app.env.doc2path(app.env.docname))  # MyST gives the parent without its folder
     file = (Path(app.srcdir) / path).resolve()
     content[0] = app.covis_links.rewrite(content[0], file, page)  # type: ignore[attr-defined]
 
