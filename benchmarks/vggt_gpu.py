@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu_facts import gpu_facts
-from covis.engines.errors import CovisError
+from covis.engines.errors import CovisError, GpuOutOfMemoryError
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.evaluation.bench.measure import (
     Schedule,
@@ -38,7 +37,6 @@ from covis.evaluation.bench.measure import (
     reset_peak,
 )
 from covis.evaluation.bench.record import ratios, setting_record
-from covis.runtime.memory.device_array import is_out_of_memory
 from covis.runtime.photos.images import Images, find_images, load_images
 from covis.runtime.pipeline import Pipeline, load
 
@@ -177,11 +175,11 @@ def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
         try:
             pipeline.run_stages(images, sparsity, lambda stage, done, total: None, level)
         except CovisError as error:
-            fewer = re.search(r"use at most (\d+) views", str(error))
             record["refused"].append({"views": views, "said": str(error)})
-            if not is_out_of_memory(error) or fewer is None or int(fewer[1]) >= views:
+            fewer = error.views if isinstance(error, GpuOutOfMemoryError) else None
+            if fewer is None or fewer >= views:
                 break
-            views = int(fewer[1])
+            views = fewer
         else:
             seconds = time.perf_counter() - started
             record |= {"views": views, "seconds": seconds, "peak_bytes": peak_bytes(memory)}

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle, open_bundle
-from covis.engines.errors import CovisError, user_error
+from covis.engines.errors import GpuOutOfMemoryError, user_error
 from covis.engines.options import RunOptions, Sparsity
 from covis.runtime import flow
 from covis.runtime.backends.backend import Backend, open_backend
 from covis.runtime.controls import control_inputs
 from covis.runtime.flow import is_sound, plain, refuse_non_finite, stage_input
-from covis.runtime.memory.device_array import Value, is_out_of_memory, numpy_dtype
+from covis.runtime.memory.device_array import Value, numpy_dtype
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.photos.images import Images, find_images, load_images
 from covis.runtime.scene.from_heads import decode
@@ -122,12 +122,11 @@ class Pipeline:
                 for name in step.done:
                     values.pop(name, None)  # patch tokens and taps are by far the largest arrays
             return {name: plain(backend.memory.get(value)) for name, value in values.items()}
-        except CovisError as error:
-            if is_out_of_memory(error):
-                values = {}
-                traceback.clear_frames(error.__traceback__)  # they hold the failed run's arrays
-                backend.release()
-                backend.check(run, views, self.options.chunk, self.options.probes)
+        except GpuOutOfMemoryError as error:
+            values = {}
+            traceback.clear_frames(error.__traceback__)  # they hold the failed run's arrays
+            backend.release()
+            backend.check(run, views, self.options.chunk, self.options.probes)
             raise
 
     def controls(self, sparsity: Sparsity, views: int) -> dict[str, Array]:

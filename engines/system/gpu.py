@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from covis.engines.errors import environment_error, printable, user_error
+from covis.engines.errors import environment_error, first_line, printable, user_error
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_gpu(index: int = 0) -> Gpu:
         devices = core.Device.get_all_devices()
     except Exception as error:  # the library cannot be found, or the driver answers with an error
         raise environment_error(
-            f"no NVIDIA driver answers ({_first_line(error)})",
+            f"no NVIDIA driver answers ({first_line(error, 200)})",
             hint="install the driver; bundles still run on the CPU (`covis run`)",
         ) from error
     if not devices:
@@ -63,7 +63,7 @@ def find_gpu(index: int = 0) -> Gpu:
         return _describe(core, devices[index])
     except Exception as error:
         raise environment_error(
-            f"the driver does not say what GPU {index} is ({_first_line(error)})",
+            f"the driver does not say what GPU {index} is ({first_line(error, 200)})",
             hint="see `covis doctor`; a newer driver may be needed",
         ) from error
 
@@ -83,7 +83,3 @@ def _describe(core: Any, device: Any) -> Gpu:
         driver=".".join(str(part) for part in version),
         cuda=f"{cuda[0]}.{cuda[1]}",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:200])

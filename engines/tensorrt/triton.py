@@ -30,8 +30,8 @@ from covis.engines.system.native import (
     find_library,
 )
 from covis.engines.tensorrt.module import missing_plugin
-from covis.engines.tensorrt.plans.choose import read_plan
 from covis.engines.tensorrt.plans.record import PlanRecord, records
+from covis.engines.tensorrt.plans.trust import read_plan
 
 Backend = Literal["tensorrt", "onnxruntime"]
 ENSEMBLE: Final = "covis"

@@ -93,7 +93,7 @@ class Evaluator:
             where = error.where if error.where.startswith(ref.name) else ""
             if not where:
                 where = f"{ref.name}, {error.where}" if error.where else ref.name
-            raise CovisError(error.code, error.what, where=where, hint=error.hint) from error
+            raise error.replaced(where=where) from error
 
 
 def chosen_scenes(dataset: Dataset, patterns: Sequence[str], limit: int) -> list[SceneRef]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from covis.engines.bundle.bundle import PLANS, Bundle
 from covis.engines.bundle.manifest import Stage
+from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import BackendOptions
 from covis.runtime.memory.memory import CudaMemory, HostMemory
 
@@ -151,7 +152,6 @@ class TensorRtBackend:
             CovisError: a plan is missing (exit code 2), or memory is (3).
         """
         from covis.runtime import flow
-        from covis.runtime.memory.device_array import out_of_memory
 
         # All engines are loaded first: then their weights are counted in what is taken.
         loaded = {s.stage.name: self._loaded(s.stage, views, chunk) for s in run}
@@ -171,7 +171,7 @@ class TensorRtBackend:
         if needs(views) > free:
             fits = flow.most_views(views - 1, needs, free)
             cure = f"use at most {fits} views" if fits else "use a smaller --chunk"
-            raise out_of_memory(f"{views} views", free, cure)
+            raise GpuOutOfMemoryError(f"{views} views", free=free, hint=cure, views=fits or None)
 
     def release(self) -> None:
         """Drop contexts, buffers and scratch memory; the engines stay."""

@@ -12,10 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage, Tensor
-from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.errors import (
+    CovisError,
+    GpuOutOfMemoryError,
+    environment_error,
+    first_line,
+    user_error,
+)
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
-from covis.runtime.memory.device_array import DeviceArray, contiguous, first_line, out_of_memory
+from covis.runtime.memory.device_array import DeviceArray, contiguous
 from covis.runtime.memory.memory import CudaMemory, HostMemory
 
 Array = NDArray[Any]
@@ -158,9 +164,10 @@ class Session:
 
     def _failure(self, error: Exception) -> CovisError:
         line = first_line(error)
+        # ONNX Runtime has no error code for it: its texts are all there is.
         if "bad_alloc" in line or "Failed to allocate" in line or "BFCArena" in line:
             if self._on_gpu:
-                return out_of_memory(f"the buffers of stage {self.stage.name}")
+                return GpuOutOfMemoryError(f"the buffers of stage {self.stage.name}")
             return environment_error(
                 f"out of memory ({line})", where=f"stage {self.stage.name}", hint="use fewer views"
             )

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
-from covis.engines.errors import CovisError, environment_error
+from covis.engines.errors import CovisError, GpuOutOfMemoryError, environment_error
 from covis.engines.tensorrt import module as tensorrt
 from covis.runtime.memory.device_array import (
     ALIGNMENT,
     DeviceArray,
     Value,
     numpy_dtype,
-    out_of_memory,
 )
 from covis.runtime.memory.memory import CudaMemory
 
@@ -232,9 +231,10 @@ def failure(stage: Stage, what: str) -> CovisError:
     said = log.last_error()
     log.forget()
     if any(words in said.lower() for words in _FULL):
-        return out_of_memory(f"the buffers of stage {stage.name}")
+        return GpuOutOfMemoryError(f"the buffers of stage {stage.name}")
     where = f"stage {stage.name}"
     return environment_error(f"{what} ({said})" if said else what, where=where)
 
 
+# TensorRT has no error code for it: the texts of its log are all there is.
 _FULL = ("out of memory", "outofmemory", "cudaerrormemoryallocation")

@@ -17,8 +17,8 @@ import numpy as np
 from covis.engines.bundle.manifest import Stage
 from covis.engines.errors import environment_error, user_error
 from covis.engines.tensorrt import module as tensorrt
-from covis.engines.tensorrt.plans.choose import read_plan
 from covis.engines.tensorrt.plans.record import PlanRecord
+from covis.engines.tensorrt.plans.trust import read_plan
 from covis.runtime.backends.trt_execution import Execution, Shapes, failure, new_context
 from covis.runtime.memory.device_array import DeviceArray, Value, numpy_dtype
 from covis.runtime.memory.memory import CudaMemory

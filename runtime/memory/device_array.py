@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import CovisError, environment_error, printable, user_error
+from covis.engines.errors import environment_error, first_line, printable, user_error
 
 ALIGNMENT = 256
 """Bytes that TensorRT wants every tensor's address to be a multiple of."""
@@ -168,22 +168,3 @@ def import_cuda_core() -> ModuleType:
             f"cuda-python is missing ({printable(str(error))})",
             hint="pip install 'covis[trt]' or 'covis[gpu]'",
         ) from None
-
-
-def out_of_memory(what: str, free: int | None = None, hint: str = "use fewer views") -> CovisError:
-    """The one error for a GPU that is full; `is_out_of_memory` knows it again."""
-    left = "" if free is None else f" ({free / 2**30:.1f} GiB are free)"
-    return environment_error(f"{_FULL}: {what} do not fit{left}", hint=hint)
-
-
-_FULL = "the GPU is out of memory"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU is full."""
-    return isinstance(error, CovisError) and _FULL in error.what
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's first line, safe to print, or its type where it says nothing."""
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:400])

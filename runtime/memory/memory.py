@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import CovisError, environment_error
+from covis.engines.errors import CovisError, GpuOutOfMemoryError, environment_error, first_line
 from covis.runtime.memory.device_array import (
     DeviceArray,
     Value,
     adopt,
     contiguous,
-    first_line,
     import_cuda_core,
-    out_of_memory,
 )
 
 
@@ -93,7 +91,7 @@ class CudaMemory:
         """An array of undefined content.
 
         Raises:
-            CovisError: out of memory (exit code 3), see `is_out_of_memory`.
+            CovisError: GpuOutOfMemoryError where there is no room (exit code 3).
         """
         size = math.prod(shape) * dtype.itemsize
         try:
@@ -198,8 +196,9 @@ class CudaMemory:
 
     def failure(self, error: Exception, what: str) -> CovisError:
         """An error of `cuda.core`, in one line."""
+        # `cuda.core` raises one class for every driver error: the name in its text is the code.
         if "OUT_OF_MEMORY" in str(error):
-            return out_of_memory(what, self.free())
+            return GpuOutOfMemoryError(what, free=self.free())
         return environment_error(f"CUDA failed ({first_line(error)})", hint="see `covis doctor`")
 
     def _pending(self) -> deque[tuple[Any, tuple[Any, ...]]]:

@@ -136,7 +136,7 @@ def load_images(
         except CovisError as error:
             if error.where:
                 raise
-            raise user_error(error.what, where=title_of(photo, index), hint=error.hint) from error
+            raise error.replaced(where=title_of(photo, index)) from error
         except MemoryError:
             raise environment_error(
                 "not enough memory to decode it",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, made_pairs, main, select
-from covis.engines.errors import environment_error
+from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import Sparsity
 from covis.evaluation.bench.measure import made_images
 from covis.runtime.pipeline import load
@@ -105,7 +105,7 @@ def test_as_many_views_as_fit(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
     def check(run: object, views: int, chunk: int, probes: int) -> None:
         if views > most[0]:
             hint = f"use at most {most[0]} views" if most[0] else "use a smaller --chunk"
-            raise environment_error("the GPU is out of memory", hint=hint)
+            raise GpuOutOfMemoryError(f"{views} views", hint=hint, views=most[0] or None)
 
     monkeypatch.setattr(pipeline.backend, "check", check)
     found = fit(pipeline, 8, 0.5)

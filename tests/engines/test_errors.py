@@ -10,6 +10,7 @@ import pytest
 from covis.engines.errors import (
     CovisError,
     ExitCode,
+    GpuOutOfMemoryError,
     environment_error,
     numerics_error,
     printable,
@@ -35,6 +36,22 @@ def test_pickling_keeps_everything() -> None:
     error = user_error("is wrong", where="x\n", hint="mend it")
     again = pickle.loads(pickle.dumps(error))
     assert vars(again) == vars(error) and str(again) == str(error) and type(again) is CovisError
+
+
+def test_full_gpu() -> None:
+    error = GpuOutOfMemoryError("500 views", free=10 * 2**30, hint="use at most 312", views=312)
+    text = "the GPU is out of memory: 500 views do not fit (10.0 GiB are free); use at most 312"
+    assert str(error) == text and error.code == 3
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is GpuOutOfMemoryError and vars(again) == vars(error)
+    assert str(again) == str(again.args[0]) == text
+
+
+def test_moved_errors_keep_their_class() -> None:
+    error = GpuOutOfMemoryError("2 views", views=1).replaced(where="scene\n1", hint="wait")
+    assert isinstance(error, GpuOutOfMemoryError) and error.views == 1
+    assert str(error) == r"scene\n1: the GPU is out of memory: 2 views do not fit; wait"
+    assert str(error.replaced(where="")) == "the GPU is out of memory: 2 views do not fit; wait"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def kept_evidence(layers: str, asked: Path | None, refused: Path) -> Iterator[No
             raise
         told = f"its plan was not kept, its layers are in {asked or refused}"
         hint = f"{error.hint}; {told}" if error.hint else told
-        raise CovisError(error.code, error.what, where=error.where, hint=hint) from error
+        raise error.replaced(hint=hint) from error
     refused.unlink(missing_ok=True)
 
 

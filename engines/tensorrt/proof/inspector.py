@@ -28,7 +28,7 @@ def use_gpu(index: int) -> None:
 def inspect_plan(plan: Path) -> Built:
     """Load a plan that was just built, and ask its engine.
 
-    Never for a file from elsewhere: loading runs what is in it (see `plans.read_plan`).
+    Never for a file from elsewhere: loading runs what is in it (see `plans.trust.read_plan`).
 
     Raises:
         CovisError: TensorRT cannot load it (exit code 3).

@@ -17,9 +17,8 @@ import pytest
 
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.tensorrt.plans.cache import Built, PlanCache, Write
-from covis.engines.tensorrt.plans.choose import read_plan
 from covis.engines.tensorrt.plans.record import EngineOptions, Range, records
-from covis.engines.tensorrt.plans.trust import own_plans
+from covis.engines.tensorrt.plans.trust import own_plans, read_plan
 from tests.engines.mini_bundle import flip
 from tests.engines.tensorrt.cache_worker import PIECE
 from tests.engines.tensorrt.plan_inputs import plan_inputs

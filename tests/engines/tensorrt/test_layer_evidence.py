@@ -48,10 +48,10 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
         "use_gpu": lambda device: None,
         "build_engine": build_engine,
         "inspect_plan": lambda plan: Built(said[plan.read_text()], 1),
+        "logger": lambda log: None,
     }
     for name, function in acted.items():
         monkeypatch.setattr(plan_builds, name, function)
-    monkeypatch.setattr("covis.engines.tensorrt.module.logger", lambda tell: None)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return said
 

@@ -23,7 +23,7 @@ from covis.runtime.backends.ort_session import (
     providers,
     tensorrt_options,
 )
-from covis.runtime.memory.device_array import is_out_of_memory, numpy_dtype, out_of_memory
+from covis.runtime.memory.device_array import numpy_dtype
 from covis.runtime.pipeline import load
 
 NO_GPU = not Path("/proc/driver/nvidia/version").exists()
@@ -97,15 +97,6 @@ def test_missing_and_broken_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     with pytest.raises(CovisError, match="overwritten each other"):
         import_onnxruntime()
-
-
-def test_out_of_memory_is_known_again() -> None:
-    error = out_of_memory("500 views", 10 * 2**30, "use at most 312 views")
-    assert is_out_of_memory(error) and error.code == 3
-    assert str(error) == (
-        "the GPU is out of memory: 500 views do not fit (10.0 GiB are free); use at most 312 views"
-    )
-    assert not is_out_of_memory(MemoryError())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "bool"])
