@@ -1,4 +1,4 @@
-"""What `covis plan` reckons for a stage beside what ONNX Runtime's CPU provider holds.
+"""What `covis estimate` reckons for a stage beside what ONNX Runtime's CPU provider holds.
 
     python benchmarks/plan_cpu.py BUNDLE --views 100
 

@@ -64,10 +64,10 @@ COMMANDS = {
         "covis.commands.bench:bench",
         "Measure latency, throughput and memory by stage, dense beside sparse.",
     ),
-    "plan": _Command(
-        "covis.commands.estimate:PlanCommand",
-        "covis.commands.estimate:plan",
-        "Predict the memory of a run, and name what limits the number of views.",
+    "estimate": _Command(
+        "covis.commands.estimate:EstimateCommand",
+        "covis.commands.estimate:estimate",
+        "Estimate the memory of a run, and name what limits the number of views.",
     ),
     "triton": _Command(
         "covis.commands.triton:TritonCommand",
@@ -90,6 +90,9 @@ COMMANDS = {
         "Say what this machine can run, and what the rest would need.",
     ),
 }
+
+ALIASES = {"plan": "estimate"}
+"""Former names of commands, accepted for one version: a TensorRT engine is called a plan, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,6 +131,11 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments else "--help"
+    if name in ALIASES:
+        _notice(
+            f"`covis {name}` is now `covis {ALIASES[name]}`, and the next version drops the old name"
+        )
+        name = ALIASES[name]
     if name in ("-h", "--help"):
         print(_overview())
     elif name == "--version":
@@ -203,6 +211,11 @@ def _prepare_streams() -> None:
 def _discard_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _notice(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"covis: {line}", file=sys.stderr)
 
 
 def _fail(line: str, code: ExitCode) -> int:

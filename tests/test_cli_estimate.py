@@ -1,4 +1,4 @@
-"""`covis plan`: what it predicts, what it names as the limit, and what it refuses."""
+"""`covis estimate`: predictions, the limit that it names, and wrong arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from covis.cli import run_command
-from covis.commands.estimate import PlanCommand, _times
+from covis.commands.estimate import EstimateCommand, _times
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError
 from tests.places import ROOT
@@ -20,7 +20,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def predict(capsys: Captured, *arguments: str, code: int = 0) -> dict[str, Any]:
-    assert run_command(["plan", DEMO, *arguments, "--json"]) == code
+    assert run_command(["estimate", DEMO, *arguments, "--json"]) == code
     return dict(json.loads(capsys.readouterr().out))
 
 
@@ -39,7 +39,7 @@ def test_prediction(capsys: Captured) -> None:
 
 
 def test_limit_is_named(capsys: Captured) -> None:
-    arguments = ["plan", DEMO, "--views", "3000", "--memory", "1", "--selector", "pooled"]
+    arguments = ["estimate", DEMO, "--views", "3000", "--memory", "1", "--selector", "pooled"]
     assert run_command(arguments) == 3
     out, err = capsys.readouterr()
     assert "aggregator_pooled" in out and "not measured" in out and "selector pooled" in out
@@ -65,7 +65,7 @@ def test_no_memory_to_ask_for(capsys: Captured, monkeypatch: pytest.MonkeyPatch)
 def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     bundle = open_bundle(DEMO)
-    command = PlanCommand(Path(DEMO), 4, bench=(path,))
+    command = EstimateCommand(Path(DEMO), 4, bench=(path,))
     prediction: Any = SimpleNamespace(
         command=command, bundle=bundle, sparsity=SimpleNamespace(selector="saliency")
     )
@@ -102,5 +102,16 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(capsys: Captured, arguments: list[str], words: str) -> None:
-    assert run_command(["plan", DEMO, *arguments]) == 2
+    assert run_command(["estimate", DEMO, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_former_name(capsys: Captured) -> None:
+    """`covis plan` does the same for one version, with one line of notice."""
+    assert run_command(["estimate", DEMO, "--views", "4", "--memory", "1", "--json"]) == 0
+    now = capsys.readouterr()
+    assert run_command(["plan", DEMO, "--views", "4", "--memory", "1", "--json"]) == 0
+    former = capsys.readouterr()
+    assert former.out == now.out and not now.err
+    assert former.err.startswith("covis: `covis plan` is now `covis estimate`")
+    assert former.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`covis plan`: the memory and time of a run, and its limit, before anything is loaded."""
+"""`covis estimate`: memory and time of a run, and the most views that fit, without running it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _WRITE_RECORD = "write one with `covis bench --exportTimes`"
 
 
 @dataclass(frozen=True)
-class PlanCommand:
-    """Predict the memory of a run, and name what limits the number of views.
+class EstimateCommand:
+    """Estimate the memory of a run, and name what limits the number of views.
 
     Attributes:
         bundle: a folder made by `covis export`.
@@ -87,7 +87,7 @@ class Row:
     median_ms: float | None
 
 
-def plan(command: PlanCommand) -> None:
+def estimate(command: EstimateCommand) -> None:
     """Print the prediction.
 
     Raises:
@@ -112,7 +112,7 @@ def plan(command: PlanCommand) -> None:
 
 
 class _Prediction:
-    def __init__(self, bundle: Bundle, command: PlanCommand) -> None:
+    def __init__(self, bundle: Bundle, command: EstimateCommand) -> None:
         from covis.engines.options import SparsityChanges
         from covis.engines.tensorrt.stage_memory import MemoryPlan
         from covis.runtime.flow import steps
@@ -244,7 +244,7 @@ def _times(prediction: _Prediction) -> dict[str, float]:
     return found
 
 
-def _budget(command: PlanCommand) -> int | None:
+def _budget(command: EstimateCommand) -> int | None:
     """Bytes that the run may take; None where nobody says and there is no GPU to ask."""
     from covis.engines.errors import CovisError
     from covis.engines.system.gpu import find_gpu
@@ -261,7 +261,7 @@ def _budget(command: PlanCommand) -> int | None:
         return None
 
 
-def _show(command: PlanCommand, record: Mapping[str, Any]) -> None:
+def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
