@@ -36,8 +36,10 @@ class CompareCommand:
         reference_selector: the reference's selector, e.g. `dense` to see what sparsity costs; the
             candidate's where not given.
         views: only that many photos, the first ones; 0 takes all.
-        rotation_tolerance: a camera may turn by that many degrees.
-        depth_tolerance: the mean relative depth error a view may have.
+        rotation_tolerance: Largest pose drift that passes, in degrees: the change of a relative
+            rotation of two cameras, or of a relative position as seen from the median depth.
+        depth_tolerance: Largest depth drift that passes: the mean relative change of the depth of
+            a view.
         bisect: where the tolerances are missed, find the stages that must stay in float32.
         by_layer: find the layers inside those stages, too; needs a candidate bundle.
         out: JSON file to write.
@@ -105,7 +107,7 @@ def compare(command: CompareCommand) -> None:
     with progress_bar(console) as tell:
         stages, scene, expected = compare_stages(reference, candidate, images, tell)
     errors = scene_errors(scene, expected)
-    over = errors.over(command.rotation_tolerance, command.depth_tolerance)
+    over = errors.drift.over(command.rotation_tolerance, command.depth_tolerance)
     finite = not any(e.non_finite for stage in stages for e in stage.end_to_end)
     passed = finite and over <= 1.0
     _print(stages, errors)
@@ -143,8 +145,8 @@ def compare(command: CompareCommand) -> None:
     kept = found.keep if found else ()
     cure = f"export the candidate with {export_option(kept)}" if kept else _cure(found)
     raise numerics_error(
-        f"the candidate turns cameras by up to {errors.rotation_deg:.3g} degrees and changes depth "
-        f"by {errors.depth_rel:.2%} ({over:.3g} times the tolerance)"
+        f"the candidate moves cameras by up to {errors.drift.pose_deg:.3g} degrees and changes "
+        f"depth by {errors.drift.depth_rel:.2%} ({over:.3g} times the tolerance)"
         + ("" if finite else "; some of its numbers are not finite"),
         where=f"{scene.names[0]} and {len(images) - 1} more photos",
         hint=cure,
@@ -226,14 +228,17 @@ def _print(stages: Sequence[StageErrors], errors: SceneErrors) -> None:
             )
     console: Console = Console(highlight=False, width=120)
     console.print(table)
+    drift = errors.drift
     console.print(
-        f"cameras turn by {errors.rotation_deg:.2e} degrees at most, "
-        f"{errors.rotation_deg_mean:.2e} on average",
+        f"cameras turn by {drift.rotation_deg:.2e} degrees at most, "
+        f"{drift.rotation_deg_mean:.2e} on average, and shift by {drift.shift_deg:.2e} degrees as "
+        "seen from the scene's median depth",
         markup=False,
+        soft_wrap=True,
     )
     console.print(
-        f"depth changes by {errors.depth_rel:.3%} in the worst view, "
-        f"{errors.depth_rel_mean:.3%} on average",
+        f"depth changes by {drift.depth_rel:.3%} in the worst view, "
+        f"{drift.depth_rel_mean:.3%} on average",
         markup=False,
     )
 

@@ -78,5 +78,5 @@ def drift_lines(precision: Precision) -> list[str]:
     for scene in precision.scene:
         pose = "-" if scene.pose_degrees is None else f"{scene.pose_degrees:.2g} degrees"
         depth = "-" if scene.depth_relative is None else f"{scene.depth_relative:.2g} of itself"
-        lines.append(f"{scene.views} views: cameras turn by {pose}, depth changes by {depth}")
+        lines.append(f"{scene.views} views: cameras move by {pose}, depth changes by {depth}")
     return lines

@@ -115,6 +115,8 @@ def conclusion(
     bundle, best = pipeline.bundle, outcome.best
     dense = replace(bundle.manifest.sparsity, selector="dense")
     check = best.check if best is not None else None
+    drifts = (best.drift if best is not None else None, check)
+    measured = [drift for drift in drifts if drift is not None]
     receipt = Tuning(
         covis_version=__version__,
         tuned_manifest=bundle.digest(),
@@ -123,8 +125,8 @@ def conclusion(
         tried=len(outcome.trials),
         max_pose_drift=pose,
         max_depth_drift=depth,
-        pose_drift=0.0 if best is None else max(best.drift.pose, check.pose if check else 0.0),
-        depth_drift=0.0 if best is None else max(best.drift.depth, check.depth if check else 0.0),
+        pose_drift=max((d.pose_deg for d in measured), default=0.0),
+        depth_drift=max((d.depth_rel for d in measured), default=0.0),
         attention_work=1.0 if best is None else best.work,
         time_ratio=1.0 if best is None else outcome.seconds_dense / best.seconds,
     )
@@ -153,8 +155,8 @@ def _print(outcome: Outcome, pose: float, depth: float) -> None:
             describe(trial.sparsity),
             trial.sparsity.layers,
             f"{trial.work:.1%}",
-            f"{max(d.pose for d in worst):.3g}°",
-            f"{max(d.depth for d in worst):.2%}",
+            f"{max(d.pose_deg for d in worst):.3g}°",
+            f"{max(d.depth_rel for d in worst):.2%}",
             f"{outcome.seconds_dense / trial.seconds:.2f}",
             style="bold" if within else None,
         )

@@ -122,12 +122,15 @@ class Drift(_Strict):
 
 
 class SceneDrift(_Strict):
-    """The same in the words of a scene.
+    """Drift of the scene's cameras and depth from float32, on the check's images.
+
+    Formulas: `covis.evaluation.metrics.drift`. Bundles exported before those formulas were shared
+    recorded the largest rotation of a camera in the world and the mean depth change of all views.
 
     Attributes:
-        views: of the check.
-        pose_degrees: largest rotation between a camera and itself in float32; None: no camera.
-        depth_relative: mean over pixels of |depth - depth in float32| / |depth in float32|.
+        views: Number of views of the check.
+        pose_degrees: Pose drift in degrees; None where no stage writes a camera.
+        depth_relative: Depth drift as a fraction; None where no stage writes a depth.
     """
 
     views: int
@@ -211,7 +214,7 @@ class Tuning(_Strict):
         checked_views: other photos that the choice was checked on.
         tried: settings run.
         max_pose_drift: bound on any camera, in degrees from the dense result.
-        max_depth_drift: bound on any view's median depth, relative to the dense result.
+        max_depth_drift: bound on any view's depth, relative to the dense result.
         pose_drift: measured, the worst.
         depth_drift: measured, the worst.
         attention_work: share of the blocks of global attention that the choice computes.

@@ -54,17 +54,17 @@ def find(
         candidate: the side whose stages are replaced by the reference's.
         images: the photos of the comparison.
         stages: errors of each stage, from `compare_stages`.
-        rotation_tolerance: largest rotation of a camera that passes, in degrees.
-        depth_tolerance: largest mean relative change of a view's depth that passes.
+        rotation_tolerance: largest pose drift that passes, in degrees.
+        depth_tolerance: largest depth drift that passes, as a fraction.
         by_layer: also search the layers of each stage found.
         on_progress: called before each run of the pipeline.
 
     Raises:
         CovisError: a mixture fails to run.
     """
-    from covis.evaluation.compare.scenes import scene_errors
     from covis.evaluation.compare.stages import mixed_scene, suspects
     from covis.evaluation.compare.tensors import find_kept
+    from covis.evaluation.metrics.drift import scene_drift
 
     expected = mixed_scene(reference, candidate, {s.stage for s in stages}, images)
     runs = 0
@@ -74,7 +74,7 @@ def find(
         runs += 1
         on_progress("bisection", runs, runs + 1)
         scene = mixed_scene(reference, candidate, kept, images)
-        return scene_errors(scene, expected).over(rotation_tolerance, depth_tolerance)
+        return scene_drift(scene, expected).over(rotation_tolerance, depth_tolerance)
 
     found = find_kept(suspects(stages), failing)
     already = candidate.pipeline.bundle.manifest.precision.keep_fp32
@@ -119,7 +119,7 @@ def _layers(
     def take(layers: frozenset[str]) -> None:
         session = mixed.load(layers)
         candidate.runners[stage] = lambda step, photos, values: mixed.run(
-            session, photos, values, options.chunk
+            session, photos, values, options.frames_at_once
         )
 
     def with_layers(layers: frozenset[str]) -> float:

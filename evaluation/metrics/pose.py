@@ -24,8 +24,8 @@ def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64
 
     The motion of a pair is E_i E_j^-1, as in VGGT's evaluation: where camera j stands, seen from
     camera i. (The other way round the rotation error is the same, the direction's is not.) Both
-    errors are independent of a common rigid motion and scale. The angle of rotation is taken from
-    the chord, the angle between directions with atan2: exact near 0, where arccos is not.
+    errors are independent of a common rigid motion and scale. The angle between directions is taken
+    with atan2, which is exact near 0, where arccos is not.
 
     - A predicted camera that is not finite charges 180 degrees, twice, to all its pairs.
     - Predicted cameras at one place have no direction: 90 degrees are charged.
@@ -45,14 +45,25 @@ def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64
     p = np.where(sound[:, None, None], p, np.eye(3, 4))
     p_rotation, p_direction, p_apart = _relative(p, i, j)
     t_rotation, t_direction, t_apart = _relative(t, i, j)
-    chord = np.linalg.norm(p_rotation - t_rotation, axis=(1, 2)) / np.sqrt(8)
-    rotation = np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))
+    rotation = rotation_degrees(p_rotation, t_rotation)
     cross = np.linalg.norm(np.cross(p_direction, t_direction), axis=1)
     dot = np.sum(p_direction * t_direction, axis=1)
     translation = np.where(p_apart, np.degrees(np.arctan2(cross, dot)), 90.0)
     translation = np.where(t_apart, translation, 0.0)
     whole = sound[i] & sound[j]
     return np.where(whole, rotation, WORST), np.where(whole, translation, WORST)
+
+
+def rotation_degrees(first: ArrayLike, second: ArrayLike) -> Float64:
+    """Return the angle in [0, 180] degrees between rotations (..., 3, 3); exactly 0 where equal.
+
+    From the chord |R - S|_F = 2 sqrt(2) sin(a / 2), because arccos of the trace loses half of the
+    digits near 0.
+    """
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    chord = np.linalg.norm(difference, axis=(-2, -1)) / np.sqrt(8)
+    angle: Float64 = np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))
+    return angle
 
 
 def _relative(

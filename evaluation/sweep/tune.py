@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
-from covis.evaluation.metrics.drift import Drift, drift
+from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
 from covis.runtime.pipeline import Pipeline, Progress
 from covis.runtime.scene.scene import Scene
@@ -194,7 +194,7 @@ class Tuner:
         for tried in self._trials(found, first, dense):
             check = None
             if other_dense is not None and tried.within(self.pose, self.depth):
-                check = drift(self._run(others, tried.sparsity)[0], other_dense)
+                check = scene_drift(self._run(others, tried.sparsity)[0], other_dense)
             trials.append(replace(tried, check=check))
             if trials[-1].within(self.pose, self.depth):
                 return Outcome(trials[-1], tuple(trials), seconds, len(first), len(others))
@@ -210,7 +210,7 @@ class Tuner:
             self.tell(candidate, number, len(found))
             scene, seconds = self._run(photos, candidate.sparsity)
             computed = work(scene, self.pipeline)["attention_work"]
-            done.append(Trial(candidate.sparsity, computed, seconds, drift(scene, dense)))
+            done.append(Trial(candidate.sparsity, computed, seconds, scene_drift(scene, dense)))
             yield done[-1]
 
     def _run(self, photos: Sequence[Path], sparsity: Sparsity) -> tuple[Scene, float]:
@@ -230,5 +230,5 @@ def _hopeless(candidate: Candidate, failed: Trial, pose: float, depth: float) ->
         failed.sparsity.selector,
         failed.sparsity.layers,
     )
-    worst = max(failed.drift.pose / max(pose, 1e-12), failed.drift.depth / max(depth, 1e-12))
+    worst = failed.drift.over(max(pose, 1e-12), max(depth, 1e-12))
     return same and worst > 3.0 and (1 - candidate.work) > 2 / 3 * (1 - failed.work)

@@ -1,4 +1,4 @@
-"""How far a narrow bundle is from float32, end to end, before the bundle is finished."""
+"""Drift of a narrow bundle from float32, end to end, before the bundle is finished."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from covis.engines.bundle.manifest import Drift, SceneDrift
 from covis.engines.errors import numerics_error
+from covis.evaluation.metrics.drift import drift
 from covis.export.check.rounded import run_rounded
 from covis.export.check.verify import (
     VIEW_COUNTS,
@@ -131,36 +132,50 @@ def _compare(
 
 
 def _scene(views: int, exact: Values, narrow: Values) -> SceneDrift:
-    turned = [_rotations(values) for values in (exact, narrow)]
-    depths = [_depth(values) for values in (exact, narrow)]
-    degrees = relative = None
-    if turned[0] is not None and turned[1] is not None:
-        degrees = _largest_angle(turned[0], turned[1])
-    if depths[0] is not None and depths[1] is not None:
-        relative = float(((depths[1] - depths[0]).abs() / depths[0].abs()).mean())
-    return SceneDrift(views=views, pose_degrees=degrees, depth_relative=relative)
+    """Return the drift of the scene; None for what the stages do not write."""
+    cameras = [_extrinsics(values) for values in (narrow, exact)]
+    depths = [_depth(values) for values in (narrow, exact)]
+    has_cameras, has_depth = cameras[1] is not None, depths[1] is not None
+    found = drift(
+        cameras[0] if has_cameras else np.tile(np.eye(3, 4), (views, 1, 1)),
+        depths[0] if has_depth else np.ones((views, 1, 1)),
+        reference_extrinsics=cameras[1] if has_cameras else np.tile(np.eye(3, 4), (views, 1, 1)),
+        reference_depth=depths[1] if has_depth else np.ones((views, 1, 1)),
+        metric="metric_scaling_factor" in exact,
+    )
+    return SceneDrift(
+        views=views,
+        pose_degrees=found.pose_deg if has_cameras else None,
+        depth_relative=found.depth_rel if has_depth else None,
+    )
 
 
-def _rotations(values: Mapping[str, Tensor]) -> Tensor | None:
-    """(M, 3, 3) of the cameras, whichever way the model says them."""
-    if "pose_enc" in values:
-        return quaternion_to_matrix(values["pose_enc"][..., 3:7].double())
-    if "cam_quats" in values:
-        return quaternion_to_matrix(values["cam_quats"].double())
-    if "rotation9" in values:
-        return rotation_from_nine(values["rotation9"].double())
-    return None
+def _extrinsics(values: Mapping[str, Tensor]) -> NDArray[np.float64] | None:
+    """Return the world-to-camera poses (M, 3, 4), from the outputs of any model's camera head."""
+    if "pose_enc" in values:  # world to camera
+        pose = values["pose_enc"].double()
+        rotation, shift = quaternion_to_matrix(pose[:, 3:7]), pose[:, :3, None]
+    elif "cam_quats" in values:  # camera to world
+        rotation = quaternion_to_matrix(values["cam_quats"].double()).mT
+        shift = -rotation @ values["cam_trans"].double()[:, :, None]
+    elif "rotation9" in values:  # camera to world
+        rotation = rotation_from_nine(values["rotation9"].double()).mT
+        shift = -rotation @ values["translation"].double()[:, :, None]
+    else:
+        return None
+    poses: NDArray[np.float64] = torch.cat([rotation, shift], dim=2).numpy()
+    return poses
 
 
-def _depth(values: Mapping[str, Tensor]) -> Tensor | None:
-    """(M, H, W), or with a last axis of one: depth, or the distance along the ray."""
-    for name in ("depth", "depth_along_ray"):
-        if name in values:
-            return values[name].double()
-    return values["local_points"][..., 2].double() if "local_points" in values else None
-
-
-def _largest_angle(first: Tensor, second: Tensor) -> float:
-    """In degrees; from the chord, since the cosine of a small angle is 1."""
-    chord = (first - second).flatten(-2).norm(dim=-1) / 8**0.5  # |R - S|_F = 2 sqrt 2 sin(a / 2)
-    return float(torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0))).max())
+def _depth(values: Mapping[str, Tensor]) -> NDArray[np.float64] | None:
+    """Return the z-depth (M, H, W), from the outputs of any model's depth or point head."""
+    if "depth" in values:
+        depth = values["depth"]
+    elif "depth_along_ray" in values:
+        depth = values["ray_directions"][..., 2].double() * values["depth_along_ray"][..., 0]
+    elif "local_points" in values:
+        depth = values["local_points"][..., 2]
+    else:
+        return None
+    array: NDArray[np.float64] = depth.double().numpy()
+    return array

@@ -45,7 +45,7 @@ class Verdict:
     @property
     def faults(self) -> tuple[str, ...]:
         """What is outside its tolerance, in words."""
-        share = self.scene.over(ROTATION_DEG, DEPTH_REL)
+        share = self.scene.drift.over(ROTATION_DEG, DEPTH_REL)
         found = [] if share <= 1.0 else [f"the scene is {share:.3g} times its tolerance apart"]
         found += [
             f"{name} of the aggregator is {error:.3g} apart"
@@ -145,9 +145,9 @@ def check_onnxruntime(place: Place) -> Any:
     providers = import_onnxruntime().get_available_providers()
     found: dict[str, Any] = {}
     for name, bundle, where in (
-        ("CUDAExecutionProvider", place.wide, BackendOptions(provider="cuda")),
+        ("CUDAExecutionProvider", place.wide, BackendOptions(backend="cuda")),
         ("TensorrtExecutionProvider", place.bundle,
-         replace(place.options().backend, backend="onnxruntime-tensorrt")),
+         replace(place.options().backend, backend="ort-tensorrt")),
     ):  # fmt: skip
         if name not in providers:
             found[name] = "absent"
