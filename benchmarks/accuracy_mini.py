@@ -24,7 +24,7 @@ from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.accuracy.job import Job
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_scene, score_pose
 from covis.evaluation.accuracy.summary import aggregate
-from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
 from covis.evaluation.sweep.report import Row, markdown, row
 from covis.evaluation.sweep.sweep import Plan, Sweep, settings
@@ -73,7 +73,7 @@ def truths(kind: str, scenes: int, views: int, pipeline: Pipeline) -> list[Groun
     return [sample_views(dataset.load(ref), views) for ref in dataset.scenes()[:scenes]]
 
 
-def made(kind: str, views: int, pipeline: Pipeline) -> MadeScenes:
+def made(kind: str, views: int, pipeline: Pipeline) -> SyntheticScenes:
     """A dataset of a kind, rendered at the bundle's size and without shadows, as in training.
 
     Always of the same many scenes, so that a sweep of more of them goes on where one of fewer
@@ -82,7 +82,7 @@ def made(kind: str, views: int, pipeline: Pipeline) -> MadeScenes:
     rule = pipeline.bundle.manifest.pixel_rule
     first = HELD_OUT_SEEDS.start
     spec = f"{kind}/{first}-{first + 255}/{views}"
-    return MadeScenes((spec,), (rule.height, rule.width), shadows=False)
+    return SyntheticScenes((spec,), (rule.height, rule.width), shadows=False)
 
 
 def mean_training_pose(kind: str, scenes: int = 200) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ from safetensors import safe_open
 from covis.engines.bundle.bundle import open_bundle
 from covis.evaluation.accuracy.scoring import Record, score_pose
 from covis.evaluation.accuracy.summary import aggregate
-from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
 from covis.evaluation.metrics.pose import pair_errors
 from covis.evaluation.sweep.pairs import pair_map
@@ -138,7 +138,7 @@ def run(
     first = HELD_OUT_SEEDS.start
     for kind in kinds:
         spec = f"{kind}/{first}-{first + scenes - 1}/{views}"
-        dataset = MadeScenes((spec,), (size, size), shadows=False)
+        dataset = SyntheticScenes((spec,), (size, size), shadows=False)
         for ref in dataset.scenes():
             truth = sample_views(dataset.load(ref), views)
             for name, record in measure(model, half, truth, shares).items():

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 # Repeated here, so that help needs no reader; a test compares.
 DatasetName = Literal[
-    "made", "co3d", "realestate10k", "tanks_temples", "eth3d", "7scenes", "nrgbd", "dtu", "scannet"
-]
+    "synthetic", "co3d", "realestate10k", "tanks_temples", "eth3d", "7scenes", "nrgbd", "dtu",
+    "scannet", "made",
+]  # fmt: skip
 MetricName = Literal["pose", "depth", "points"]
 
 _MOST_ROWS = 40
@@ -37,7 +38,7 @@ class EvalCommand:
     Attributes:
         bundle: a folder made by `covis export`.
         dataset: which reader; see docs/reference/datasets-and-metrics.md for the layouts.
-        paths: where the dataset is; made scenes: family/path, family/path/seeds or
+        paths: where the dataset is; synthetic scenes: family/path, family/path/seeds or
             family/path/seeds/views, e.g. loop/loop/1000000-1000007/24.
         out: folder of the results; an interrupted evaluation goes on there.
         views: of each scene; 0 takes all.
@@ -121,6 +122,20 @@ def evaluate(command: EvalCommand) -> None:
     _conclude(results, scenes, failed)
 
 
+def current_name(dataset: str) -> str:
+    """Return the present name of a dataset, with a notice on stderr where a former one is given."""
+    import sys
+
+    from covis.evaluation.datasets import FORMER_NAMES
+
+    name = FORMER_NAMES.get(dataset)
+    if name is None:
+        return dataset
+    line = f"covis: the dataset `{dataset}` is now `{name}`; the next version drops the old name"
+    print(line, file=sys.stderr)
+    return name
+
+
 def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
     """The job of a command, its bundle checked and opened."""
     from covis.engines.options import RunOptions
@@ -139,7 +154,9 @@ def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
     rule = manifest.pixel_rule
     job = Job(
         bundle=command.bundle.resolve(),
-        dataset=open_dataset(command.dataset, command.paths, size=(rule.height, rule.width)),
+        dataset=open_dataset(
+            current_name(command.dataset), command.paths, size=(rule.height, rule.width)
+        ),
         sparsity=command.sparsity.apply(manifest.sparsity),
         score=score,
         views=command.views,

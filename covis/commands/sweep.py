@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from covis.commands.eval import DatasetName, MetricName
+from covis.commands.eval import DatasetName, MetricName, current_name
 from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import Selector
 
@@ -28,7 +28,7 @@ class SweepCommand:
     Attributes:
         bundle: a folder made by `covis export`.
         dataset: which reader; see `covis eval --help`.
-        paths: where the dataset is; made scenes: family/path/seeds/views.
+        paths: where the dataset is; synthetic scenes: family/path/seeds/views.
         out: folder of results, tables and pictures; an interrupted sweep goes on there.
         also: bundles of the same model in other precisions, compared on the same views.
         views: of each scene; 0 takes all.
@@ -137,7 +137,9 @@ def make_sweep(command: SweepCommand) -> Sweep:
     rule = first.pixel_rule
     job = Job(
         bundle=command.bundle.resolve(),
-        dataset=open_dataset(command.dataset, command.paths, size=(rule.height, rule.width)),
+        dataset=open_dataset(
+            current_name(command.dataset), command.paths, size=(rule.height, rule.width)
+        ),
         sparsity=first.sparsity,
         score=ScoreOptions(metrics=command.metrics),
         views=command.views,

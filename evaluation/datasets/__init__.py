@@ -10,7 +10,7 @@ from covis.engines.errors import user_error
 from covis.evaluation.datasets.truth import Dataset
 
 Name = Literal[
-    "made",
+    "synthetic",
     "co3d",
     "realestate10k",
     "tanks_temples",
@@ -22,8 +22,11 @@ Name = Literal[
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 
+FORMER_NAMES: dict[str, Name] = {"made": "synthetic"}
+"""Names that the version before used; accepted for one version."""
+
 _HOME: dict[str, str] = {
-    "made": "made:MadeScenes",
+    "synthetic": "synthetic:SyntheticScenes",
     "co3d": "co3d:Co3d",
     "realestate10k": "realestate10k:RealEstate10K",
     "tanks_temples": "tanks_temples:TanksTemples",
@@ -36,21 +39,24 @@ _HOME: dict[str, str] = {
 
 
 def open_dataset(name: str, paths: Sequence[str], *, size: tuple[int, int] = (168, 168)) -> Dataset:
-    """The reader of a dataset.
+    """Open the reader of a dataset.
 
     Args:
-        name: one of `NAMES`.
-        paths: where it is; several are one dataset in several places. For `made`: family/path,
-            family/path/seeds or family/path/seeds/views.
-        size: (H, W) at which made scenes are rendered; the others have photos.
+        name: One of `NAMES` or `FORMER_NAMES`.
+        paths: Folders of the dataset; several are one dataset in several places. For `synthetic`:
+            family/path, family/path/seeds or family/path/seeds/views.
+        size: (H, W) at which synthetic scenes are rendered; the other datasets have photos.
 
     Raises:
-        CovisError: no such dataset, or no such folder.
+        CovisError: No such dataset, or no such folder.
     """
+    name = FORMER_NAMES.get(name, name)
     if name not in _HOME:
         raise user_error("no such dataset", where=name, hint=f"use one of {', '.join(NAMES)}")
     if not paths:
         raise user_error("no path given", where=name, hint="say where the dataset is")
     module, _, kind = _HOME[name].partition(":")
     reader = getattr(importlib.import_module(f"covis.evaluation.datasets.{module}"), kind)
-    return cast(Dataset, reader(tuple(paths), size) if name == "made" else reader(tuple(paths)))
+    return cast(
+        Dataset, reader(tuple(paths), size) if name == "synthetic" else reader(tuple(paths))
+    )

@@ -27,7 +27,7 @@ FEW = ("--views", "2", "--max-points", "500", "--icp", "2", "--threads", "1")
 
 
 def evaluate(out: Path, spec: str, *more: str, bundle: Path | None = None) -> int:
-    command = ["eval", str(bundle or demo_bundle()), "made", spec, "--out", str(out), *FEW]
+    command = ["eval", str(bundle or demo_bundle()), "synthetic", spec, "--out", str(out), *FEW]
     return run_command([*command, *more])
 
 
@@ -89,10 +89,20 @@ def test_the_same_views_whatever_else_is_evaluated(tmp_path: Path) -> None:
     assert "abs_rel" not in alone and "chamfer" not in alone
 
 
+def test_the_former_name_of_the_synthetic_scenes(tmp_path: Path, capsys: Captured) -> None:
+    command = ["eval", str(demo_bundle()), "made", seeds(1), "--out", str(tmp_path / "out"), *FEW]
+    assert run_command([*command, "--metrics", "pose"]) == 0
+    notices = [line for line in capsys.readouterr().err.splitlines() if "`made`" in line]
+    assert notices == [
+        "covis: the dataset `made` is now `synthetic`; the next version drops the old name"
+    ]
+    assert report(tmp_path / "out")["options"]["dataset"]["name"] == "synthetic"
+
+
 def test_a_scene_that_fails_is_named_and_retried(tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "out"
     lonely = f"studio/orbit/{FIRST}/1"
-    command = ["eval", str(demo_bundle()), "made", lonely, seeds(1), "--out", str(out), *FEW]
+    command = ["eval", str(demo_bundle()), "synthetic", lonely, seeds(1), "--out", str(out), *FEW]
     for _ in range(2):
         assert run_command(command) == 2
         err = capsys.readouterr().err.splitlines()
@@ -108,7 +118,7 @@ def test_a_scene_that_fails_is_named_and_retried(tmp_path: Path, capsys: Capture
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_interrupted_and_resumed(tmp_path: Path, workers: str) -> None:
     out = tmp_path / "out"
-    arguments = [sys.executable, "-m", "covis", "eval", str(demo_bundle()), "made", seeds(40),
+    arguments = [sys.executable, "-m", "covis", "eval", str(demo_bundle()), "synthetic", seeds(40),
                  "--out", str(out), *FEW, "--workers", workers, "--metrics", "pose"]  # fmt: skip
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -143,19 +153,24 @@ def test_full_disk(tmp_path: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("dataset", "spec", "more", "words"),
     [
-        ("made", "castle/orbit", [], "castle/orbit: names no made scenes; write family/path"),
-        ("made", "loop/fly", [], "loop/fly: names no made scenes"),
-        ("made", "loop/loop/x", [], "loop/loop/x: has no seeds"),
-        ("made", "loop/loop/9-1", [], "has 0 seeds"),
-        ("made", "loop/loop/1/x", [], "has no number of views"),
-        ("made", "loop/loop/1/2/3", [], "names no made scenes"),
-        ("made", "loop/loop", ["--views", "1"], "--views: 1 views make no pair"),
-        ("made", "loop/loop", ["--workers", "0"], "--workers: 0 is below 1"),
-        ("made", "loop/loop", ["--limit", "-1"], "--limit: -1 is negative"),
-        ("made", "loop/loop", ["--tau", "2"], "--tau: 2.0 is not in [0, 1]"),
-        ("made", "loop/loop", ["--scenes", "x*"], "--scenes x*: none of the 8 scenes"),
-        ("made", "loop/loop", ["--metrics", "beauty"], "beauty"),
-        ("made", "loop/loop", ["--max-points", "5"], "--max-points: 5 is below 100"),
+        (
+            "synthetic",
+            "castle/orbit",
+            [],
+            "castle/orbit: names no synthetic scenes; write family/path",
+        ),
+        ("synthetic", "loop/fly", [], "loop/fly: names no synthetic scenes"),
+        ("synthetic", "loop/loop/x", [], "loop/loop/x: has no seeds"),
+        ("synthetic", "loop/loop/9-1", [], "has 0 seeds"),
+        ("synthetic", "loop/loop/1/x", [], "has no number of views"),
+        ("synthetic", "loop/loop/1/2/3", [], "names no synthetic scenes"),
+        ("synthetic", "loop/loop", ["--views", "1"], "--views: 1 views make no pair"),
+        ("synthetic", "loop/loop", ["--workers", "0"], "--workers: 0 is below 1"),
+        ("synthetic", "loop/loop", ["--limit", "-1"], "--limit: -1 is negative"),
+        ("synthetic", "loop/loop", ["--tau", "2"], "--tau: 2.0 is not in [0, 1]"),
+        ("synthetic", "loop/loop", ["--scenes", "x*"], "--scenes x*: none of the 8 scenes"),
+        ("synthetic", "loop/loop", ["--metrics", "beauty"], "beauty"),
+        ("synthetic", "loop/loop", ["--max-points", "5"], "--max-points: 5 is below 100"),
         ("imagenet", "x", [], "imagenet"),
     ],
 )
@@ -184,10 +199,10 @@ def test_missing_things(tmp_path: Path, capsys: Captured, monkeypatch: pytest.Mo
 def test_names_are_those_of_the_readers() -> None:
     from covis.commands.eval import DatasetName, EvalCommand, MetricName
     from covis.evaluation.accuracy.scoring import METRICS, ScoreOptions
-    from covis.evaluation.datasets import NAMES
+    from covis.evaluation.datasets import FORMER_NAMES, NAMES
 
-    assert get_args(DatasetName) == NAMES and get_args(MetricName) == METRICS
-    command = EvalCommand(Path(), "made", (), Path())
+    assert get_args(DatasetName) == (*NAMES, *FORMER_NAMES) and get_args(MetricName) == METRICS
+    command = EvalCommand(Path(), "synthetic", (), Path())
     assert ScoreOptions() == ScoreOptions(
         command.metrics, command.source, command.max_points, command.icp
     )

@@ -1,4 +1,4 @@
-"""A dataset of made scenes of which some kill the process that loads them."""
+"""A dataset of synthetic scenes of which some kill the process that loads them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 
 @dataclass(frozen=True)
 class Crashing:
-    """As `MadeScenes`; a scene whose seed is in `deadly` kills its loader that many times.
+    """As `SyntheticScenes`; a scene whose seed is in `deadly` kills its loader that many times.
 
     Attributes:
         log: folder that gets a file for each attempt.
@@ -28,14 +28,14 @@ class Crashing:
     name: str = "crashing"
 
     @property
-    def _made(self) -> MadeScenes:
-        return MadeScenes((f"studio/orbit/{self.seeds[0]}-{self.seeds[-1]}/3",), (126, 168))
+    def _rendered(self) -> SyntheticScenes:
+        return SyntheticScenes((f"studio/orbit/{self.seeds[0]}-{self.seeds[-1]}/3",), (126, 168))
 
     def scenes(self) -> list[SceneRef]:
-        return self._made.scenes()
+        return self._rendered.scenes()
 
     def settings(self) -> dict[str, object]:
-        return self._made.settings()
+        return self._rendered.settings()
 
     def load(self, ref: SceneRef) -> GroundTruth:
         seed = ref.key[2]
@@ -45,4 +45,4 @@ class Crashing:
             os.kill(os.getpid(), signal.SIGKILL)
         if seed in self.faulty:
             raise ZeroDivisionError("as if by accident")
-        return self._made.load(ref)
+        return self._rendered.load(ref)

@@ -26,7 +26,7 @@ OPTIONS = ScoreOptions(max_points=2000)
 
 @pytest.fixture(scope="module")
 def truth() -> GroundTruth:
-    dataset = open_dataset("made", ["room/orbit/1000003/5"], size=(H, W))
+    dataset = open_dataset("synthetic", ["room/orbit/1000003/5"], size=(H, W))
     return dataset.load(dataset.scenes()[0])
 
 

@@ -88,7 +88,7 @@ def test_co3d_annotations_of_another_form(
 
 
 def test_all_datasets_are_here() -> None:
-    assert set(WRITERS) | {"made"} == set(NAMES)
+    assert set(WRITERS) | {"synthetic"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from covis.engines.errors import CovisError
 from covis.evaluation.datasets.covisibility import true_covisibility
-from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.sweep.pairs import pair_map, random_score
 from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
 
@@ -58,7 +58,7 @@ def test_what_is_no_share(share: float) -> None:
 @pytest.mark.parametrize("path", ["scatter", "orbit"])
 def test_covisibility_from_depth_is_the_renderer_s(path: str) -> None:
     """Another code on other data (sampled depth instead of surfaces) finds the same shares."""
-    dataset = MadeScenes((f"studio/{path}/{SEED}/8",), (96, 96), shadows=False)
+    dataset = SyntheticScenes((f"studio/{path}/{SEED}/8",), (96, 96), shadows=False)
     truth = dataset.load(dataset.scenes()[0])
     ours = true_covisibility(truth, np.full((8, 2), 96))
     world = build(SceneSpec(SEED, "studio"))
@@ -73,7 +73,7 @@ def test_covisibility_from_depth_is_the_renderer_s(path: str) -> None:
 def test_covisibility_without_depth_is_unknown() -> None:
     from dataclasses import replace
 
-    dataset = MadeScenes((f"studio/orbit/{SEED}/3",), (28, 28), shadows=False)
+    dataset = SyntheticScenes((f"studio/orbit/{SEED}/3",), (28, 28), shadows=False)
     truth = dataset.load(dataset.scenes()[0])
     sizes = np.full((3, 2), 28)
     assert true_covisibility(replace(truth, depth=None), sizes) is None

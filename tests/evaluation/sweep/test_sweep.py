@@ -18,7 +18,7 @@ from covis.engines.errors import CovisError, user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.accuracy.scoring import ScoreOptions
 from covis.evaluation.datasets.covisibility import true_covisibility
-from covis.evaluation.datasets.made import MadeScenes
+from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.sweep import sweep as sweeps
 from covis.evaluation.sweep.pairs import pair_map, random_score
 from covis.evaluation.sweep.report import markdown, pareto, row
@@ -70,7 +70,7 @@ def test_a_plan_is_every_combination_once() -> None:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small sweep of the bundle that ships, through the command line."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    arguments = ["sweep", str(demo_bundle()), "synthetic", DATA, "--out", str(out), *SMALL]
     assert run_command(arguments) == 0
     return out
 
@@ -78,7 +78,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def command(out: Path, **changes: Any) -> SweepCommand:
     """The same sweep as an object."""
     values: dict[str, Any] = {
-        "bundle": demo_bundle(), "dataset": "made", "paths": (DATA,), "out": out, "views": 4,
+        "bundle": demo_bundle(), "dataset": "synthetic", "paths": (DATA,), "out": out, "views": 4,
         "metrics": ("pose",), "taus": (0.0, 1.0), "selectors": ("saliency",),
         "layers": ("third", "all"), "shares": (0.75,), "pictures": False, "threads": 1,
     }  # fmt: skip
@@ -168,16 +168,16 @@ def test_a_scene_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    arguments = ["sweep", str(demo_bundle()), "synthetic", DATA, "--out", str(out), *SMALL]
     arguments += ["--taus", "0.5", "--layers", "all", "--no-drops"]
-    real = MadeScenes.load
+    real = SyntheticScenes.load
 
-    def load_one(self: MadeScenes, ref: Any) -> Any:
+    def load_one(self: SyntheticScenes, ref: Any) -> Any:
         if ref.name.endswith(f"{HELD_OUT_SEEDS.start}/5"):
             raise user_error("is damaged", where="photo 3")
         return real(self, ref)
 
-    monkeypatch.setattr(MadeScenes, "load", load_one)
+    monkeypatch.setattr(SyntheticScenes, "load", load_one)
     assert run_command(arguments) == 2
     told = capsys.readouterr().err
     assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; their reasons" in (
@@ -190,7 +190,7 @@ def test_a_scene_that_fails_does_not_stop_the_others(
 
 
 def test_other_options_are_refused(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(swept), *SMALL]
+    arguments = ["sweep", str(demo_bundle()), "synthetic", DATA, "--out", str(swept), *SMALL]
     assert run_command([*arguments, "--seed", "1"]) == 2
     assert "holds results of other options (" in capsys.readouterr().err
 
@@ -209,7 +209,7 @@ def test_bad_arguments(
     more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["sweep", str(demo_bundle()), "made", DATA, "--out", str(out), *SMALL]
+    arguments = ["sweep", str(demo_bundle()), "synthetic", DATA, "--out", str(out), *SMALL]
     assert run_command([*arguments, *more]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
@@ -218,7 +218,7 @@ def test_bad_arguments(
 def test_random_and_true_pairs_are_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The map of a share reaches the pipeline, of the right source."""
     maps: dict[str, Any] = {}
-    dataset = MadeScenes((DATA,), (112, 112), shadows=False)
+    dataset = SyntheticScenes((DATA,), (112, 112), shadows=False)
     truth = dataset.load(dataset.scenes()[0])
     loaded = load(demo_bundle())
     run = sweeps._SceneRun(loaded, truth, ScoreOptions(metrics=("pose",)), seed=7)

@@ -1,4 +1,4 @@
-"""Made scenes as a dataset: rendered when asked for, everything known exactly."""
+"""Synthetic scenes as a dataset: rendered on demand, with exact ground truth."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _FORM = "family/path, family/path/seeds or family/path/seeds/views, e.g. loop/lo
 
 
 @dataclass(frozen=True)
-class MadeScenes:
+class SyntheticScenes:
     """Scenes of `covis.synthetic`, by family, camera path and seed.
 
-    Lengths are metres. Photos have one colour ray a pixel, and shadows.
+    Lengths are in metres. Photos are rendered with one colour ray per pixel, and shadows.
 
     Attributes:
-        specs: `family/path`, with `/seeds` (a number or a range "first-last"; the first eight
-            held-out ones) and `/views` (along the path; 12).
+        specs: Specifications `family/path[/seeds[/views]]`; `seeds` is a number or a range
+            "first-last" (default: the first eight held-out seeds), `views` the number of views
+            along the path (default: 12).
         size: (H, W) of the photos.
-        shadows: whether the scenes cast them.
+        shadows: Render shadows.
+        name: Name of the dataset in records.
     """
 
     specs: tuple[str, ...]
     size: tuple[int, int] = (168, 168)
     shadows: bool = True
-    name: str = "made"
+    name: str = "synthetic"
 
     def scenes(self) -> list[SceneRef]:
-        """One scene a seed of each specification."""
+        """List one scene for each seed of each specification."""
         out: dict[str, SceneRef] = {}
         for spec in self.specs:
             family, path, seeds, views = parse(spec)
@@ -49,11 +51,11 @@ class MadeScenes:
         return list(out.values())
 
     def settings(self) -> dict[str, object]:
-        """Size and shadows; family, path, seed and views are in the names."""
+        """Return size and shadows; family, path, seed and views are in the names of the scenes."""
         return {"size": list(self.size), "shadows": self.shadows}
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """Render it, with numpy."""
+        """Render a scene with numpy."""
         family, path, seed, views = ref.key
         height, width = self.size
         world = build(SceneSpec(seed, family))
@@ -71,17 +73,17 @@ class MadeScenes:
 
 
 def parse(spec: str) -> tuple[Family, Path, range, int]:
-    """Family, path, seeds and views of a specification.
+    """Parse a specification into family, path, seeds and number of views.
 
     Raises:
-        CovisError: it has another form, or names what there is not.
+        CovisError: It has another form, or names an unknown family or path.
     """
     parts = spec.split("/")
     family = next((f for f in get_args(Family) if f == parts[0]), None)
     path = next((p for p in get_args(Path) if [p] == parts[1:2]), None)
     if family is None or path is None or len(parts) > 4:
         raise user_error(
-            "names no made scenes",
+            "names no synthetic scenes",
             where=spec,
             hint=f"write {_FORM}; families: {', '.join(FAMILIES)}; paths: {', '.join(PATHS)}",
         )
