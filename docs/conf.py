@@ -49,6 +49,7 @@ python_maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # signatures have the types; docstrings have shapes and units
 napoleon_use_rtype = False
 
 # Pages
