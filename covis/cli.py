@@ -1,4 +1,4 @@
-"""The `covis` command: parses, dispatches, and turns failures into one line and an exit code."""
+"""The `covis` command: parse, dispatch, and turn failures into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from covis.commands import former
 from covis.engines.errors import CovisError, ExitCode, printable, user_error
 
 _ABOUT = "Multi-view transformers through ONNX; global attention block-sparse by co-visibility."
 
 
 class _Command(NamedTuple):
-    """Where a subcommand lives; imported only when it is called, so that the overview is quick."""
+    """Places of a subcommand's parts, imported only when it is called: the overview is quick.
+
+    Attributes:
+        options: Options class, as `module:name`.
+        function: Function that runs the command with these options, as `module:name`.
+        summary: First line of the docstring of the options class.
+    """
 
     options: str
     function: str
-    summary: str  # the first line of the options' docstring
+    summary: str
 
 
 COMMANDS = {
@@ -77,7 +85,7 @@ COMMANDS = {
     "inspect": _Command(
         "covis.commands.inspect:InspectCommand",
         "covis.commands.inspect:inspect",
-        "Check a bundle and show what it holds.",
+        "Check a bundle and show its contents.",
     ),
     "demo": _Command(
         "covis.commands.demo:DemoCommand",
@@ -87,16 +95,13 @@ COMMANDS = {
     "doctor": _Command(
         "covis.commands.doctor:DoctorCommand",
         "covis.commands.doctor:doctor",
-        "Say what this machine can run, and what the rest would need.",
+        "Report what this machine can run, and what is missing for the rest.",
     ),
 }
 
-ALIASES = {"plan": "estimate"}
-"""Former names of commands, accepted for one version: a TensorRT engine is called a plan, too."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the console script; leaves through `sys.exit`."""
+    """Run the command line and leave through `sys.exit`: the entry point of the console script."""
     _prepare_streams()
     sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -105,7 +110,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code.
 
     A `CovisError` becomes one line on standard error, and so does an error of the operating system
-    that nothing more specific has caught. Any other exception is a fault of ours and keeps its
+    that nothing more specific has caught. Any other exception is a fault of covis and keeps its
     traceback.
     """
     try:
@@ -118,11 +123,11 @@ def run_command(arguments: Sequence[str]) -> int:
     except MemoryError:
         return _fail("out of memory; use fewer views or a smaller --chunk", ExitCode.ENVIRONMENT)
     except (BrokenPipeError, SystemExit):
-        # The reader of our output left (`covis inspect | head`), and nobody is there to be told;
-        # rich leaves the program for that reason.
+        # The reader of the output left (`covis inspect | head`), so an error would reach nobody;
+        # rich ends the program for that reason.
         _discard_output()
     except OSError as error:
-        _discard_output()  # it may be what cannot be written, and Python would try again at exit
+        _discard_output()  # where this cannot be written, Python would try again at exit
         where = f"{error.filename}: " if error.filename else ""
         line = f"{where}{error.strerror or error}; check free space and rights"
         return _fail(line, ExitCode.ENVIRONMENT)
@@ -131,11 +136,6 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments else "--help"
-    if name in ALIASES:
-        _notice(
-            f"`covis {name}` is now `covis {ALIASES[name]}`, and the next version drops the old name"
-        )
-        name = ALIASES[name]
     if name in ("-h", "--help"):
         print(_overview())
     elif name == "--version":
@@ -143,12 +143,23 @@ def _dispatch(arguments: Sequence[str]) -> None:
 
         print(f"covis {covis.__version__}")
     elif name in COMMANDS:
-        command = COMMANDS[name]
-        options = _parse(_find(command.options), f"covis {name}", arguments[1:])
-        if options is not None:
-            _find(command.function)(options)
+        _run(name, arguments[1:])
+    elif name in former.COMMANDS:
+        present = former.COMMANDS[name]
+        _notice(f"`covis {name}` is now `covis {present}`")
+        _run(present, arguments[1:])
     else:
         raise user_error("no such command", where=name, hint=f"use one of {', '.join(COMMANDS)}")
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    words, notices = former.renew(name, arguments)
+    for notice in notices:
+        _notice(notice)
+    command = COMMANDS[name]
+    options = _parse(_find(command.options), f"covis {name}", words)
+    if options is not None:
+        _find(command.function)(options)
 
 
 def _overview() -> str:
@@ -165,36 +176,56 @@ def _find(place: str) -> Any:
 
 
 def _parse(options: type[Any], program: str, arguments: Sequence[str]) -> Any | None:
-    """The options that `arguments` say, or None where they asked for help and got it.
+    """Return the options in `arguments`, or None where they ask for help, which is then printed.
+
+    tyro draws its errors as a box on standard error and has no public way to get the text alone:
+    `console_outputs=False` discards it, and the hook `tyro._errors.on_parse_error` is private,
+    unstable by its own documentation, and hands over events without a text. So the box is read.
 
     Raises:
-        CovisError: with the parser's own words, which it draws as a box, on one line.
+        CovisError: The arguments are wrong; the parser's message, on one line.
     """
     import tyro
 
-    told = io.StringIO()
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
-            return tyro.cli(options, prog=program, args=list(arguments))
+        with contextlib.redirect_stderr(box):
+            # `None` is no value to type: leaving an option out says the same.
+            return tyro.cli(
+                options, prog=program, args=list(arguments), config=(tyro.conf.DisallowNone,)
+            )
     except SystemExit as leave:
         if leave.code in (0, None):
             return None
-    raise user_error(_unboxed(told.getvalue()), hint=f"see `{program} --help`")
+    raise user_error(_unboxed(box.getvalue()), hint=f"see `{program} --help`")
+
+
+_RULE = re.compile(r"[│|\s]*[─-]{3,}[│|\s]*")
 
 
 def _unboxed(text: str) -> str:
-    """The message in a box drawn with lines: from its title up to its first separator."""
-    inner = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    end = next((i for i, line in enumerate(inner) if line.startswith("──")), len(inner))
-    words = " ".join(" ".join(inner[:end]).split()) or " ".join(text.split())
-    return words.rstrip(".") or "the arguments are not understood"
+    """Return the message in a box, from its title to its first separator, on one line.
+
+    Where the terminal has no characters to draw with, the title is a line above a separator.
+    A text in another style is returned whole.
+    """
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if _RULE.fullmatch(line):
+            blocks.append([])
+        elif not line.startswith(("╭", "╰")):
+            blocks[-1].append(line.strip("│| "))
+    messages = [words for block in blocks if (words := " ".join(" ".join(block).split()))]
+    if "╭" not in text:
+        messages = messages[1:] or messages
+    return messages[0].rstrip(".") if messages else "the arguments are not understood"
 
 
 def _prepare_streams() -> None:
-    """Standard streams that take whatever is written to them.
+    """Replace closed standard streams, and let the others escape what they cannot encode.
 
-    A closed one (`>&-`) goes to the null device: the next file opened would get its number, and
-    hold what libraries print. What an encoding lacks is written as an escape, not raised.
+    A closed one (`>&-`) is connected to the null device: otherwise the next file opened would get
+    its number, and receive what libraries print.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -214,12 +245,14 @@ def _discard_output() -> None:
 
 
 def _notice(line: str) -> None:
+    """Print that a former spelling was used, which the next version rejects."""
     with contextlib.suppress(OSError):
-        print(f"covis: {line}", file=sys.stderr)
+        text = f"covis: {printable(line)}; the former spelling ends with the next version"
+        print(text, file=sys.stderr)
 
 
 def _fail(line: str, code: ExitCode) -> int:
-    with contextlib.suppress(OSError):  # where nobody can be told, the code still says it
+    with contextlib.suppress(OSError):  # the exit code remains where this cannot be written
         print(f"covis: {printable(line)}", file=sys.stderr)
     return int(code)
 

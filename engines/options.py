@@ -22,23 +22,28 @@ _RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 class Sparsity:
     """Which parts of global attention are computed, and how precisely.
 
-    Every field can be changed at run time: they are inputs of a bundle's graphs.
+    Every field can be changed at run time: all of them are inputs of a bundle's graphs.
 
     Attributes:
-        selector: `dense`; `saliency` (frame pairs whose similarity reaches tau); `pooled` (blocks
-            chosen inside each layer by pooled queries and keys); `both` (pooled inside the pairs
-            that saliency kept).
-        tau: frame pairs with cosine similarity of at least tau are computed in full; 0 keeps all.
-        tau_low: pairs in [tau_low, tau) are computed at low precision, below it skipped. None:
-            tau, or with `low_precision` 0.
-        low_precision: compute the pairs below tau at low precision instead of skipping them.
-        layers: the global layers that are sparse, as ranges and lists: "0-9", "0,2,4-7", "all".
-        keep_ratio: pooled selector: share of key blocks kept for each query block (at least one).
-        cdf: pooled selector: keep blocks up to this cumulated softmax mass. With both given the
-            larger selection counts.
-        min_neighbours: each view keeps this many most similar others, even below tau.
-        reference: keep all pairs of the reference view (view 0) where the model has one.
-        order: order of the patches of a frame as the pooled selector's blocks see them.
+        selector: Selector of the parts to compute. `dense`: everything. `saliency`: pairs of
+            views whose similarity reaches tau. `pooled`: blocks of tokens, chosen in each layer by
+            pooled queries and keys. `both`: pooled blocks inside the pairs that saliency keeps.
+        tau: Cosine similarity, 0 to 1, from which a pair of views is computed in full; 0 keeps
+            all pairs. Lower it where views that overlap are skipped.
+        tau_low: Cosine similarity, 0 to tau, below which a pair is skipped; pairs between it and
+            tau are computed at low precision. Without it the limit is tau, or 0 with
+            low precision.
+        low_precision: Compute pairs below tau at low precision instead of skipping them.
+        layers: Global layers to make sparse, as ranges and lists such as "0-9" or "0,2,4-7";
+            "all" for every layer, "none" for dense.
+        keep_ratio: Share of key blocks, 0 to 1, that the pooled selector keeps for each query
+            block; at least one block is kept.
+        cdf: Cumulated softmax mass, 0 to 1, up to which the pooled selector keeps blocks; 0
+            leaves the choice to the keep ratio. With both, the larger selection counts.
+        min_neighbours: Number of most similar other views that each view keeps, even below tau.
+        reference: Keep all pairs of the reference view (view 0) in models that have one.
+        order: Order of a frame's patches in the blocks of the pooled selector: `raster`, row by
+            row, or `hilbert`, along a Hilbert curve, which makes blocks compact in the image.
     """
 
     selector: Selector = "saliency"
@@ -84,17 +89,17 @@ class Sparsity:
 
     @property
     def skip_below(self) -> float:
-        """The similarity under which a pair is skipped: the lower of the two thresholds."""
+        """Similarity below which a pair is skipped: the lower of the two thresholds."""
         if self.tau_low is not None:
             return self.tau_low
         return 0.0 if self.low_precision else self.tau
 
 
 def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
-    """Layer indices from "0-9", "0,2,4-7", "all" or "none", ascending and without repeats.
+    """Read layer indices from "0-9", "0,2,4-7", "all" or "none", ascending, without repeats.
 
-    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model; a single
-    layer that the model does not have is refused, and so is a list that leaves no layer at all.
+    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model. A single
+    layer that the model does not have is rejected, and so is a list that leaves no layer at all.
     """
     words = text.replace(" ", "")
     if words in ("", "none"):
@@ -132,7 +137,10 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class SparsityChanges:
-    """Fields of `Sparsity` to change for one run; None keeps the bundle's own."""
+    """Fields of `Sparsity` to change for one run; None keeps the value of the bundle.
+
+    `Sparsity` documents the fields, and the command line takes its help from there.
+    """
 
     selector: Selector | None = None
     tau: float | None = None
@@ -146,18 +154,18 @@ class SparsityChanges:
     order: PatchOrder | None = None
 
     def apply(self, sparsity: Sparsity) -> Sparsity:
-        """`sparsity` with the fields that are given here.
+        """Return `sparsity` with the fields that are not None here.
 
-        A new tau below the old tau_low takes tau_low down with it, so that `--tau` alone is enough.
+        A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough.
         """
-        given = {k: v for k, v in vars(self).items() if v is not None}
-        low, tau = sparsity.tau_low, given.get("tau", sparsity.tau)
-        if "tau_low" not in given and low is not None and low > tau:
-            given["tau_low"] = tau
-        return replace(sparsity, **given)
+        changes = {k: v for k, v in vars(self).items() if v is not None}
+        low, tau = sparsity.tau_low, changes.get("tau", sparsity.tau)
+        if "tau_low" not in changes and low is not None and low > tau:
+            changes["tau_low"] = tau
+        return replace(sparsity, **changes)
 
 
-BackendName = Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt"]
+BackendName = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt"]
 
 
 @dataclass(frozen=True)
@@ -165,20 +173,19 @@ class BackendOptions:
     """Where a bundle's stages run.
 
     Attributes:
-        backend: `onnxruntime`; `onnxruntime-tensorrt`, ONNX Runtime with its TensorRT provider;
-            `tensorrt`, the plans of `covis build`.
-        provider: of `onnxruntime`: `cpu`, or `cuda`, which needs onnxruntime-gpu. The others
-            always run on a GPU.
-        device: which GPU, as CUDA counts them.
-        plans: folder of the plans; the bundle's own `plans` where not given.
-        plugin: the TensorRT plugin library, where it is not the package's own.
-        trust_plan: sha256 of plans to run although this user did not build them. A plan is
-            executable code.
-        cuda_graphs: replay CUDA graphs in the stages that run in chunks (`tensorrt`).
+        backend: Backend that runs the stages. `cpu` and `cuda`: ONNX Runtime; `cuda` requires
+            onnxruntime-gpu. `ort-tensorrt`: ONNX Runtime with its TensorRT provider.
+            `tensorrt`: the plans of `covis build`.
+        device: Index of the GPU to run on, as CUDA counts them, from 0.
+        plans: Folder of the plans to run with `tensorrt`.
+        plugin: TensorRT plugin library to load with `tensorrt` or `ort-tensorrt`.
+        trust_plan: Sha256 of each plan to run with `tensorrt` although another user built it. A
+            plan is executable code, so trust only plans whose origin you know.
+        cuda_graphs: Replay CUDA graphs in the stages that run in chunks with `tensorrt`, to save
+            the time of kernel launches.
     """
 
-    backend: BackendName = "onnxruntime"
-    provider: Literal["cpu", "cuda"] = "cpu"
+    backend: BackendName = "cpu"
     device: int = 0
     plans: Path | None = None
     plugin: Path | None = None
@@ -186,39 +193,71 @@ class BackendOptions:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
+        if self.backend not in get_args(BackendName):
+            raise user_error(
+                f"{self.backend!r} is unknown",
+                where="--backend",
+                hint=f"use one of {', '.join(get_args(BackendName))}",
+            )
         if self.device < 0:
             raise user_error(f"{self.device} is negative", where="--device", hint="use 0 or more")
+        for option, value in (("--plans", self.plans), ("--trust-plan", self.trust_plan)):
+            if value and self.backend != "tensorrt":
+                raise user_error(
+                    f"has no meaning with --backend {self.backend}, which runs no plans",
+                    where=option,
+                    hint="give --backend tensorrt with it, or leave it out",
+                )
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the stages run on a GPU."""
-        return self.backend != "onnxruntime" or self.provider == "cuda"
+        """True for a backend that runs the stages on a GPU."""
+        return self.backend != "cpu"
+
+    @property
+    def library(self) -> str:
+        """Name of the backend in reports and records, which name the device beside it.
+
+        Records keep these names, which older versions wrote, so that old and new ones compare.
+        """
+        names = {"tensorrt": "tensorrt", "ort-tensorrt": "onnxruntime-tensorrt"}
+        return names.get(self.backend, "onnxruntime")
 
 
+CPU_CHUNK = 2
+"""Frames at once on a CPU: with 8 or 16, covis-mini takes a third more time and more memory."""
+GPU_CHUNK = 16
+"""Frames at once on a GPU: the size that the plans of `covis build` are tuned for by default."""
 _MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a pipeline runs; says nothing about the result.
+    """How a pipeline runs; none of these options changes the result.
+
+    This is the one definition of these options: the commands that run a bundle take it as it is.
+    Without `chunk`, the backend decides: `CPU_CHUNK` (2) on a CPU, where larger chunks take more
+    memory and no less time, and `GPU_CHUNK` (16) on a GPU, for which plans are built by default.
 
     Attributes:
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
-        probes: queries on which the share of attention mass that the selector keeps is measured,
-            into `Scene.sparsity`; 0 measures nothing.
-        backend: where the stages run.
+        chunk: Number of frames that the encoder and the heads take at once. It bounds their
+            memory; use 1 where memory is short.
+        threads: Number of threads of ONNX Runtime, up to 1,024; 0 takes every core.
+        kernel: Use the CPU kernel of the sparse ops where it was built; without it the ops run as
+            ordinary ONNX operators, slower and in more memory.
+        probes: Number of queries on which to measure the share of attention mass that the
+            selector keeps, for `Scene.sparsity`; 0 measures nothing.
+        backend: Backend that runs the stages, and its options.
     """
 
-    chunk: int = 2
+    chunk: int | None = None
     threads: int = 0
     kernel: bool = True
     probes: int = 0
     backend: BackendOptions = field(default_factory=BackendOptions)
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
+        if self.chunk is not None and self.chunk < 1:
             raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
         if self.probes < 0:
             raise user_error(
@@ -230,3 +269,10 @@ class RunOptions:
             raise user_error(
                 f"{self.threads} is above {_MOST_THREADS:,}", where="--threads", hint="0 takes all"
             )
+
+    @property
+    def frames_at_once(self) -> int:
+        """Number of frames in a chunk: `chunk`, or the default of the backend."""
+        if self.chunk is not None:
+            return self.chunk
+        return GPU_CHUNK if self.backend.on_gpu else CPU_CHUNK

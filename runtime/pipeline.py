@@ -110,7 +110,7 @@ class Pipeline:
         """
         backend, views = self.backend, len(images)
         run = flow.steps(self.bundle.manifest, sparsity)
-        backend.check(run, views, self.options.chunk, self.options.probes)
+        backend.check(run, views, self.options.frames_at_once, self.options.probes)
         try:
             values: dict[str, Value] = dict(self.controls(sparsity, views))
             for step in run:
@@ -126,7 +126,7 @@ class Pipeline:
             values = {}
             traceback.clear_frames(error.__traceback__)  # they hold the failed run's arrays
             backend.release()
-            backend.check(run, views, self.options.chunk, self.options.probes)
+            backend.check(run, views, self.options.frames_at_once, self.options.probes)
             raise
 
     def controls(self, sparsity: Sparsity, views: int) -> dict[str, Array]:
@@ -169,7 +169,7 @@ class Pipeline:
             outputs[tensor.name] = memory.empty(shape, dtype)
         length, least = total, 1
         if stage.scope == "frames":
-            wanted = min(self.options.chunk, total)
+            wanted = min(self.options.frames_at_once, total)
             length, least = backend.chunk(stage, wanted)
             if length != wanted:
                 self._note(

@@ -48,7 +48,7 @@ def test_limit_is_named(capsys: Captured) -> None:
 
 
 def test_onnxruntime_shares_weights_and_knows_no_limit_of_elements(capsys: Captured) -> None:
-    found = predict(capsys, "--views", "4", "--memory", "4", "--backend", "onnxruntime")
+    found = predict(capsys, "--views", "4", "--memory", "4", "--backend", "cpu")
     size = (ROOT / "covis/assets/demo/model.safetensors").stat().st_size
     assert 0 < found["weights"] <= size and "2^31" not in found["limit"]
 
@@ -95,7 +95,8 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
     [
         (["--views", "0"], "--views: 0 is not in [1, 20,000]"),
         (["--views", "4", "--chunk", "0"], "--chunk: 0 is below 1"),
-        (["--views", "4", "--probes", "0"], "--probes: 0 is below 1"),
+        (["--views", "4", "--probes", "-1"], "--probes: -1 is negative"),
+        (["--views", "4", "--backend", "cuda"], "--backend: there is no estimate for cuda; use"),
         (["--views", "4", "--probes", "9" * 23], "is no number of tokens or frames"),
         (["--views", "4", "--memory", "0"], "--memory: 0 GiB is no size"),
         (["--views", "4", "--memory", "nan"], "--memory: nan GiB is no size"),

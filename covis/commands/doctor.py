@@ -54,7 +54,7 @@ def examine() -> Iterator[Finding]:
         True,
         f"covis {__version__} on Python {platform.python_version()}, {platform.machine()}",
     )
-    yield Finding(True, f"{_cores()} cores, {_memory_gib():.0f} GiB of memory")
+    yield Finding(True, f"{_cores()} cores, {memory_gib():.0f} GiB of memory")
     yield from _onnxruntime()
     yield _kernel()
     yield _package("torch", "covis export", "pip install 'covis[cpu,export]'")
@@ -189,7 +189,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory_gib() -> float:
+def memory_gib() -> float:
     if sys.platform == "win32":
         return 0.0
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

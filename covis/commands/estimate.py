@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from covis.commands.arguments import BundlePath, EstimateArguments, default
 from covis.engines.errors import user_error
-from covis.engines.options import MOST_VIEWS_AT_ONCE, Selector
+from covis.engines.options import MOST_VIEWS_AT_ONCE, BackendOptions, RunOptions, Selector
 from covis.engines.system.json_file import read_json
 
 if TYPE_CHECKING:
@@ -27,27 +26,27 @@ class EstimateCommand:
     """Estimate the memory of a run, and name what limits the number of views.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        views: number of views.
-        chunk: frames that encoder and heads take at once.
-        probes: queries on which the kept attention mass is measured.
-        memory: GiB of the device that the run may take; the first GPU's where not given.
-        selector: the selector, which decides the aggregator; the bundle's own where not given.
-        backend: `tensorrt` holds a copy of each stage's weights on the device and refuses tensors
-            of 2^31 elements; `onnxruntime` (CPU) maps the weights.
-        bench: records of `covis bench` to take times from, where they are of this bundle.
-        json: print everything as JSON.
+        bundle: Bundle to estimate for: a folder that `covis export` wrote.
+        views: Number of views of the scene, from 1 to 20,000.
+        memory: Memory that the run may take, in GiB.
+        selector: Selector of the run; it decides which aggregator runs.
+        bench: Records of `covis bench` to take times from. Only those of the same bundle, views,
+            chunk, backend and selector are used.
+        json: Print the whole estimate as JSON instead of a table.
+        run: Options of the run that change its memory. `tensorrt` keeps a copy of each stage's
+            weights on the GPU and rejects tensors of 2^31 elements; `cpu` maps the weights. The
+            other two backends have no estimate.
     """
 
-    bundle: tyro.conf.Positional[Path]
+    bundle: BundlePath
     views: int
-    chunk: int = 16
-    probes: int = 1
-    memory: float | None = None
-    selector: Selector | None = None
-    backend: Literal["tensorrt", "onnxruntime"] = "tensorrt"
-    bench: tuple[Path, ...] = ()
+    memory: Annotated[float | None, default("all of the GPU, or of the machine with `cpu`")] = None
+    selector: Annotated[Selector | None, default("the bundle's")] = None
+    bench: Annotated[tuple[Path, ...], default("none")] = ()
     json: bool = False
+    run: EstimateArguments = field(
+        default_factory=lambda: RunOptions(backend=BackendOptions("tensorrt"))
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.views <= MOST_VIEWS_AT_ONCE:
@@ -56,17 +55,19 @@ class EstimateCommand:
                 where="--views",
                 hint="give a number",
             )
-        for name in ("chunk", "probes"):
-            if getattr(self, name) < 1:
+        for name, value in (("--chunk", self.run.frames_at_once), ("--probes", self.run.probes)):
+            if value >= 2**31:
                 raise user_error(
-                    f"{getattr(self, name)} is below 1", where=f"--{name}", hint="use 1 or more"
-                )
-            if getattr(self, name) >= 2**31:
-                raise user_error(
-                    f"{getattr(self, name)} is no number of tokens or frames",
-                    where=f"--{name}",
+                    f"{value} is no number of tokens or frames",
+                    where=name,
                     hint="use less than 2^31",
                 )
+        if self.run.backend.backend not in ("cpu", "tensorrt"):
+            raise user_error(
+                f"there is no estimate for {self.run.backend.backend}",
+                where="--backend",
+                hint="use tensorrt, or cpu",
+            )
         if self.memory is not None and not 0 < self.memory < 1e6:
             raise user_error(
                 f"{self.memory:g} GiB is no size of a memory", where="--memory", hint="e.g. 80"
@@ -75,7 +76,18 @@ class EstimateCommand:
 
 @dataclass(frozen=True)
 class Row:
-    """One stage; sizes in bytes, times in milliseconds."""
+    """One stage of the estimate.
+
+    Attributes:
+        stage: Name of the stage.
+        runs_over: "chunks" of frames or "all views".
+        weights: Size of the weights in bytes.
+        scratch: Peak memory of intermediate results and outputs, in bytes.
+        kept: Memory of the values that wait for later stages, in bytes.
+        largest_tensor: Name of the tensor with the most elements.
+        elements: Number of elements of that tensor.
+        median_ms: Median time in milliseconds; None where no record has it.
+    """
 
     stage: str
     runs_over: str
@@ -88,17 +100,16 @@ class Row:
 
 
 def estimate(command: EstimateCommand) -> None:
-    """Print the prediction.
+    """Print the estimate.
 
     Raises:
-        CovisError: so many views do not fit (exit code 3, after the table), or wrong options.
+        CovisError: The views do not fit (exit code 3, after the table), or an option is wrong.
     """
     from covis.engines.bundle.bundle import open_bundle
     from covis.engines.errors import environment_error
 
     budget = _budget(command)
-    prediction = _Prediction(open_bundle(command.bundle), command)
-    record = prediction.record(budget)
+    record = _Estimate(open_bundle(command.bundle), command).record(budget)
     if command.json:
         print(json.dumps(record, indent=1))
     else:
@@ -111,51 +122,52 @@ def estimate(command: EstimateCommand) -> None:
         )
 
 
-class _Prediction:
+class _Estimate:
+    """Memory of one bundle's run by number of views."""
+
     def __init__(self, bundle: Bundle, command: EstimateCommand) -> None:
         from covis.engines.options import SparsityChanges
         from covis.engines.tensorrt.stage_memory import MemoryPlan
         from covis.runtime.flow import steps
 
         self.bundle, self.command = bundle, command
+        self.chunk, self.probes = command.run.frames_at_once, max(command.run.probes, 1)
         self.memory: MemoryPlan = MemoryPlan(bundle)
         changes = SparsityChanges(selector=command.selector)
         self.sparsity = changes.apply(bundle.manifest.sparsity)
         self.run: tuple[Step, ...] = steps(bundle.manifest, self.sparsity)
-        shared = command.backend == "onnxruntime"
+        self.on_gpu = command.run.backend.on_gpu
         sizes = [self.memory.weights(step.stage) for step in self.run]
         # ONNX Runtime maps the one file of weights for all stages.
         weights = next(f for f in bundle.manifest.files if f.path == bundle.manifest.weights.file)
-        self.weights = min(sum(sizes), weights.size) if shared else sum(sizes)
+        self.weights = sum(sizes) if self.on_gpu else min(sum(sizes), weights.size)
 
     def need(self, step: Step, views: int) -> StageNeed:
-        command = self.command
-        frames = min(command.chunk, views)
-        sizes = {"M": views, "N": frames, "K": command.probes}
+        """Return what one stage needs."""
+        sizes = {"M": views, "N": min(self.chunk, views), "K": self.probes}
         return self.memory.need(step.stage, sizes)
 
     def total(self, views: int) -> int:
-        """Bytes at the run's highest, weights included."""
+        """Return the peak memory of the run in bytes, weights included."""
         from covis.runtime.flow import peak_bytes
 
-        command = self.command
         # A last, shorter chunk needs no more than a full one.
-        frames = min(command.chunk, views)
+        frames = min(self.chunk, views)
         peak = peak_bytes(
             self.run,
             views,
-            command.chunk,
-            command.probes,
+            self.chunk,
+            self.probes,
             lambda stage, sizes: self.memory.need(stage, {**sizes, "N": frames}).scratch,
         )
         return peak + self.weights
 
     def elements(self, views: int) -> int:
-        """Elements of the largest tensor of any stage."""
+        """Return the number of elements of the largest tensor of any stage."""
         return max(self.need(step, views).elements for step in self.run)
 
     def record(self, budget: int | None) -> dict[str, Any]:
-        """Everything predicted, for JSON."""
+        """Return the whole estimate, for JSON."""
         from covis.engines.op import MOST_ELEMENTS
         from covis.engines.tensorrt.stage_memory import largest_views
 
@@ -168,8 +180,8 @@ class _Prediction:
             if cap < MOST_VIEWS_AT_ONCE:
                 words = f"{cap + 1} need {_size(self.total(cap + 1))}, there are {_size(budget)}"
                 limits.append((cap, words, self._fullest(cap + 1)))
-        # Asked only whether it comes first: a search reckons every stage a dozen times.
-        if self.command.backend == "tensorrt" and cap and self.elements(cap) > MOST_ELEMENTS:
+        # Searched only where this limit comes first: a search computes every stage a dozen times.
+        if self.on_gpu and cap and self.elements(cap) > MOST_ELEMENTS:
             most = largest_views(self.elements, MOST_ELEMENTS, cap)
             over = max(self.run, key=lambda step: self.need(step, most + 1).elements)
             tensor = self.need(over, most + 1).largest
@@ -178,10 +190,10 @@ class _Prediction:
         fewest = min(limits, default=None)
         return {
             "bundle": self.bundle.digest(),
-            "backend": self.command.backend,
+            "backend": self.command.run.backend.library,
             "selector": self.sparsity.selector,
             "views": views,
-            "chunk": self.command.chunk,
+            "chunk": self.chunk,
             "stages": [asdict(row) for row in rows],
             "weights": self.weights,
             "total": self.total(views),
@@ -192,10 +204,10 @@ class _Prediction:
         }
 
     def _fullest(self, views: int) -> str:
-        """The stage that holds most: its own results and what waits for later stages."""
+        """Return the stage with the highest memory: its own results and what later stages read."""
         from covis.runtime.flow import held_bytes
 
-        whole = {"M": views, "N": views, "K": self.command.probes}
+        whole = {"M": views, "N": views, "K": self.probes}
         held = held_bytes(self.run, whole)
         return max(held, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
@@ -203,7 +215,7 @@ class _Prediction:
         from covis.runtime.flow import held_bytes
 
         views = self.command.views
-        whole = {"M": views, "N": views, "K": self.command.probes}
+        whole = {"M": views, "N": views, "K": self.probes}
         times = _times(self)
         rows = []
         for step, held in held_bytes(self.run, whole):
@@ -223,18 +235,22 @@ class _Prediction:
         return rows
 
 
-def _times(prediction: _Prediction) -> dict[str, float]:
-    """Median milliseconds by stage, from records of this very bundle, views, chunk and selector."""
-    command, found = prediction.command, dict[str, float]()
+def _times(estimate: _Estimate) -> dict[str, float]:
+    """Read median milliseconds by stage, from records of the same bundle and options."""
+    command, found = estimate.command, dict[str, float]()
+    backend = command.run.backend
+    device = "cuda" if backend.on_gpu else "cpu"
     for path in command.bench:
         record = read_json(path, _WRITE_RECORD)
         try:
             same = (
-                record["bundle"] == prediction.bundle.digest()
-                and record["backend"] == command.backend
-                and (record["views"], record["chunk"]) == (command.views, command.chunk)
+                record["bundle"] == estimate.bundle.digest()
+                and record["backend"] == backend.library
+                and record.get("device", device) == device
+                and (record["views"], record["chunk"])
+                == (command.views, command.run.frames_at_once)
             )
-            setting = record["settings"].get(prediction.sparsity.selector) if same else None
+            setting = record["settings"].get(estimate.sparsity.selector) if same else None
             for name, entry in (setting or {"stages": {}})["stages"].items():
                 found[name] = float(entry["latency_ms"]["median"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -245,18 +261,18 @@ def _times(prediction: _Prediction) -> dict[str, float]:
 
 
 def _budget(command: EstimateCommand) -> int | None:
-    """Bytes that the run may take; None where nobody says and there is no GPU to ask."""
+    """Return the bytes that the run may take; None without --memory and without a GPU."""
     from covis.engines.errors import CovisError
     from covis.engines.system.gpu import find_gpu
 
     if command.memory is not None:
         return int(command.memory * 2**30)
-    if command.backend == "onnxruntime":
-        from covis.commands.doctor import _memory_gib
+    if not command.run.backend.on_gpu:
+        from covis.commands.doctor import memory_gib
 
-        return int(_memory_gib() * 2**30) or None
+        return int(memory_gib() * 2**30) or None
     try:
-        return find_gpu().memory
+        return find_gpu(command.run.backend.device).memory
     except CovisError:
         return None
 
@@ -283,14 +299,14 @@ def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{record['views']} views, chunks of {record['chunk']}, selector {record['selector']}, "
-        f"{record['backend']}: {_size(record['total'])} at its highest, "
-        f"{_size(record['weights'])} of it weights; not counted: what driver and kernels take",
+        f"{record['backend']}: {_size(record['total'])} at its peak, "
+        f"{_size(record['weights'])} of it weights; not counted: driver and kernel workspaces",
         markup=False,
     )
     if record["budget"] is None:
-        console.print("no GPU to ask for its memory: give --memory GiB to learn what fits")
+        console.print("no GPU was found: give its memory in GiB with --memory to see what fits")
     if record["most_views"] is None:
-        console.print(f"nothing known limits the views to {MOST_VIEWS_AT_ONCE:,} or fewer")
+        console.print(f"no limit below {MOST_VIEWS_AT_ONCE:,} views is known")
     else:
         console.print(
             printable(f"at most {record['most_views']} views; the limit: {record['limit']} "

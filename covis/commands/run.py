@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
+from covis.commands.arguments import BundlePath, Photos, RunArguments, SparsityArguments
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import BackendOptions, SparsityChanges
+from covis.engines.options import RunOptions, SparsityChanges
+from covis.runtime.scene.writers import CONF_PERCENTILE, FORMATS, Format
 
 if TYPE_CHECKING:
     from covis.engines.options import Sparsity
     from covis.runtime.pipeline import Progress
     from covis.runtime.scene.scene import SparsityReport
-
-Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"]
 
 
 @dataclass(frozen=True)
@@ -26,39 +24,29 @@ class RunCommand:
     """Reconstruct a folder of photos.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        photos: a folder of photos, or the files themselves.
-        out: folder to write, which must not exist yet.
-        formats: what to write.
-        conf_percentile: leave this share, in percent, of the least confident points out of clouds.
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
-        probes: measure on this many queries which share of attention mass the selector keeps.
-        force: replace an existing output folder.
-        where: the backend that the stages run in.
-        sparsity: selector options for this run; those not given are the bundle's own.
+        bundle: Bundle to run: a folder that `covis export` wrote.
+        photos: Folder of photos, or the photo files themselves.
+        out: Folder to write the scene to; it must not exist yet.
+        formats: File formats to write; docs/reference/conventions.md has their axes and units.
+        conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
+            out of point clouds.
+        force: Replace the output folder if covis wrote everything in it.
+        run: How the stages run; none of these options changes the result.
+        sparsity: Selector options for this run; options that are not given keep the bundle's
+            values.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    bundle: BundlePath
+    photos: Photos
     out: Path
-    formats: tuple[Format, ...] = (
-        *("npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"),
-    )
-    conf_percentile: float = 20.0
-    chunk: int = 2
-    threads: int = 0
-    kernel: bool = True
-    probes: int = 0
+    formats: tuple[Format, ...] = FORMATS
+    conf_percentile: float = CONF_PERCENTILE
     force: bool = False
-    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
-    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
-        default_factory=SparsityChanges
-    )
+    run: RunArguments = field(default_factory=RunOptions)
+    sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
-        # The writers would refuse it too, but only after the work.
+        # The writers reject it too, but only after the work.
         if not 0.0 <= self.conf_percentile <= 100.0:
             raise user_error(
                 f"{self.conf_percentile} is not in [0, 100]",
@@ -68,23 +56,19 @@ class RunCommand:
 
 
 def run(command: RunCommand) -> None:
-    """Run the pipeline, write the scene, and say what came out."""
+    """Run the pipeline, write the scene, and print what the selector kept."""
     from rich.console import Console
 
     from covis.engines.bundle.pixel_rule import size_warning
     from covis.engines.errors import printable
-    from covis.engines.options import RunOptions
     from covis.runtime.photos.images import find_images, photo_sizes
     from covis.runtime.pipeline import load
     from covis.runtime.scene.writers import check_output, write
 
     console = Console(stderr=True)
     check_output(command.out, command.formats, force=command.force)
-    options = RunOptions(
-        command.chunk, command.threads, command.kernel, command.probes, command.where
-    )
     with console.status("checking the bundle"):
-        pipeline = load(command.bundle, options)
+        pipeline = load(command.bundle, command.run)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
     paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
     sizes = photo_sizes(paths)
@@ -115,7 +99,7 @@ def run(command: RunCommand) -> None:
 
 
 def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:
-    """What the selector kept, in its own unit: frame pairs, blocks, or blocks inside pairs."""
+    """Return what the selector kept, in its own unit: view pairs, blocks, or blocks in pairs."""
     layers = f"in {len(report.layers)} sparse layers"
     pairs = f"{report.kept_pairs} of {views**2} pairs kept ({report.relative_blocks:.1%})"
     if sparsity.selector not in ("pooled", "both") or not report.kept_blocks.size:
@@ -126,7 +110,11 @@ def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:
 
 @contextmanager
 def progress_bar(console: object) -> Iterator[Progress]:
-    """A bar a stage; stages appear as they begin."""
+    """Show one progress bar for each stage; a bar appears when its stage begins.
+
+    Yields:
+        A function to call with the name of a stage, the frames done and all frames.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars

@@ -73,7 +73,7 @@ class OnnxRuntimeBackend:
 
         if stage.name not in self.sessions:
             on_gpu = isinstance(self.memory, CudaMemory)
-            wanted = "tensorrt" if self.options.backend == "onnxruntime-tensorrt" else "cuda"
+            wanted = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
             options = SessionOptions(
                 threads=self.threads,
                 kernel=self.kernel,
@@ -104,7 +104,7 @@ class OnnxRuntimeBackend:
         from covis.engines.system.ort_settings import import_onnxruntime
 
         return {
-            "backend": self.options.backend,
+            "backend": self.options.library,
             "device": "cuda" if self.options.on_gpu else "cpu",
             "onnxruntime": str(import_onnxruntime().__version__),
         }
@@ -246,5 +246,5 @@ def open_backend(
         return TensorRtBackend(bundle, options, CudaMemory(options.device), gpu, digest)
     from covis.runtime.backends.ort_session import check_provider
 
-    check_provider("tensorrt" if options.backend == "onnxruntime-tensorrt" else "cuda")
+    check_provider("tensorrt" if options.backend == "ort-tensorrt" else "cuda")
     return OnnxRuntimeBackend(bundle, options, threads, kernel, CudaMemory(options.device))

@@ -80,7 +80,7 @@ def test_the_whole_on_the_cpu(
 ) -> None:
     out = tmp_path / "r.json"
     options = ["--views", "6,9", "--layers", "0-1;all", "--kept", "0.5,0.4", "--iterations", "1"]
-    main([str(tiny_bundle), *options, "--backend", "onnxruntime", "--weights", "random",
+    main([str(tiny_bundle), *options, "--backend", "cpu", "--weights", "random",
           "--most", "7", "--out", str(out)])  # fmt: skip
     record = json.loads(out.read_text())
     assert record["weights"] == "random" and record["absolute_times"].startswith("of a CPU")

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from covis.engines.errors import environment_error, user_error
 from covis.engines.system.atomic import entries
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     Writer = Callable[[Scene, Path, float], list[Path]]
 
-FORMATS = ("npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html")
+Format = Literal["npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 SUMMARY = "scene.json"
 CONF_PERCENTILE = 20.0
 

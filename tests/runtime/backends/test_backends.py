@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from covis.cli import run_command
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import CovisError
 from covis.engines.options import BackendOptions
 from covis.engines.system.ort_settings import import_onnxruntime
@@ -23,7 +24,6 @@ from covis.runtime.backends.ort_session import (
     providers,
     tensorrt_options,
 )
-from covis.runtime.memory.device_array import numpy_dtype
 from covis.runtime.pipeline import load
 
 NO_GPU = not Path("/proc/driver/nvidia/version").exists()
@@ -43,9 +43,9 @@ def test_default_is_onnxruntime_on_the_cpu(tiny_bundle: Path, photos: Path) -> N
 @pytest.mark.parametrize(
     ("options", "on_gpu"),
     [
-        (BackendOptions(provider="cuda"), True),
+        (BackendOptions(backend="cuda"), True),
         (BackendOptions(backend="tensorrt"), True),
-        (BackendOptions(backend="onnxruntime-tensorrt"), True),
+        (BackendOptions(backend="ort-tensorrt"), True),
         (BackendOptions(device=1), False),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_runs_on_a_gpu(options: BackendOptions, on_gpu: bool) -> None:
 @needs_no_gpu
 @pytest.mark.parametrize(
     "options",
-    [["--backend", "tensorrt"], ["--backend", "onnxruntime-tensorrt"], ["--provider", "cuda"]],
+    [["--backend", "tensorrt"], ["--backend", "ort-tensorrt"], ["--backend", "cuda"]],
 )
 def test_one_line_where_the_machine_cannot(
     tiny_bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
