@@ -32,7 +32,8 @@ from benchmarks.gpu_summary import summary, text  # noqa: E402
 from benchmarks.gpu_table import Keep, Table  # noqa: E402
 from benchmarks.gpu_timing import Record, measure  # noqa: E402
 from benchmarks.peers_gpu import PEERS, run_peer  # noqa: E402
-from covis.export.ops import cuda  # noqa: E402
+from covis.engines.system.native import KERNELS_LIBRARY  # noqa: E402
+from covis.export.ops.cuda.binding import load_kernels  # noqa: E402
 
 PEER_DENSITY = 0.126
 
@@ -76,7 +77,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / cuda.LIBRARY)
+    parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / KERNELS_LIBRARY)
     parser.add_argument("--seconds", type=float, default=270.0)
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 20, 200, 500])
     parser.add_argument("--peer-frames", type=int, default=100)
@@ -97,7 +98,7 @@ def main() -> None:
     def left() -> float:
         return float(options.seconds) - (time.monotonic() - started)
 
-    library = cuda.load_kernels(options.library)
+    library = load_kernels(options.library)
     result: Record = {
         "command": " ".join(sys.argv),
         **gpu_facts(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from covis.export.ops import cuda
+from covis.export.ops.cuda.attention import Kernel, Precision
 
 DENSITIES = (1.0, 0.25, 0.126, 0.062, 0.03)
-PRECISIONS: tuple[cuda.Precision, ...] = ("full", "fp8")
+PRECISIONS: tuple[Precision, ...] = ("full", "fp8")
 SUBJECTS = tuple(
     f"{kernel} {precision}"
     for kernel in ("hopper", "hopper-polynomial", "portable")
@@ -31,11 +31,11 @@ class Row:
     name: str
     level: int
     density: float | None = None
-    kernel: cuda.Kernel = "auto"
-    precision: cuda.Precision = "full"
+    kernel: Kernel = "auto"
+    precision: Precision = "full"
 
 
-def subject(kernel: cuda.Kernel, precision: cuda.Precision, *, hopper: bool) -> str:
+def subject(kernel: Kernel, precision: Precision, *, hopper: bool) -> str:
     """The kernel that runs, in the words of the kernel checks, e.g. "hopper fp8"."""
     chosen = ("hopper" if hopper else "portable") if kernel == "auto" else kernel
     return f"{chosen} {precision}"
@@ -49,7 +49,7 @@ def planned_rows(hopper: bool, head_dim: int, left_out: Collection[str]) -> list
         head_dim: of the table.
         left_out: what is not measured, see `subject`.
     """
-    kernels: list[cuda.Kernel] = ["auto"]
+    kernels: list[Kernel] = ["auto"]
     if hopper and head_dim == 64:
         kernels.append("hopper-polynomial")
     rows: list[Row] = []

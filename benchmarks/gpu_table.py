@@ -14,7 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.gpu_maps import FRAME, PATCHES, pair_map, pairs_of
 from benchmarks.gpu_rows import PRECISIONS, planned_rows, subject
 from benchmarks.gpu_timing import Record, kernel_times, measure
-from covis.export.ops import cuda, cuda_select
+from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
+from covis.export.ops.cuda import attention, saliency, select
 from covis.export.ops.layout import TokenLayout
 
 HEADS = 16
@@ -79,23 +80,21 @@ class Table:
 
     def op(self, level: torch.Tensor, **options: Any) -> Call:
         """One launch with VGGT's layout; a map of one element has no frames."""
-        if level.numel() > 1:
-            options = {**options, "layout": LAYOUT, "q_block": PATCHES, "k_block": PATCHES}
-        return lambda: cuda.block_sparse_attention(
-            self.q, self.k, self.v, level, out=self.out, library=self.library, **options
+        frames = level.numel() > 1
+        attributes = (
+            AttentionAttributes(LAYOUT, PATCHES, PATCHES) if frames else AttentionAttributes()
         )
+        return self.launch(level, attributes, **options)
 
     def regions(self, level: torch.Tensor, block: tuple[int, int]) -> Call:
         """One launch with a map of plain token blocks."""
-        return lambda: cuda.block_sparse_attention(
-            self.q,
-            self.k,
-            self.v,
-            level,
-            q_block=block[0],
-            k_block=block[1],
-            out=self.out,
-            library=self.library,
+        return self.launch(level, AttentionAttributes(q_block=block[0], k_block=block[1]))
+
+    def launch(self, level: torch.Tensor, attributes: AttentionAttributes, **options: Any) -> Call:
+        """One launch of the attention kernel on these tokens."""
+        tokens = (self.q, self.k, self.v, level, attributes)
+        return lambda: attention.block_sparse_attention(
+            *tokens, out=self.out, library=self.library, **options
         )
 
     def row(
@@ -132,7 +131,7 @@ class Table:
             options = {"kernel": row.kernel, "precision": row.precision}
             yield self.row(row.name, level, dense, budget, **options)
 
-    def shares(self, level: torch.Tensor, precision: cuda.Precision) -> Record:
+    def shares(self, level: torch.Tensor, precision: attention.Precision) -> Record:
         """What the small kernels before the attention take of one call."""
         times = kernel_times(self.op(level, precision=precision))
         total = sum(times.values())
@@ -141,7 +140,7 @@ class Table:
         share = {"listing": listing / total, "rounding": rounding / total} if total else {}
         return {"ms": times, "share": share}
 
-    def extra_memory(self, level: torch.Tensor, precision: cuda.Precision) -> Record:
+    def extra_memory(self, level: torch.Tensor, precision: attention.Precision) -> Record:
         """Peak memory of one call beside Q, K, V and O."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -159,13 +158,11 @@ class Table:
         limits = [torch.tensor(x, device="cuda") for x in (0.5, 0.3, 4, 0)]
         return {
             "BlockSelect": measure(
-                lambda: cuda_select.block_select(
-                    self.q, self.k, level, *scalars, layout=LAYOUT, library=self.library
+                lambda: select.block_select(
+                    self.q, self.k, level, *scalars, SelectAttributes(LAYOUT), library=self.library
                 )
             ),
-            "saliency": measure(
-                lambda: cuda_select.saliency(features, *limits, library=self.library)
-            ),
+            "saliency": measure(lambda: saliency.saliency(features, *limits, library=self.library)),
         }
 
     def measure(self, record: Record, budget: float, keep: Keep) -> None:

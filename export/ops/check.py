@@ -1,46 +1,42 @@
-"""What the contracts of the two ops forbid, each told by the name of the input and its value."""
+"""Checks of the ops' input tensors against their contracts.
+
+Every message contains the name of the input and the rejected value. The attributes are validated
+where they are built, in `attributes`.
+"""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from covis.engines.errors import CovisError, user_error
-from covis.export.ops.layout import TokenLayout, region_count
+from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
+from covis.export.ops.layout import TokenLayout
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def runs_eagerly(level: Tensor) -> bool:
-    """Whether shapes and values are numbers that can be looked at: not while a graph is traced."""
+    """Return True where shapes and values can be read, False while a graph is traced."""
     return not (torch.compiler.is_compiling() or isinstance(level, FakeTensor))
 
 
 def check_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    level: Tensor,
-    layout: TokenLayout,
-    q_block: int,
-    k_block: int,
-    scale: float | None,
+    q: Tensor, k: Tensor, v: Tensor, level: Tensor, attributes: AttentionAttributes
 ) -> None:
-    """Raise CovisError for the first thing that BlockSparseAttention's contract forbids."""
-    _check_tokens({"Q": q, "K": k, "V": v}, layout, q_block, k_block)
-    if scale is not None and not (math.isfinite(scale) and scale >= 0):
-        raise user_error(f"is {scale}", where="scale", hint="give a finite number above 0")
+    """Raise CovisError for the first input that BlockSparseAttention's contract forbids."""
+    layout = attributes.layout
+    _check_tokens({"Q": q, "K": k, "V": v}, layout)
     if level.dtype != torch.int8 or level.dim() != 4:
-        raise _wrong("level", level, "int8 (b, h, Rq, Rk)")
+        raise _rejected("level", level, "int8 (b, h, Rq, Rk)")
     patches = layout.patches(q.shape[2])
+    rows, columns = attributes.regions(q.shape[2])
     limits = (
         ("b", q.shape[0], "the batch"),
         ("h", q.shape[1], "the heads"),
-        ("Rq", region_count(patches, q_block), f"ceil({patches} patch tokens / q_block)"),
-        ("Rk", region_count(patches, k_block), f"ceil({patches} patch tokens / k_block)"),
+        ("Rq", rows, f"ceil({patches} patch tokens / q_block)"),
+        ("Rk", columns, f"ceil({patches} patch tokens / k_block)"),
     )
     for size, (name, limit, meaning) in zip(level.shape, limits, strict=True):
         if size not in (1, limit):
@@ -58,43 +54,37 @@ def check_select(
     pair: Tensor,
     keep_ratio: Tensor,
     cdf: Tensor,
-    layout: TokenLayout,
-    q_block: int,
-    k_block: int,
-    pool: str,
+    attributes: SelectAttributes,
 ) -> None:
-    """Raise CovisError for the first thing that BlockSelect's contract forbids."""
-    _check_tokens({"Q": q, "K": k}, layout, q_block, k_block)
-    if pool not in ("mean", "max"):
-        raise user_error(f"is {pool!r}", where="pool", hint="give 'mean' or 'max'")
-    frames = layout.frames(q.shape[2])
+    """Raise CovisError for the first input that BlockSelect's contract forbids."""
+    _check_tokens({"Q": q, "K": k}, attributes.layout)
+    frames = attributes.layout.frames(q.shape[2])
     if pair.dtype != torch.int8 or tuple(pair.shape) not in ((1, 1, 1, 1), (1, 1, frames, frames)):
-        raise _wrong("pair", pair, f"int8 (1, 1, {frames}, {frames}) or (1, 1, 1, 1)")
+        raise _rejected("pair", pair, f"int8 (1, 1, {frames}, {frames}) or (1, 1, 1, 1)")
     _check_levels("pair", pair)
     for name, value in (("keep_ratio", keep_ratio), ("cdf", cdf)):
         if value.dtype != torch.float32 or value.dim() != 0:
-            raise _wrong(name, value, "float32 ()")
+            raise _rejected(name, value, "float32 ()")
         if not value.is_cuda and not 0.0 <= float(value) <= 1.0:
             raise user_error(f"is {float(value)}", where=name, hint="give a number from 0 to 1")
 
 
-def _check_tokens(
-    tensors: dict[str, Tensor], layout: TokenLayout, q_block: int, k_block: int
-) -> None:
-    for name, block in (("q_block", q_block), ("k_block", k_block)):
-        if block < 1:
-            raise user_error(f"is {block}", where=name, hint="give 1 or more")
+def _check_tokens(tensors: dict[str, Tensor], layout: TokenLayout) -> None:
     first = tensors["Q"]
     for name, tensor in tensors.items():
         if tensor.dim() != 4 or tensor.dtype not in FLOATS or 0 in tensor.shape:
-            raise _wrong(name, tensor, "(B, H, S, D) of float32, float16 or bfloat16")
+            raise _rejected(name, tensor, "(B, H, S, D) of float32, float16 or bfloat16")
         if tensor.shape != first.shape or tensor.dtype != first.dtype:
-            raise _wrong(name, tensor, f"the shape and type of Q: {_describe(first)}")
+            raise _rejected(name, tensor, f"the shape and type of Q: {_describe(first)}")
     layout.check(first.shape[2], "Q")
 
 
 def _check_levels(name: str, level: Tensor) -> None:
-    """Values on a GPU are not read, which would wait for it in every layer; kernels clamp them."""
+    """Check that levels are 0, 1 or 2, for a map on the host.
+
+    A map on a GPU is not read, because that would wait for the GPU in every layer. Kernels clamp
+    its values instead.
+    """
     if level.is_cuda:
         return
     low, high = (int(x) for x in torch.aminmax(level)) if level.numel() else (0, 0)
@@ -104,8 +94,8 @@ def _check_levels(name: str, level: Tensor) -> None:
         )
 
 
-def _wrong(name: str, tensor: Tensor, wanted: str) -> CovisError:
-    return user_error(f"is {_describe(tensor)}", where=name, hint=f"give {wanted}")
+def _rejected(name: str, tensor: Tensor, expected: str) -> CovisError:
+    return user_error(f"is {_describe(tensor)}", where=name, hint=f"give {expected}")
 
 
 def _describe(tensor: Tensor) -> str:

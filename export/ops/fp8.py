@@ -1,10 +1,11 @@
-"""Level 1 as FP8 would compute it, emulated: the accuracy of mixed precision without a GPU.
+"""Emulation of level 1 in FP8: measures the accuracy of mixed precision without a GPU.
 
 Off by default: then level 1 computes exactly, as in the ONNX function body. `low_precision("fp8")`
-turns it on for the eager op. The scheme is the one of the Hopper kernels: float8 e4m3 operands,
-K with its mean over the tokens removed (a constant added to all scores of a row, which softmax
-does not see), one scale a block of Q and of K, one a channel of V, and probabilities scaled by 256
-before they are rounded. Special and trailing tokens stay exact: they are the heavy tails.
+turns it on for the eager op. The scheme is that of the Hopper kernels: float8 e4m3 operands, one
+scale for each block of Q and of K, one for each channel of V, and probabilities scaled by 256
+before they are rounded. The mean over the tokens is removed from K first: it adds a constant to all
+scores of a row, which softmax cancels. Special and trailing tokens stay exact, because they have
+the largest values.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from covis.export.ops.query_groups import QueryGroup
 E4M3_MAX = 448.0  # largest finite float8_e4m3fn
 P_SCALE = 256.0  # probabilities are at most 1: uses the range of e4m3 without reaching its end
 QUANT_BLOCK = 64  # patch tokens that share a scale of Q or K, as a kernel's tile would
-_ROWS = 1024  # queries whose scores are held at once
+_ROWS = 1024  # queries whose scores are in memory at once
 
 _mode: ContextVar[str] = ContextVar("covis_low_precision", default="exact")
 
 
 @contextmanager
 def low_precision(mode: str) -> Iterator[None]:
-    """Within this context, eager level 1 is computed as `mode`: "exact" or "fp8"."""
+    """Compute eager level 1 as `mode` within this context: "exact" or "fp8"."""
     if mode not in ("exact", "fp8"):
         raise user_error(f"is {mode!r}", where="low_precision", hint="give 'exact' or 'fp8'")
     token = _mode.set(mode)
@@ -42,15 +43,18 @@ def low_precision(mode: str) -> Iterator[None]:
 
 
 def active() -> bool:
-    """Whether level 1 is emulated as FP8 here."""
+    """Return True within `low_precision("fp8")`."""
     return _mode.get() == "fp8"
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Q, K and V after a round trip through e4m3, in float32 or float64, (B, H, S, D).
+    """Q, K and V after a round trip through e4m3.
 
-    `mean` (B, H, 1, D) was removed from K before rounding and is not in `k`.
+    Attributes:
+        q, k, v: Rounded tokens (B, H, S, D) in float32 or float64; zeros for tokens that are not
+            patch tokens.
+        mean: Mean of the keys (B, H, 1, D), removed from K before rounding; `k` is without it.
     """
 
     q: Tensor
@@ -61,7 +65,7 @@ class Quantized:
     def rows(
         self, q: Tensor, k: Tensor, v: Tensor, group: QueryGroup, scale: float | None
     ) -> Tensor:
-        """Attention of one group of queries, its level-1 keys in FP8: (b, h, n, D)."""
+        """Compute attention of one group of queries, level-1 keys in FP8: (b, h, n, D)."""
         at = (group.batch, group.head)
         low = group.key_level == 1
         parts = [
@@ -98,18 +102,18 @@ class Quantized:
 
 
 def quantize(q: Tensor, k: Tensor, v: Tensor, patch: Tensor, block: int = QUANT_BLOCK) -> Quantized:
-    """Round the patch tokens of Q, K and V to e4m3 and back; the other tokens are left out.
+    """Round the patch tokens of Q, K and V to e4m3 and back.
 
     Args:
-        q, k, v: (B, H, S, D).
-        patch: int64, indices of the patch tokens.
-        block: patch tokens that share a scale of Q or K.
+        q, k, v: (B, H, S, D) of one floating type.
+        patch: Indices of the patch tokens, int64.
+        block: Number of patch tokens that share a scale of Q or K.
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     q, k, v = (x.to(wide) for x in (q, k, v))
-    if not patch.numel():  # level speaks of patches alone: nothing is ever low
-        nothing = torch.zeros_like(q)
-        return Quantized(nothing, nothing, nothing, torch.zeros_like(k[:, :, :1]))
+    if not patch.numel():  # levels apply to patch tokens only, so no key has level 1
+        zeros = torch.zeros_like(q)
+        return Quantized(zeros, zeros, zeros, torch.zeros_like(k[:, :, :1]))
     mean = k[:, :, patch].mean(2, keepdim=True)
     rounded = []
     for x in (q[:, :, patch], k[:, :, patch] - mean):
@@ -123,7 +127,7 @@ def quantize(q: Tensor, k: Tensor, v: Tensor, patch: Tensor, block: int = QUANT_
 
 
 def e4m3(x: Tensor) -> Tensor:
-    """Nearest float8 e4m3 values, saturating, in the type of x."""
+    """Round to the nearest float8 e4m3 values, saturating; the result has the type of x."""
     return x.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(x.dtype)
 
 

@@ -1,34 +1,36 @@
-"""
-The two ops as ONNX functions of standard operators: any runtime can run an exported model.
+"""The two ops as ONNX functions of standard operators, so that any runtime can run a model.
 
-They compute the dense meaning: the score matrix of the whole sequence is built, and a bias of the
-map's batch and heads. A runtime that has a kernel for the op uses that instead.
+They compute the dense meaning: the score matrix of the whole sequence is allocated, and a bias with
+the batch and heads of the map. A runtime that has a kernel for the op uses the kernel instead.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cache
-from typing import Final
 
 import onnx
 from onnx import FunctionProto, parser
 
-POOLS: Final = ("mean", "max")
+from covis.engines.op import ATTENTION_ATTRIBUTES, SELECT_ATTRIBUTES
 
-# Cast(to=1) is float32, 7 int64, 9 bool, 3 int8, 6 int32. Runtimes have few operators for int8
-# (TensorRT only the casts) and fewer for strings, so maps are int32 inside. Skipped scores are
-# lowered by a finite number, so that a row with nothing to attend to has no NaN in its softmax;
-# such a row is then set to zero. Tokens that are always dense are given one region more than the
-# map has, and the map's bias one row and one column of "attend" for it, by Concat: ONNX Runtime
-# below 1.25 cannot infer the shape of a Pad inside an If of a function. The bias has the map's own
-# batch and heads; a Where on the scores would hold two more matrices of their size in ONNX Runtime.
-# The branches' outputs have unnamed dimensions: a name would be taken as one size for all nodes of
-# the model.
+# Types of Cast: 1 is float32, 3 int8, 6 int32, 7 int64, 9 bool.
+# - Maps are int32 inside the function, because runtimes have few operators for int8 (TensorRT only
+#   has casts) and even fewer for strings.
+# - Skipped scores are lowered by a finite number, so that a row without any key to attend to has no
+#   NaN in its softmax. Such a row is set to zero afterwards.
+# - Tokens that are always dense belong to one additional region. The bias gets one row and one
+#   column of "attend" for it by Concat, because ONNX Runtime below 1.25 cannot infer the shape of a
+#   Pad inside an If of a function.
+# - The bias has the batch and heads of the map. A Where on the scores would allocate two more
+#   matrices of their size in ONNX Runtime.
+# - Outputs of the branches have unnamed dimensions, because a name would mean one size for all
+#   nodes of the model.
 _ATTENTION = """
 <domain: "covis", opset_import: ["" : 20],
  doc_string: "Dense meaning of BlockSparseAttention, version 1; level 1 computes exactly.">
-BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_last: int = 0,
-  trailing_tokens: int = 0, q_block: int = 1, k_block: int = 1, scale: float = 0.0>
+BlockSparseAttention <{attributes}>
 (Q, K, V, level) => (O)
 {
   zero = Constant <value_int = 0> ()
@@ -126,7 +128,7 @@ BlockSparseAttention <frame_tokens: int = 1, special_first: int = 0, special_las
 }
 """
 
-# {x} is Q or K, {r} its block attribute, {pad_value} and {pooled} the ways of one `pool`.
+# {x} is Q or K, {r} its block attribute; {pad_value} and {pooled} depend on `pool`.
 _POOL = """
   {x}_cut = Slice ({x}, zero_1, body_1, axis_2)
   {x}_frames = Reshape ({x}_cut, frames_shape)
@@ -178,14 +180,13 @@ _POOLED = {
 }
 _PAD_VALUE = {"mean": "nothing", "max": "lowest"}
 
-# The number of the top-k is floor(keep_ratio n), the product exact, as in float64, which TensorRT
-# has not: keep_ratio is taken apart into two integers of 30 bits, by steps that round nothing. What
-# is left of it after them is 0, or keep_ratio is below 2^-37 and the result 0 anyway.
+# The top-k count is floor(keep_ratio n) with an exact product, as in float64. TensorRT has no
+# float64, so keep_ratio is split into two integers of 30 bits by steps that do not round. The
+# remainder is 0, unless keep_ratio is below 2^-37, where the result is 0 anyway.
 _SELECT = """
 <domain: "covis", opset_import: ["" : 20],
  doc_string: "BlockSelect, version 1, of the pool {pool}.">
-BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 0,
-  trailing_tokens: int = 0, q_block: int = 128, k_block: int = 64, pool: string = "mean">
+BlockSelect <{attributes}>
 (Q, K, pair, keep_ratio, cdf) => (level)
 {
   zero = Constant <value_int = 0> ()
@@ -279,11 +280,11 @@ BlockSelect <frame_tokens: int = 1, special_first: int = 0, special_last: int = 
 
 
 def functions(pool: str = "mean") -> list[FunctionProto]:
-    """The function bodies of both ops, as fresh copies.
+    """Return the function bodies of both ops as fresh copies.
 
     Args:
-        pool: of the graph's BlockSelect nodes, "mean" or "max". The body computes this one
-            whatever a node says: to choose by the attribute would take operators on strings.
+        pool: `pool` of the graph's BlockSelect nodes, "mean" or "max". The body ignores the
+            attribute of a node, because a choice by attribute would need operators on strings.
     """
     copies = []
     for function in _parsed(pool):
@@ -299,5 +300,16 @@ def _parsed(pool: str) -> tuple[FunctionProto, ...]:
         _POOL.format(x=x, r=r, pad_value=_PAD_VALUE[pool], pooled=_POOLED[pool].format(x=x))
         for x, r in (("Q", "q_block"), ("K", "k_block"))
     ]
-    select = _SELECT.replace("{pool}", pool).replace("{blocks}", "".join(blocks))
-    return parser.parse_function(_ATTENTION), parser.parse_function(select)
+    attention = _ATTENTION.replace("{attributes}", _declared(ATTENTION_ATTRIBUTES))
+    select = _SELECT.replace("{attributes}", _declared(SELECT_ATTRIBUTES))
+    select = select.replace("{pool}", pool).replace("{blocks}", "".join(blocks))
+    return parser.parse_function(attention), parser.parse_function(select)
+
+
+def _declared(attributes: Mapping[str, int | float | str]) -> str:
+    """Declare attributes with their defaults in ONNX's text format."""
+    kinds = {int: "int", float: "float", str: "string"}
+    return ", ".join(
+        f"{name}: {kinds[type(default)]} = {json.dumps(default)}"
+        for name, default in attributes.items()
+    )

@@ -1,4 +1,4 @@
-"""Where the special, patch and trailing tokens of a sequence are."""
+"""Positions of the special, patch and trailing tokens in a sequence."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from covis.engines.errors import user_error
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How the S tokens of a sequence are laid out: frames x frame_tokens, then trailing tokens.
+    """Layout of the S tokens of a sequence: frames x frame_tokens, then trailing tokens.
+
+    Special and trailing tokens are always dense, as queries and as keys. The remaining tokens of a
+    frame are its patch tokens, and the regions of a level map consist of patch tokens only.
 
     Attributes:
-        frame_tokens: tokens of one frame, special tokens included.
-        special_first: special tokens at the start of each frame (camera, registers).
-        special_last: special tokens at the end of each frame.
-        trailing_tokens: tokens after the last frame that belong to none (a scale token).
+        frame_tokens: Tokens of one frame, special tokens included.
+        special_first: Special tokens at the start of each frame (camera, registers).
+        special_last: Special tokens at the end of each frame.
+        trailing_tokens: Tokens after the last frame that belong to no frame (a scale token).
 
-    Special and trailing tokens are always dense, as queries and as keys; the rest of a frame are
-    its patch tokens, and only they are counted by the regions of a level map.
+    Raises:
+        CovisError: a negative number, or a frame without patch tokens.
     """
 
     frame_tokens: int = 1
@@ -49,15 +52,15 @@ class TokenLayout:
         return self.frame_tokens - self.special_first - self.special_last
 
     def frames(self, tokens: int) -> int:
-        """The number of frames M in a sequence of that many tokens; no check, works on symbols."""
+        """Return the number of frames M of that many tokens; unchecked, works on symbols."""
         return (tokens - self.trailing_tokens) // self.frame_tokens
 
     def patches(self, tokens: int) -> int:
-        """The number of patch tokens in a sequence of that many tokens; works on symbols."""
+        """Return the number of patch tokens among that many tokens; works on symbols."""
         return self.frames(tokens) * self.patches_per_frame
 
     def check(self, tokens: int, where: str) -> None:
-        """Raise unless a sequence of that many tokens is whole frames and the trailing tokens."""
+        """Raise CovisError unless that many tokens are whole frames and the trailing tokens."""
         body = tokens - self.trailing_tokens
         if body < 0 or body % self.frame_tokens:
             raise user_error(
@@ -68,7 +71,7 @@ class TokenLayout:
             )
 
     def split(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices of the patch tokens (frame-major) and of the always dense tokens, int64."""
+        """Return the indices of patch tokens (frame-major) and of always dense tokens, int64."""
         index = torch.arange(tokens, device=device)
         place = index % self.frame_tokens
         patch = (
@@ -83,7 +86,7 @@ PLAIN = TokenLayout()  # every token a patch token of its own frame
 
 
 def element_regions(layout: TokenLayout, tokens: int, block: int) -> Tensor:
-    """The region of each token: int64 (S,), -1 where the token is always dense.
+    """Return the region of each token: int64 (S,), -1 where the token is always dense.
 
     This is the element rule of the op's contract: patch token number p, counted frame-major
     without special and trailing tokens, lies in region p // block.
@@ -95,5 +98,8 @@ def element_regions(layout: TokenLayout, tokens: int, block: int) -> Tensor:
 
 
 def region_count(patches: int, block: int) -> int:
-    """Regions of `block` patch tokens; the last one may be short. Works on symbols."""
+    """Return the number of regions of `block` patch tokens; the last one may be short.
+
+    Works on symbols.
+    """
     return (patches + block - 1) // block

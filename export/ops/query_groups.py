@@ -1,4 +1,4 @@
-"""From a level map to the few distinct lists of keys that its query regions attend to."""
+"""Group the queries of a level map by the keys that they attend to."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class QueryGroup:
     """Patch queries that attend to the same keys.
 
     Attributes:
-        batch, head: the part of the batch and of the heads that this holds for.
-        queries: int64 (n,), token indices.
-        keys: int64 (m,), token indices: kept patch tokens, then every always dense token.
-        key_level: int8 (m,), the level of each key: 1 or 2; always dense tokens have 2.
+        batch, head: Part of the batch and of the heads that the group applies to.
+        queries: Token indices of the queries, int64 (n,).
+        keys: Token indices of the keys, int64 (m,): selected patch tokens, then every always dense
+            token.
+        key_level: Level of each key, int8 (m,): 1 or 2; always dense tokens have 2.
     """
 
     batch: slice
@@ -32,12 +33,12 @@ class QueryGroup:
 def plan_rows(
     level: Tensor, patch: Tensor, dense: Tensor, q_block: int, k_block: int
 ) -> Iterator[QueryGroup]:
-    """Group the patch queries of a map by equal rows of it.
+    """Yield the patch queries of a map, grouped by equal rows of the map.
 
     Args:
-        level: int8 (b, h, Rq, Rk) of the op's contract.
-        patch, dense: int64 token indices of the patch and of the always dense tokens.
-        q_block, k_block: patch tokens of one region.
+        level: int8 map (b, h, Rq, Rk) of the op's contract.
+        patch, dense: Token indices of the patch tokens and of the always dense tokens, int64.
+        q_block, k_block: Patch tokens of one query region and of one key region.
     """
     count = patch.numel()
     if count == 0:
@@ -58,11 +59,11 @@ def plan_rows(
             of_query = which[query_region]
             for r in range(rows.shape[0]):
                 of_key = rows[r][key_region]
-                kept = of_key > 0
+                selected = of_key > 0
                 yield QueryGroup(
                     batch,
                     head,
                     patch[of_query == r],
-                    torch.cat([patch[kept], dense]),
-                    torch.cat([of_key[kept], full]),
+                    torch.cat([patch[selected], dense]),
+                    torch.cat([of_key[selected], full]),
                 )

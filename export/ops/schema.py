@@ -1,77 +1,79 @@
-"""The two ops as ONNX schemas: what an exported node looks like."""
+"""The two ops as ONNX schemas: inputs, outputs, types and attributes of an exported node."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import onnx
 from onnx.defs import OpSchema
 from onnxscript import values
 
-from covis.engines.op import DOMAIN, VERSION
+from covis.engines.op import (
+    ATTENTION,
+    ATTENTION_ATTRIBUTES,
+    DOMAIN,
+    SELECT,
+    SELECT_ATTRIBUTES,
+    VERSION,
+)
 
 FLOAT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
-LAYOUT_ATTRIBUTES = {
-    "frame_tokens": 1,
-    "special_first": 0,
-    "special_last": 0,
-    "trailing_tokens": 0,
-}
 
-_Attribute = OpSchema.Attribute
 _Input = OpSchema.FormalParameter
+_TOKENS = "(B, H, S, D)"
 
 
-def _integers(defaults: dict[str, int]) -> list[OpSchema.Attribute]:
-    return [
-        _Attribute(name, onnx.helper.make_attribute(name, value), "")
-        for name, value in defaults.items()
-    ]
-
-
-def _default(name: str, value: float | str) -> OpSchema.Attribute:
-    return _Attribute(name, onnx.helper.make_attribute(name, value), "")
+def _schema(
+    name: str,
+    doc: str,
+    inputs: list[OpSchema.FormalParameter],
+    output: OpSchema.FormalParameter,
+    attributes: Mapping[str, int | float | str],
+) -> OpSchema:
+    return OpSchema(
+        name,
+        DOMAIN,
+        VERSION,
+        doc=doc,
+        inputs=inputs,
+        outputs=[output],
+        type_constraints=[("T", list(FLOAT_TYPES), "Tokens")],
+        attributes=[
+            OpSchema.Attribute(key, onnx.helper.make_attribute(key, default), "")
+            for key, default in attributes.items()
+        ],
+    )
 
 
 def _op(schema: OpSchema) -> values.Op:
     return values.Op(values.Opset(DOMAIN, VERSION), schema.name, schema)
 
 
-BLOCK_SPARSE_ATTENTION = OpSchema(
-    "BlockSparseAttention",
-    DOMAIN,
-    VERSION,
-    doc="Attention over the region pairs whose level is above 0.",
-    inputs=[
-        _Input("Q", "T", "(B, H, S, D)"),
-        _Input("K", "T", "(B, H, S, D)"),
-        _Input("V", "T", "(B, H, S, D)"),
+BLOCK_SPARSE_ATTENTION = _schema(
+    ATTENTION,
+    "Attention over the region pairs whose level is above 0.",
+    [
+        _Input("Q", "T", _TOKENS),
+        _Input("K", "T", _TOKENS),
+        _Input("V", "T", _TOKENS),
         _Input("level", "tensor(int8)", "(b, h, Rq, Rk): 0 skipped, 1 low, 2 full precision"),
     ],
-    outputs=[_Input("O", "T", "(B, H, S, D)")],
-    type_constraints=[("T", list(FLOAT_TYPES), "Tokens")],
-    attributes=[
-        *_integers({**LAYOUT_ATTRIBUTES, "q_block": 1, "k_block": 1}),
-        _default("scale", 0.0),
-    ],
+    _Input("O", "T", _TOKENS),
+    ATTENTION_ATTRIBUTES,
 )
 
-BLOCK_SELECT = OpSchema(
-    "BlockSelect",
-    DOMAIN,
-    VERSION,
-    doc="Level map of the key blocks that hold most of each query block's attention.",
-    inputs=[
-        _Input("Q", "T", "(B, H, S, D)"),
-        _Input("K", "T", "(B, H, S, D)"),
+BLOCK_SELECT = _schema(
+    SELECT,
+    "Level map of the key blocks that hold most of each query block's attention.",
+    [
+        _Input("Q", "T", _TOKENS),
+        _Input("K", "T", _TOKENS),
         _Input("pair", "tensor(int8)", "(1, 1, M, M) or (1, 1, 1, 1)"),
         _Input("keep_ratio", "tensor(float)", "()"),
         _Input("cdf", "tensor(float)", "()"),
     ],
-    outputs=[_Input("level", "tensor(int8)", "(B, H, Rq, Rk)")],
-    type_constraints=[("T", list(FLOAT_TYPES), "Tokens")],
-    attributes=[
-        *_integers({**LAYOUT_ATTRIBUTES, "q_block": 128, "k_block": 64}),
-        _default("pool", "mean"),
-    ],
+    _Input("level", "tensor(int8)", "(B, H, Rq, Rk)"),
+    SELECT_ATTRIBUTES,
 )
 
 block_sparse_attention_op = _op(BLOCK_SPARSE_ATTENTION)

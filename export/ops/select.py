@@ -1,4 +1,4 @@
-"""BlockSelect as a torch op: which key blocks each query block attends to, from pooled Q and K."""
+"""BlockSelect as a torch op: choose key blocks for each query block from pooled Q and K."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from covis.export.ops import cuda_dispatch
+from covis.engines.op import SELECT_ATTRIBUTES
+from covis.export.ops.attributes import SelectAttributes, torch_schema
 from covis.export.ops.check import check_select, runs_eagerly
+from covis.export.ops.cuda import dispatch
 from covis.export.ops.layout import PLAIN, TokenLayout, region_count
 
 CDF_SLACK = 1e-5  # a cumulated probability this far above `cdf` still counts as within it
@@ -27,83 +29,51 @@ def block_select(
     k_block: int = 64,
     pool: str = "mean",
 ) -> Tensor:
-    """Level map of the key blocks that hold most of each query block's attention.
+    """Return a level map of the key blocks that receive most of each query block's attention.
 
     The contract, with the exact rules, is plugins/block_select/README.md.
 
     Args:
-        q, k: (B, H, S, D), one floating type; as they enter attention (after norm and RoPE).
+        q, k: Queries and keys (B, H, S, D) of one floating type, as they enter attention (after
+            norm and RoPE).
         pair: int8 (1, 1, M, M) levels of frame pairs that limit the choice, or (1, 1, 1, 1).
-        keep_ratio: float32 (), share of a row's candidate blocks that is kept, rounded down.
-        cdf: float32 (), cumulated probability up to which blocks are kept.
-        layout: which of the S tokens are special, patch and trailing tokens.
-        q_block, k_block: patch tokens pooled into one query and one key block.
+        keep_ratio: float32 (), share of a row's candidate blocks to select, rounded down.
+        cdf: float32 (), cumulated probability up to which blocks are selected.
+        layout: Which of the S tokens are special, patch and trailing tokens.
+        q_block, k_block: Patch tokens pooled into one query block and one key block.
         pool: "mean" or "max" over the tokens of a block.
 
     Returns:
-        int8 (B, H, Rq, Rk): the pair's level where a block is kept, else 0.
+        int8 (B, H, Rq, Rk): the pair's level where a block is selected, else 0.
 
     Raises:
-        CovisError: a tensor or attribute that the contract forbids, named with its value.
+        CovisError: a tensor or attribute that the contract forbids; the text has its value.
     """
+    attributes = SelectAttributes(layout, q_block, k_block, pool)
     if runs_eagerly(pair):
-        check_select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
-        return _select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
-    level: Tensor = _op(
-        q,
-        k,
-        pair,
-        keep_ratio,
-        cdf,
-        layout.frame_tokens,
-        layout.special_first,
-        layout.special_last,
-        layout.trailing_tokens,
-        q_block,
-        k_block,
-        pool,
-    )
+        check_select(q, k, pair, keep_ratio, cdf, attributes)
+        return _select(q, k, pair, keep_ratio, cdf, attributes)
+    level: Tensor = _op(q, k, pair, keep_ratio, cdf, *attributes.flat().values())
     return level
 
 
-@torch.library.custom_op("covis::block_select", mutates_args=())
+@torch.library.custom_op(
+    "covis::block_select",
+    mutates_args=(),
+    schema=torch_schema(("q", "k", "pair", "keep_ratio", "cdf"), SELECT_ATTRIBUTES),
+)
 def _op(
-    q: Tensor,
-    k: Tensor,
-    pair: Tensor,
-    keep_ratio: Tensor,
-    cdf: Tensor,
-    frame_tokens: int = 1,
-    special_first: int = 0,
-    special_last: int = 0,
-    trailing_tokens: int = 0,
-    q_block: int = 128,
-    k_block: int = 64,
-    pool: str = "mean",
+    q: Tensor, k: Tensor, pair: Tensor, keep_ratio: Tensor, cdf: Tensor, *attributes: int | str
 ) -> Tensor:
-    layout = TokenLayout(frame_tokens, special_first, special_last, trailing_tokens)
-    return _select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
+    return _select(q, k, pair, keep_ratio, cdf, SelectAttributes.from_flat(*attributes))
 
 
 @_op.register_fake
 def _(
-    q: Tensor,
-    k: Tensor,
-    pair: Tensor,
-    keep_ratio: Tensor,
-    cdf: Tensor,
-    frame_tokens: int = 1,
-    special_first: int = 0,
-    special_last: int = 0,
-    trailing_tokens: int = 0,
-    q_block: int = 128,
-    k_block: int = 64,
-    pool: str = "mean",
+    q: Tensor, _k: Tensor, _pair: Tensor, _keep_ratio: Tensor, _cdf: Tensor, *values: int | str
 ) -> Tensor:
-    layout = TokenLayout(frame_tokens, special_first, special_last, trailing_tokens)
-    patches = layout.patches(q.shape[2])
-    shape = (*q.shape[:2], region_count(patches, q_block), region_count(patches, k_block))
-    return q.new_empty(shape, dtype=torch.int8)
+    regions = SelectAttributes.from_flat(*values).regions(q.shape[2])
+    return q.new_empty((*q.shape[:2], *regions), dtype=torch.int8)
 
 
 def _select(
@@ -112,33 +82,31 @@ def _select(
     pair: Tensor,
     keep_ratio: Tensor,
     cdf: Tensor,
-    layout: TokenLayout,
-    q_block: int,
-    k_block: int,
-    pool: str,
+    attributes: SelectAttributes,
 ) -> Tensor:
-    level = cuda_dispatch.select(q, k, pair, keep_ratio, cdf, layout, q_block, k_block, pool)
+    level = dispatch.block_select(q, k, pair, keep_ratio, cdf, attributes)
     if level is not None:
         return level
-    pooled_q = _pool(_patch_tokens(q, layout), q_block, pool)
-    pooled_k = _pool(_patch_tokens(k, layout), k_block, pool)
+    layout, q_block, k_block = attributes.layout, attributes.q_block, attributes.k_block
+    pooled_q = _pool(_patch_tokens(q, layout), q_block, attributes.pool)
+    pooled_k = _pool(_patch_tokens(k, layout), k_block, attributes.pool)
     scores = pooled_q @ pooled_k.transpose(-1, -2) / math.sqrt(q.shape[3])
     patches = layout.patches(q.shape[2])
     pair = pair[0, 0].to(q.device)
     candidates = block_levels(pair, layout.patches_per_frame, patches, q_block, k_block)
-    kept = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
-    return torch.where(kept, candidates, candidates.new_zeros(()))
+    selected = choose(scores, candidates > 0, float(keep_ratio), float(cdf))
+    return torch.where(selected, candidates, candidates.new_zeros(()))
 
 
 def block_levels(
     pair: Tensor, patches_per_frame: int, patches: int, q_block: int, k_block: int
 ) -> Tensor:
-    """Highest level of the frame pairs that each block pair touches: int8 (Rq, Rk).
+    """Return the highest level of the frame pairs that each block pair touches: int8 (Rq, Rk).
 
     Args:
-        pair: int8 (M, M), or (1, 1) for one level everywhere.
-        patches_per_frame, patches: patch tokens of one frame and of all.
-        q_block, k_block: patch tokens of a block; blocks run across frames.
+        pair: int8 levels of frame pairs (M, M), or (1, 1) for one level everywhere.
+        patches_per_frame, patches: Patch tokens of one frame and of all frames.
+        q_block, k_block: Patch tokens of a block; a block may span several frames.
     """
     rows, columns = region_count(patches, q_block), region_count(patches, k_block)
     if pair.numel() == 1:
@@ -148,15 +116,15 @@ def block_levels(
 
 
 def choose(scores: Tensor, candidate: Tensor, keep_ratio: float, cdf: float) -> Tensor:
-    """The candidates kept in each row: the larger of the top-k and the CDF set, at least one.
+    """Select candidates in each row: the larger of the top-k and the CDF set, at least one.
 
     Args:
-        scores: (..., Rq, Rk), any real.
-        candidate: bool, broadcastable to scores.
-        keep_ratio, cdf: shares from 0 to 1.
+        scores: Scores of block pairs (..., Rq, Rk), any real numbers.
+        candidate: bool, broadcastable to the shape of scores.
+        keep_ratio, cdf: Shares from 0 to 1.
 
     Returns:
-        bool, the shape of scores.
+        bool in the shape of scores.
     """
     candidate = candidate.expand_as(scores)
     n = candidate.sum(-1, keepdim=True)
@@ -171,7 +139,7 @@ def choose(scores: Tensor, candidate: Tensor, keep_ratio: float, cdf: float) -> 
 
 
 def _patch_tokens(x: Tensor, layout: TokenLayout) -> Tensor:
-    """(B, H, S, D) -> (B, H, patches, D), without special and trailing tokens."""
+    """Drop special and trailing tokens: (B, H, S, D) -> (B, H, patches, D)."""
     frames = layout.frames(x.shape[2])
     shape = (*x.shape[:2], frames, layout.frame_tokens, x.shape[3])
     x = x[:, :, : frames * layout.frame_tokens].reshape(shape)
@@ -181,7 +149,10 @@ def _patch_tokens(x: Tensor, layout: TokenLayout) -> Tensor:
 
 
 def _pool(x: Tensor, block: int, pool: str) -> Tensor:
-    """(B, H, N, D) -> (B, H, ceil(N / block), D); a short last block over its real length."""
+    """Pool blocks of tokens: (B, H, N, D) -> (B, H, ceil(N / block), D).
+
+    A short last block is averaged over its real length.
+    """
     x = x.double() if x.dtype == torch.float64 else x.float()
     short = -x.shape[2] % block
     x = pad(x, (0, 0, 0, short), value=0.0 if pool == "mean" else -math.inf)
@@ -195,7 +166,7 @@ def _pool(x: Tensor, block: int, pool: str) -> Tensor:
 
 
 def _max_over_frames(pair: Tensor, patches_per_frame: int, patches: int, block: int) -> Tensor:
-    """(M, N) -> (ceil(patches / block), N): the maximum over the frames that each block touches."""
+    """Take the maximum over the frames that each block touches: (M, N) -> (blocks, N)."""
     first = torch.arange(0, patches, block, device=pair.device)
     last = (first + block - 1).clamp(max=patches - 1) // patches_per_frame
     first = first // patches_per_frame

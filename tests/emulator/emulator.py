@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from covis.engines.errors import CovisError
-from covis.export.ops import cuda, cuda_select
-from covis.export.ops.layout import PLAIN, TokenLayout
+from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
+from covis.export.ops.cuda import attention, binding, saliency, select
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "cuda" / "emulator"
 # Products and copies happen as late as they may; every checker but the race detector, which costs
@@ -82,7 +83,7 @@ class Emulator:
 
     def __init__(self) -> None:
         self.library = load_emulator("libcovis_emulated.so", "covis_kernels_ptx")
-        assert self.library.covis_abi_version() == cuda.ABI_VERSION
+        assert self.library.covis_abi_version() == binding.ABI_VERSION
         self.set_options()
 
     def set_options(self, **values: int) -> None:
@@ -114,7 +115,7 @@ class Emulator:
     def call(
         self,
         function: str,
-        params: cuda.Params | cuda_select.SelectParams | cuda_select.SaliencyParams,
+        params: attention.AttentionParams | select.SelectParams | saliency.SaliencyParams,
         inputs: tuple[Tensor, ...],
         outputs: tuple[Tensor, ...],
     ) -> None:
@@ -128,7 +129,7 @@ class Emulator:
         """
         try:
             size = ctypes.c_uint64()
-            cuda.call(
+            binding.call(
                 self.library, f"{function}_workspace", ctypes.byref(params), ctypes.byref(size)
             )
             workspace = aligned(max(size.value, 1))
@@ -137,7 +138,7 @@ class Emulator:
                 self._allow(tensor, False)
             for tensor in (*outputs, workspace):
                 self._allow(tensor, True)
-            cuda.call(self.library, f"{function}_launch", ctypes.byref(params), None)
+            binding.call(self.library, f"{function}_launch", ctypes.byref(params), None)
         except CovisError as error:
             reason: bytes = self.library.emulator_take_error()
             if not reason:
@@ -158,21 +159,22 @@ class Emulator:
         v: Tensor,
         level: Tensor,
         *,
-        layout: TokenLayout = PLAIN,
-        q_block: int = 1,
-        k_block: int = 1,
-        scale: float | None = None,
-        precision: cuda.Precision = "full",
-        kernel: cuda.Kernel = "hopper",
+        precision: attention.Precision = "full",
+        kernel: attention.Kernel = "hopper",
         out: Tensor | None = None,
+        **attributes: Any,
     ) -> Tensor:
-        """`cuda.block_sparse_attention` on host memory; the output is poisoned with NaN first."""
-        q, k, v = (cuda._addressable(x) for x in (q, k, v))
+        """Attention on host memory; `attributes` are those of the op.
+
+        The output is poisoned with NaN first.
+        """
+        q, k, v = (attention.addressable(x) for x in (q, k, v))
         level = level.contiguous()
         if out is None:
             out = torch.full(q.shape, torch.nan, dtype=q.dtype)
-        params = cuda.pack(q, k, v, level, out, layout, (q_block, k_block), scale)
-        params.precision, params.kernel = cuda.PRECISIONS[precision], cuda.KERNELS[kernel]
+        params = attention.pack(q, k, v, level, out, AttentionAttributes(**attributes))
+        params.precision = attention.PRECISIONS[precision]
+        params.kernel = attention.KERNELS[kernel]
         self.call("covis_attention", params, (q, k, v, level), (out,))
         return out
 
@@ -183,17 +185,13 @@ class Emulator:
         pair: Tensor,
         keep_ratio: Tensor,
         cdf: Tensor,
-        *,
-        layout: TokenLayout = PLAIN,
-        q_block: int = 128,
-        k_block: int = 64,
-        pool: str = "mean",
+        **attributes: Any,
     ) -> Tensor:
-        """`cuda_select.block_select` on host memory; the level map is poisoned with 77 first."""
-        shape = cuda_select.level_shape(q, layout, q_block, k_block)
-        level = torch.full(shape, 77, dtype=torch.int8)
+        """BlockSelect on host memory; the level map is poisoned with 77 first."""
+        chosen = SelectAttributes(**attributes)
+        level = torch.full(select.level_shape(q, chosen), 77, dtype=torch.int8)
         inputs = (q, k, pair, keep_ratio, cdf)
-        params = cuda_select.pack_select(*inputs, level, layout, (q_block, k_block), pool)
+        params = select.pack(*inputs, level, chosen)
         self.call("covis_select", params, inputs, (level,))
         return level
 
@@ -205,13 +203,13 @@ class Emulator:
         min_neighbours: Tensor,
         reference: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """`cuda_select.saliency` on host memory: similarity (M, M) and level (1, 1, M, M)."""
+        """Saliency on host memory: similarity (M, M) and level (1, 1, M, M)."""
         views = tokens.shape[0]
         similarity = torch.full((views, views), torch.nan)
         level = torch.full((1, 1, views, views), 77, dtype=torch.int8)
         scalars = {"tau": tau.float(), "tau_low": tau_low.float()}
         scalars |= {"min_neighbours": min_neighbours.long(), "reference": reference.long()}
-        params = cuda_select.pack_saliency(tokens, scalars, similarity, level)
+        params = saliency.pack(tokens, scalars, similarity, level)
         self.call("covis_saliency", params, (tokens, *scalars.values()), (similarity, level))
         return similarity, level
 

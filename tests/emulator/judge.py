@@ -105,7 +105,7 @@ class Question:
             layout=cases.layout_of(self.case),
             q_block=self.case.q_block,
             k_block=self.case.k_block,
-            scale=self.case.scale or None,
+            scale=self.case.scale,
             precision=subject.precision,
             kernel=subject.kernel,
         )

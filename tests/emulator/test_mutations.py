@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from covis.export.ops import cuda
+from covis.export.ops.cuda.attention import Kernel, Precision
 from tests.emulator.emulator import Emulator, StoppedError, load_ptx, ptx_of
 from tests.emulator.judge import SUMMARY, Question, question
 from tests.emulator.mutations import MUTATIONS, WARP_SYNCS, Mutation
@@ -24,7 +24,7 @@ from tests.gpu.checks import Subject
 from tests.vectors.case import Layout, attention_case
 
 # Part of a kernel's mangled name (element, D, polynomial, FP8), and who launches it.
-KERNELS: dict[str, tuple[str, cuda.Kernel, cuda.Precision]] = {
+KERNELS: dict[str, tuple[str, Kernel, Precision]] = {
     "16 bits": ("hopper_attentionIN7cutlass6half_tELi64ELb0ELb0E", "hopper", "full"),
     "FP8": ("hopper_attentionIN7cutlass6half_tELi64ELb0ELb1E", "hopper", "fp8"),
     "quantize": ("quantize_cellI6__halfLi64E", "hopper", "fp8"),
@@ -40,7 +40,7 @@ SHORT = {"multiprocessors": 2, "max_instructions": 2_000_000}
 
 
 @cache
-def questions(precision: cuda.Precision) -> tuple[Question, ...]:
+def questions(precision: Precision) -> tuple[Question, ...]:
     """Short and whole chunks, specials and a trailing token; then tiles of a pooled map."""
     layout = Layout(205, 3, 2, 1)
     frames = attention_case(

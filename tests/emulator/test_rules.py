@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from covis.engines.errors import CovisError
-from covis.export.ops import cuda
+from covis.export.ops.attributes import AttentionAttributes
+from covis.export.ops.cuda import attention
 from covis.export.ops.layout import TokenLayout
 from tests.emulator.emulator import Emulator, StoppedError
 from tests.emulator.judge import SUMMARY, question
@@ -85,7 +86,7 @@ def test_kernels_without_fp8_take_the_permission(emulator: Emulator) -> None:
     torch.manual_seed(3)
     q, k, v = (torch.randn(1, 2, 320, 64).half() for _ in range(3))
     level = torch.randint(0, 3, (1, 1, 5, 5), dtype=torch.int8)
-    precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
+    precisions: tuple[attention.Precision, ...] = ("full", "fp8")
     full, low = (
         emulator.attention(
             q, k, v, level, q_block=64, k_block=64, kernel="portable", precision=precision
@@ -100,7 +101,7 @@ def test_fp8_kernels_compute_in_fp8(emulator: Emulator) -> None:
     torch.manual_seed(4)
     q, k, v = (torch.randn(1, 1, 256, 64).half() for _ in range(3))
     outs = {}
-    precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
+    precisions: tuple[attention.Precision, ...] = ("full", "fp8")
     for precision in precisions:
         for level in (1, 2):
             given = torch.full((1, 1, 1, 1), level, dtype=torch.int8)
@@ -156,7 +157,7 @@ def test_a_read_behind_the_level_map_is_seen(emulator: Emulator) -> None:
     """A map of one region that says it has 64 x 64, as in `tests.gpu.small --fault`."""
     q = torch.randn(1, 1, 64 * 64, 64).half()
     level, out = torch.full((1, 1, 1, 1), 2, dtype=torch.int8), torch.empty_like(q)
-    params = cuda.pack(q, q, q, level, out, TokenLayout(64), (64, 64), None)
+    params = attention.pack(q, q, q, level, out, AttentionAttributes(TokenLayout(64), 64, 64))
     params.level_rows = params.level_cols = 64
     with pytest.raises(StoppedError, match=r"measure_rows.* outside all allocations"):
         emulator.call("covis_attention", params, (q, level), (out,))
@@ -165,5 +166,8 @@ def test_a_read_behind_the_level_map_is_seen(emulator: Emulator) -> None:
 def test_the_library_refuses_in_its_own_words(emulator: Emulator) -> None:
     q = torch.randn(1, 1, 64, 64).half()
     level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
+    out = torch.empty_like(q)
+    params = attention.pack(q, q, q, level, out, AttentionAttributes())
+    params.scale = -1.0
     with pytest.raises(CovisError, match="scale"):
-        emulator.attention(q, q, q, level, scale=-1.0)
+        emulator.call("covis_attention", params, (q, level), (out,))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from covis.export.ops.attributes import SelectAttributes
 from covis.export.ops.layout import TokenLayout
 from covis.export.selection.saliency import descriptor_similarity, pair_levels
 from tests.emulator.emulator import Emulator
@@ -42,10 +43,7 @@ class EmulatedSelect:
             torch.from_numpy(case.pair),
             torch.tensor(case.keep_ratio),
             torch.tensor(case.cdf),
-            layout=TokenLayout(**vars(case.layout)),
-            q_block=case.q_block,
-            k_block=case.k_block,
-            pool=case.pool,
+            **vars(SelectAttributes.from_flat(*case.attributes.values())),
         ).numpy()
 
 

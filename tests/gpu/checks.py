@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from covis.engines.errors import CovisError
-from covis.export.ops import cuda
+from covis.export.ops.attributes import AttentionAttributes
+from covis.export.ops.cuda.attention import Kernel, Precision, block_sparse_attention
 from covis.export.ops.layout import TokenLayout
 from tests.gpu.cases import (
     all_low,
@@ -34,8 +35,8 @@ class Subject:
     """One kernel of one library; with precision "fp8", level 1 is computed in FP8."""
 
     library: ctypes.CDLL
-    kernel: cuda.Kernel
-    precision: cuda.Precision = "full"
+    kernel: Kernel
+    precision: Precision = "full"
 
     @property
     def name(self) -> str:
@@ -47,18 +48,21 @@ class Subject:
         """The level that exercises this precision."""
         return 1 if self.precision == "fp8" else 2
 
-    def attention(self, *tensors: torch.Tensor, **options: Any) -> torch.Tensor:
-        """The op by this kernel."""
+    def attention(
+        self, *tensors: torch.Tensor, out: torch.Tensor | None = None, **attributes: Any
+    ) -> torch.Tensor:
+        """The op by this kernel; `attributes` are those of the op."""
         q, k, v, level = tensors
-        return cuda.block_sparse_attention(
+        return block_sparse_attention(
             q,
             k,
             v,
             level,
+            AttentionAttributes(**attributes),
             library=self.library,
             kernel=self.kernel,
             precision=self.precision,
-            **options,
+            out=out,
         )
 
 
@@ -74,7 +78,7 @@ def run_case(case: AttentionCase, dtype: torch.dtype, subject: Subject) -> torch
         layout=layout_of(case),
         q_block=case.q_block,
         k_block=case.k_block,
-        scale=case.scale or None,
+        scale=case.scale,
         out=out,
     )
     torch.cuda.synchronize()

@@ -17,7 +17,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-from covis.export.ops import cuda
+from covis.export.ops.cuda.attention import Kernel, Precision
+from covis.export.ops.cuda.binding import load_kernels
 from tests.gpu import checks, selector_checks
 from tests.gpu.checks import Subject
 from tests.gpu.units import WrongError, run_units
@@ -30,8 +31,8 @@ def subjects_of(library: ctypes.CDLL, *, hopper: bool) -> list[Subject]:
     portable = Subject(library, "portable")
     if not hopper:
         return [portable]
-    kernels: tuple[cuda.Kernel, ...] = ("hopper", "hopper-polynomial")
-    precisions: tuple[cuda.Precision, ...] = ("full", "fp8")
+    kernels: tuple[Kernel, ...] = ("hopper", "hopper-polynomial")
+    precisions: tuple[Precision, ...] = ("full", "fp8")
     return [Subject(library, k, p) for p in precisions for k in kernels] + [portable]
 
 
@@ -91,7 +92,7 @@ def probe(library: Path) -> Record:
     if not torch.cuda.is_available():
         return {"cuda_device": None, "reason": "torch sees no CUDA device"}
     capability = torch.cuda.get_device_capability()
-    units = kernel_units(cuda.load_kernels(library), hopper=capability == (9, 0))
+    units = kernel_units(load_kernels(library), hopper=capability == (9, 0))
     return {
         "cuda_device": torch.cuda.get_device_name(),
         "compute_capability": capability,
@@ -112,7 +113,7 @@ def main() -> None:
         print(json.dumps(probe(options.library)))
         return
     hopper = torch.cuda.get_device_capability() == (9, 0)
-    units = kernel_units(cuda.load_kernels(options.library), hopper=hopper)
+    units = kernel_units(load_kernels(options.library), hopper=hopper)
     run_units(units, options.names, options.records)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from covis.export.ops import cuda_select
-from covis.export.ops.layout import TokenLayout
+from covis.export.ops.attributes import SelectAttributes
+from covis.export.ops.cuda import saliency, select
 from covis.export.selection.saliency import descriptor_similarity, pair_levels
 from tests.vectors.case import Array, AttentionCase, SelectCase
 from tests.vectors.standard import standard_select_cases
@@ -34,16 +34,13 @@ class GpuSelect:
         raise NotImplementedError
 
     def select(self, case: SelectCase) -> Array:
-        level = cuda_select.block_select(
+        level = select.block_select(
             torch.from_numpy(case.q).cuda(),
             torch.from_numpy(case.k).cuda(),
             torch.from_numpy(case.pair).cuda(),
             torch.tensor(case.keep_ratio).cuda(),
             torch.tensor(case.cdf).cuda(),
-            layout=TokenLayout(**vars(case.layout)),
-            q_block=case.q_block,
-            k_block=case.k_block,
-            pool=case.pool,
+            SelectAttributes.from_flat(*case.attributes.values()),
             library=self.library,
         )
         return level.cpu().numpy()
@@ -63,7 +60,7 @@ def check_selectors(library: ctypes.CDLL) -> list[Record]:
         tokens = torch.randn(views, patches, channels, device="cuda")
         tokens += torch.randn(views // 3 + 1, 1, channels, device="cuda").repeat(3, 1, 1)[:views]
         scalars = [torch.tensor(x).cuda() for x in (0.4, 0.2, 3, 0)]
-        similarity, level = cuda_select.saliency(tokens, *scalars, library=library)
+        similarity, level = saliency.saliency(tokens, *scalars, library=library)
         expected = descriptor_similarity(tokens.double()).float()
         error = float((similarity - expected).abs().max())
         same = torch.equal(level, pair_levels(similarity, *scalars))

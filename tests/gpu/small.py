@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from covis.export.ops import cuda, cuda_select
+from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
+from covis.export.ops.cuda import attention, binding, saliency, select
 from covis.export.ops.layout import TokenLayout
 
 LAYOUT = TokenLayout(135, 3, 2, 1)
@@ -19,8 +20,8 @@ LAYOUT = TokenLayout(135, 3, 2, 1)
 
 def launch(
     library: ctypes.CDLL,
-    kernel: cuda.Kernel,
-    precision: cuda.Precision,
+    kernel: attention.Kernel,
+    precision: attention.Precision,
     head_dim: int,
     blocks: tuple[int, int],
 ) -> None:
@@ -32,17 +33,9 @@ def launch(
     patches = LAYOUT.patches(q.shape[2])
     shape = (1, 2, *(-(-patches // block) for block in blocks))
     level = torch.randint(0, 3, shape, device="cuda", dtype=torch.int8)
-    out = cuda.block_sparse_attention(
-        q,
-        k,
-        v,
-        level,
-        layout=LAYOUT,
-        q_block=blocks[0],
-        k_block=blocks[1],
-        kernel=kernel,
-        precision=precision,
-        library=library,
+    attributes = AttentionAttributes(LAYOUT, *blocks)
+    out = attention.block_sparse_attention(
+        q, k, v, level, attributes, kernel=kernel, precision=precision, library=library
     )
     torch.cuda.synchronize()
     if not torch.isfinite(out).all():
@@ -55,10 +48,10 @@ def launch_selectors(library: ctypes.CDLL) -> None:
     q = torch.randn(1, 2, 3 * 135 + 1, 64, device="cuda", dtype=torch.float16)
     pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
     scalars = [torch.tensor(x, device="cuda") for x in (0.3, 0.5)]
-    cuda_select.block_select(q, q, pair, *scalars, layout=LAYOUT, library=library)
+    select.block_select(q, q, pair, *scalars, SelectAttributes(LAYOUT), library=library)
     limits = [torch.tensor(x, device="cuda") for x in (0.4, 0.2, 3, 0)]
     tokens = torch.randn(9, 50, 96, device="cuda")
-    cuda_select.saliency(tokens, *limits, library=library)
+    saliency.saliency(tokens, *limits, library=library)
     torch.cuda.synchronize()
     print("launched selectors", flush=True)
 
@@ -67,23 +60,24 @@ def launch_fault(library: ctypes.CDLL) -> None:
     """A map that says it has 64 x 64 regions and holds one."""
     q = torch.randn(1, 1, 64 * 64, 64, device="cuda", dtype=torch.float16)
     level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
-    params = cuda.pack(q, q, q, level, torch.empty_like(q), TokenLayout(64), (64, 64), None)
+    attributes = AttentionAttributes(TokenLayout(64), 64, 64)
+    params = attention.pack(q, q, q, level, torch.empty_like(q), attributes)
     params.level_rows = params.level_cols = 64
     size = ctypes.c_uint64()
-    cuda.call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
+    binding.call(library, "covis_attention_workspace", ctypes.byref(params), ctypes.byref(size))
     workspace = torch.empty(size.value, dtype=torch.uint8, device="cuda")
     params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
-    cuda.call(library, "covis_attention_launch", ctypes.byref(params), None)
+    binding.call(library, "covis_attention_launch", ctypes.byref(params), None)
     torch.cuda.synchronize()
 
 
 def main() -> None:
     """Every kernel that this GPU has."""
-    library = cuda.load_kernels(Path(sys.argv[1]))
+    library = binding.load_kernels(Path(sys.argv[1]))
     if "--fault" in sys.argv:
         launch_fault(library)
         return
-    kinds: list[tuple[cuda.Kernel, cuda.Precision]] = [("portable", "full")]
+    kinds: list[tuple[attention.Kernel, attention.Precision]] = [("portable", "full")]
     if torch.cuda.get_device_capability() == (9, 0):
         kinds += [("hopper", "full"), ("hopper", "fp8")]
     for kernel, precision in kinds:

@@ -34,10 +34,10 @@ def acted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     for module in (gpu_table, attention_gpu):
         monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(gpu_table, "kernel_times", lambda run: {"measure_rows": 0.1, "rest": 0.9})
-    monkeypatch.setattr(gpu_table.cuda, "block_sparse_attention", attention)
-    monkeypatch.setattr(gpu_table.cuda_select, "block_select", lambda *a, **k: None)
-    monkeypatch.setattr(gpu_table.cuda_select, "saliency", lambda *a, **k: None)
-    monkeypatch.setattr(attention_gpu.cuda, "load_kernels", lambda path: None)
+    monkeypatch.setattr(gpu_table.attention, "block_sparse_attention", attention)
+    monkeypatch.setattr(gpu_table.select, "block_select", lambda *a, **k: None)
+    monkeypatch.setattr(gpu_table.saliency, "saliency", lambda *a, **k: None)
+    monkeypatch.setattr(attention_gpu, "load_kernels", lambda path: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
@@ -99,7 +99,7 @@ def test_a_cut_leaves_the_rows_so_far(
             raise RuntimeError("the device is lost")
         return q
 
-    monkeypatch.setattr(gpu_table.cuda, "block_sparse_attention", lost)
+    monkeypatch.setattr(gpu_table.attention, "block_sparse_attention", lost)
     with pytest.raises(RuntimeError, match="the device is lost"):
         run(tmp_path / "a.json", monkeypatch)
     result = json.loads((tmp_path / "a.json").read_text())

@@ -13,7 +13,7 @@ from covis.engines.errors import CovisError
 from covis.engines.system.gpu import find_gpu
 from covis.engines.system.native import PLUGIN_LIBRARY, find_library
 from covis.engines.tensorrt.module import import_tensorrt
-from covis.export.ops import cuda
+from covis.export.ops.cuda.binding import load_kernels
 from tests.gpu.engine_checks import CHECKS, STRIPPED, check
 from tests.gpu.engine_checks.place import BUILD, Place, command
 from tests.gpu.engines_day import FIRST, OTHERS, UNPROVEN
@@ -37,7 +37,7 @@ def units() -> dict[str, Any]:
     if not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
     try:
-        library = cuda.load_kernels()
+        library = load_kernels()
     except CovisError as error:
         pytest.skip(str(error))
     return {**kernel_units(library, hopper=torch.cuda.get_device_capability() == (9, 0))}

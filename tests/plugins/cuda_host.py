@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from covis.export.ops.cuda import Params
+from covis.export.ops.cuda.attention import AttentionParams
 from tests.vectors.case import Array, AttentionCase, SelectCase
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -22,10 +22,10 @@ SELECT = PLUGINS / "block_select" / "cuda"
 SALIENCY = PLUGINS / "saliency" / "cuda"
 
 
-def params_of(case: AttentionCase, out: Array | None = None) -> Params:
+def params_of(case: AttentionCase, out: Array | None = None) -> AttentionParams:
     """The params of a case, with the pointers of its numpy arrays (`out` for O)."""
     batch, heads, tokens, head_dim = case.q.shape
-    params = Params(struct_size=ctypes.sizeof(Params))
+    params = AttentionParams(struct_size=ctypes.sizeof(AttentionParams))
     params.batch, params.heads, params.tokens, params.head_dim = case.q.shape
     for name, value in case.attributes.items():
         setattr(params, name, value)
@@ -74,7 +74,7 @@ class Plan:
     hopper: bool
 
 
-def plan(params: Params, capability: int = 90, *, pointers: bool = False) -> Plan:
+def plan(params: AttentionParams, capability: int = 90, *, pointers: bool = False) -> Plan:
     """The plan for an invented GPU of that compute capability."""
     message = ctypes.create_string_buffer(512)
     size, tiles = ctypes.c_uint64(), ctypes.c_int64()
@@ -93,7 +93,7 @@ def plan(params: Params, capability: int = 90, *, pointers: bool = False) -> Pla
     return Plan(status, text, size.value, tiles.value, bool(hopper.value))
 
 
-def cost(params: Params, width: int, *, fp8: bool = False) -> dict[str, int]:
+def cost(params: AttentionParams, width: int, *, fp8: bool = False) -> dict[str, int]:
     """Counts of the walk over all tiles and heads; low blocks are not in `blocks`."""
     counts = (ctypes.c_int64 * 7)()
     library().covis_host_cost(ctypes.byref(params), width, int(fp8), counts)

@@ -14,20 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from covis.engines.errors import CovisError
 from covis.engines.system.native import KERNELS_LIBRARY, find_library
-from covis.export.ops import (
-    TokenLayout,
-    block_select,
-    block_sparse_attention,
-    cuda,
-    cuda_dispatch,
-    cuda_select,
-)
+from covis.export.ops import TokenLayout, block_select, block_sparse_attention
+from covis.export.ops.attributes import AttentionAttributes
+from covis.export.ops.cuda import attention, binding, dispatch, saliency, select
 from tests.plugins.cuda_host import ATTENTION, SALIENCY, SELECT, plan
 
 STRUCTS = {
-    "CovisAttentionParams": (ATTENTION / "covis_attention.h", cuda.Params),
-    "CovisSelectParams": (SELECT / "covis_select.h", cuda_select.SelectParams),
-    "CovisSaliencyParams": (SALIENCY / "covis_saliency.h", cuda_select.SaliencyParams),
+    "CovisAttentionParams": (ATTENTION / "covis_attention.h", attention.AttentionParams),
+    "CovisSelectParams": (SELECT / "covis_select.h", select.SelectParams),
+    "CovisSaliencyParams": (SALIENCY / "covis_saliency.h", saliency.SaliencyParams),
 }
 
 
@@ -63,13 +58,13 @@ int main(void) {{ {lines} printf("%zu 0\\n", sizeof({name})); return 0; }}
 def test_only_what_the_copy_engine_cannot_read_is_copied() -> None:
     packed = torch.randn(2, 9, 3, 4, 64, dtype=torch.float16)
     heads = packed.permute(2, 0, 3, 1, 4)[1]
-    assert cuda._addressable(heads) is heads
+    assert attention.addressable(heads) is heads
     short, one = packed[:1, :, 0].transpose(1, 2), heads[:, :1, :1]
-    assert cuda._addressable(short) is short
-    assert cuda._addressable(one) is one
+    assert attention.addressable(short) is short
+    assert attention.addressable(one) is one
     flat = torch.randn(2 * 4 * 9 * 64 + 1, dtype=torch.float16)[1:].view(2, 4, 9, 64)
     for bad in (heads[:, :1].expand(-1, 4, -1, -1), heads[..., ::2], flat):
-        copy = cuda._addressable(bad)
+        copy = attention.addressable(bad)
         assert copy.is_contiguous()
         assert copy.data_ptr() != bad.data_ptr()
         assert torch.equal(copy, bad)
@@ -82,7 +77,7 @@ def test_packing_copies_nothing() -> None:
     q, k, v = packed.permute(2, 0, 3, 1, 4)
     level = torch.ones(1, 4, 5, 5, dtype=torch.int8)
     out = torch.empty_like(q)
-    params = cuda.pack(q, k, v, level, out, layout, (65, 65), None)
+    params = attention.pack(q, k, v, level, out, AttentionAttributes(layout, 65, 65))
     assert params.data_type == 1
     assert (params.batch, params.heads, params.tokens, params.head_dim) == (2, 4, 354, 64)
     assert (params.frame_tokens, params.special_first) == (70, 3)
@@ -93,7 +88,7 @@ def test_packing_copies_nothing() -> None:
     assert params.v - params.q == 2 * 4 * 64 * 2
     sizes = (params.level_batch, params.level_heads, params.level_rows, params.level_cols)
     assert sizes == (1, 4, 5, 5)
-    params.precision = cuda.PRECISIONS["fp8"]
+    params.precision = attention.PRECISIONS["fp8"]
     made = plan(params)
     assert made.status == 0, made.message
     workspace = torch.empty(made.workspace_bytes + 256, dtype=torch.uint8)
@@ -112,8 +107,8 @@ def test_cpu_tensors_never_reach_the_kernels(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_given: object, **_named: object) -> None:
         raise AssertionError("a CPU tensor was sent to the GPU's kernels")
 
-    monkeypatch.setattr(cuda, "block_sparse_attention", refuse)
-    monkeypatch.setattr(cuda_select, "block_select", refuse)
+    monkeypatch.setattr(attention, "block_sparse_attention", refuse)
+    monkeypatch.setattr(select, "block_select", refuse)
     q = torch.randn(1, 2, 128, 64)
     pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
     level = block_select(q, q, pair, torch.tensor(0.5), torch.tensor(0.9))
@@ -130,13 +125,14 @@ def fake_cuda(dtype: torch.dtype, *, grad: bool = False) -> torch.Tensor:
 
 def attend(q: torch.Tensor) -> torch.Tensor | None:
     level = torch.ones(1, 1, 2, 2, dtype=torch.int8)
-    return cuda_dispatch.attention(q, q, q, level, TokenLayout(64), 64, 64, None)
+    attributes = AttentionAttributes(TokenLayout(64), 64, 64)
+    return dispatch.block_sparse_attention(q, q, q, level, attributes)
 
 
 def test_falls_back_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cuda_dispatch._say_once.cache_clear()
+    dispatch._log_once.cache_clear()
     caplog.set_level(logging.WARNING, "covis.export.ops")
     for _ in range(3):
         assert attend(fake_cuda(torch.float32)) is None
@@ -145,8 +141,8 @@ def test_falls_back_and_says_so_once(
         "the type is torch.float32, not float16 or bfloat16"
     ]
     caplog.clear()
-    monkeypatch.setattr(cuda, "unsupported", lambda _q: None)
-    monkeypatch.setattr("covis.export.ops.cuda_dispatch.find_library", lambda name: None)
+    monkeypatch.setattr(attention, "unsupported", lambda _q: None)
+    monkeypatch.setattr("covis.export.ops.cuda.dispatch.find_library", lambda name: None)
     for _ in range(2):
         assert attend(fake_cuda(torch.float16)) is None
     assert len(caplog.records) == 1
@@ -154,21 +150,21 @@ def test_falls_back_and_says_so_once(
 
 
 def test_wanted_gradients_take_the_composite_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "unsupported", lambda _q: pytest.fail("must not be asked"))
+    monkeypatch.setattr(attention, "unsupported", lambda _q: pytest.fail("must not be asked"))
     assert attend(fake_cuda(torch.float16, grad=True)) is None
 
 
 def test_library_errors(tmp_path: Path) -> None:
     """Absent and broken libraries are named, with what to do."""
     with pytest.raises(CovisError, match=r"kernels are not built.*make plugins"):
-        cuda.load_kernels(tmp_path / "none.so")
+        binding.load_kernels(tmp_path / "none.so")
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
     with pytest.raises(CovisError, match="cannot be used"):
-        cuda.load_kernels(broken)
+        binding.load_kernels(broken)
     with pytest.raises(CovisError, match="tensors are on cpu"):
         q = torch.zeros(1, 1, 64, 64, dtype=torch.float16)
-        cuda.block_sparse_attention(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.int8))
+        attention.block_sparse_attention(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.int8))
 
 
 def test_built_library_refuses_without_a_gpu() -> None:
@@ -177,21 +173,21 @@ def test_built_library_refuses_without_a_gpu() -> None:
         pytest.skip("this machine has a GPU; tests/gpu covers it")
     if find_library(KERNELS_LIBRARY) is None:
         pytest.skip("build/cuda/libcovis_kernels.so is not built (make plugins)")
-    library = cuda.load_kernels()
+    library = binding.load_kernels()
     q = torch.zeros(1, 1, 64, 64, dtype=torch.float16)
     level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
-    params = cuda.pack(q, q, q, level, torch.empty_like(q), TokenLayout(), (1, 1), None)
+    params = attention.pack(q, q, q, level, torch.empty_like(q), AttentionAttributes())
     size = ctypes.c_uint64()
     for function, extra in (
         ("covis_attention_workspace", ctypes.byref(size)),
         ("covis_attention_launch", None),
     ):
         with pytest.raises(CovisError, match="no usable CUDA device"):
-            cuda.call(library, function, ctypes.byref(params), extra)
+            binding.call(library, function, ctypes.byref(params), extra)
     for struct, name in (
-        (cuda_select.SelectParams, "covis_select_launch"),
-        (cuda_select.SaliencyParams, "covis_saliency_launch"),
+        (select.SelectParams, "covis_select_launch"),
+        (saliency.SaliencyParams, "covis_saliency_launch"),
     ):
         empty = struct(struct_size=ctypes.sizeof(struct))
         with pytest.raises(CovisError, match="0, not in 1"):
-            cuda.call(library, name, ctypes.byref(empty), None)
+            binding.call(library, name, ctypes.byref(empty), None)

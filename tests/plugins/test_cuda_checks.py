@@ -7,14 +7,14 @@ import ctypes
 import numpy as np
 import pytest
 
-from covis.export.ops.cuda import Params
+from covis.export.ops.cuda.attention import AttentionParams
 from tests.plugins.cuda_host import library, params_of, plan
 from tests.vectors.case import AttentionCase, Layout
 
 BAD, UNSUPPORTED, WORKSPACE, NO_DEVICE = 1, 2, 3, 4
 
 
-def good() -> tuple[AttentionCase, Params]:
+def good() -> tuple[AttentionCase, AttentionParams]:
     """Four frames of VGGT's sizes in float16's strides."""
     layout = Layout(1374, 5)
     q = np.broadcast_to(np.float32(0), (2, 16, 4 * 1374, 64))

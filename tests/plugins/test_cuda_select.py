@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covis.export.ops.cuda_select import SaliencyParams, SelectParams
+from covis.export.ops.cuda.saliency import SaliencyParams
+from covis.export.ops.cuda.select import SelectParams
 from covis.export.selection.saliency import pair_levels
 from tests.plugins.cuda_host import HostSelect, library
 from tests.vectors.case import Array

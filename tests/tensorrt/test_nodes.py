@@ -26,7 +26,8 @@ from covis.engines.tensorrt import module as ours
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.record import EngineOptions
-from covis.export.ops import cuda, cuda_select
+from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
+from covis.export.ops.cuda import attention, binding, select
 from covis.export.ops.layout import TokenLayout
 from tests.export.passes.precision_chain import CONFIGS
 from tests.tensorrt.graphs import TRUNK, bundle, plugin_nodes, plugin_text, profile_shapes
@@ -92,16 +93,17 @@ def wanted_workspace(text: str, inputs: tuple[TensorFacts, ...]) -> int:
     )
     params: ctypes.Structure
     if text.startswith("BlockSelect"):
-        level = torch.empty(cuda_select.level_shape(q, layout, *blocks), device="meta")
-        name, pool = "covis_select", words["pool"]
-        params = cuda_select.pack_select(q, k, *others, level, layout, blocks, pool)
+        name, chosen = "covis_select", SelectAttributes(layout, *blocks, words["pool"])
+        level = torch.empty(select.level_shape(q, chosen), device="meta")
+        params = select.pack(q, k, *others, level, chosen)
     else:
         name = "covis_attention"
-        params = cuda.pack(q, k, *others, q, layout, blocks, float(words["scale"]))
-        params.precision = cuda.PRECISIONS[words["precision"]]
+        attributes = AttentionAttributes(layout, *blocks, float(words["scale"]))
+        params = attention.pack(q, k, *others, q, attributes)
+        params.precision = attention.PRECISIONS[words["precision"]]
     size = ctypes.c_uint64()
-    library = cuda.load_kernels(plugin_library().with_name(KERNELS_LIBRARY))
-    cuda.call(library, f"{name}_workspace", ctypes.byref(params), ctypes.byref(size))
+    library = binding.load_kernels(plugin_library().with_name(KERNELS_LIBRARY))
+    binding.call(library, f"{name}_workspace", ctypes.byref(params), ctypes.byref(size))
     return size.value
 
 
