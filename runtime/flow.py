@@ -17,7 +17,8 @@ from covis.engines.bundle.manifest import Manifest, Stage, Tensor
 from covis.engines.errors import numerics_error, user_error
 from covis.engines.options import Sparsity
 from covis.runtime.controls import stage_names
-from covis.runtime.memory.device_array import Value, numpy_dtype
+from covis.engines.dtypes import numpy_dtype
+from covis.runtime.memory.device_array import Value
 from covis.runtime.photos.images import Images
 
 REPORTED = frozenset({"pair_level", "similarity", "probe"})

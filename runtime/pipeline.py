@@ -18,7 +18,8 @@ from covis.runtime import flow
 from covis.runtime.backends.backend import Backend, open_backend
 from covis.runtime.controls import control_inputs
 from covis.runtime.flow import is_sound, plain, refuse_non_finite, stage_input
-from covis.runtime.memory.device_array import Value, numpy_dtype
+from covis.engines.dtypes import numpy_dtype
+from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.photos.images import Images, find_images, load_images
 from covis.runtime.scene.from_heads import decode

@@ -8,17 +8,8 @@ from pathlib import Path
 
 import onnx
 
+from covis.engines.dtypes import onnx_name
 from covis.engines.errors import user_error
-
-_DTYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.BOOL: "bool",
-}
 
 
 @dataclass(frozen=True)
@@ -78,9 +69,9 @@ def signature(model: onnx.ModelProto) -> tuple[dict[str, Port], dict[str, Port]]
 def _port(value: onnx.ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
-        return Port(_DTYPES.get(kind.elem_type, "unknown"), None)
+        return Port(onnx_name(kind.elem_type), None)
     dims = (dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
-    return Port(_DTYPES.get(kind.elem_type, "unknown"), tuple(dims))
+    return Port(onnx_name(kind.elem_type), tuple(dims))
 
 
 def _number(text: str) -> int:

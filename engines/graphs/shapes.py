@@ -16,6 +16,7 @@ import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import user_error
 from covis.engines.op import DOMAIN
 
@@ -41,17 +42,12 @@ class TensorFacts:
     @property
     def bytes(self) -> int:
         """Size in memory; types below a byte are packed."""
-        bits = _BITS.get(self.dtype)
-        if bits is None:
+        kind = BY_ONNX.get(self.dtype)
+        if kind is not None:
+            bits = kind.bits
+        else:  # a type that no graph of covis has
             bits = 8 * int(helper.tensor_dtype_to_np_dtype(self.dtype).itemsize)
         return (self.elements * bits + 7) // 8
-
-
-_BITS: Final[dict[int, int]] = {
-    onnx.TensorProto.INT4: 4,
-    onnx.TensorProto.UINT4: 4,
-    onnx.TensorProto.FLOAT4E2M1: 4,
-}
 
 
 def tensor_facts(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[str, TensorFacts]:

@@ -19,6 +19,7 @@ from onnx import helper
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import external_data, load_graph
 from covis.engines.op import DOMAIN
@@ -41,15 +42,6 @@ _OURS: Final = re.compile(
     rf"README\.txt|{PLUGINS}/lib[\w.]+\.so"
     rf"|{MODELS}/{ENSEMBLE}\w*/(config\.pbtxt|1/model\.(plan|onnx(/[\w.-]+\.(onnx|safetensors))?))"
 )
-_TYPES: Final = {
-    "float32": "TYPE_FP32",
-    "float16": "TYPE_FP16",
-    "bfloat16": "TYPE_BF16",
-    "int8": "TYPE_INT8",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "bool": "TYPE_BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -210,8 +202,8 @@ def _tensor(kind: str, tensor: Tensor) -> str:
     dims = [-1 if isinstance(size, str) else size for size in tensor.shape]
     # Triton has no tensors of rank 0, and refuses to reshape to one without batches.
     shape = "".join(f" dims: {size}" for size in dims or [1])
-    name, kind_of = _text(tensor.name), _TYPES[tensor.dtype]
-    return f"{kind} {{ name: {name} data_type: {kind_of}{shape} }}"
+    name, data_type = _text(tensor.name), BY_NAME[tensor.dtype].triton
+    return f"{kind} {{ name: {name} data_type: {data_type}{shape} }}"
 
 
 def _text(words: str) -> str:

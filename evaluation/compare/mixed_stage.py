@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.manifest import Stage
+from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import environment_error, first_line
 from covis.engines.graphs.mixed import LayeredGraph, common_layers, layered, mix
 from covis.engines.graphs.read import load_graph
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
 from covis.runtime import flow
-from covis.runtime.memory.device_array import numpy_dtype
 from covis.runtime.photos.images import Images
 
 Array = NDArray[Any]

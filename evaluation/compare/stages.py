@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 from covis.evaluation.compare.tensors import TensorError, tensor_error
 from covis.runtime import flow
 from covis.runtime.flow import plain
-from covis.runtime.memory.device_array import numpy_dtype
 from covis.runtime.photos.images import Images
 from covis.runtime.pipeline import Pipeline, Progress
 from covis.runtime.scene.from_heads import decode

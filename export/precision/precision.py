@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from covis.engines.bundle.manifest import Scope, WeightsDtype
+from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import user_error
 from covis.export.options import MAX_VIEWS, ExportOptions, Precision
 from covis.export.passes import (
@@ -31,12 +32,6 @@ NARROW = {
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
     "fp8": ir.DataType.FLOAT16,  # of what is not in FP8 itself
-}
-_TORCH = {
-    ir.DataType.FLOAT: torch.float32,
-    ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16,
-    ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
 HEADS = "heads"
 _TRUNK = ("encoder", "saliency", "aggregator", "aggregator_pooled")
@@ -163,7 +158,7 @@ def stored_types(graphs: Iterable[ir.Model]) -> dict[str, torch.dtype]:
             if key is None:
                 continue
             assert value.dtype is not None
-            dtype = _TORCH[value.dtype]
+            dtype: torch.dtype = getattr(torch, BY_ONNX[int(value.dtype)].name)
             if types.setdefault(key, dtype) != dtype:
                 types[key] = torch.float32
     return types

@@ -10,14 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from covis.engines.dtypes import BY_SAFETENSORS
 from covis.engines.errors import numerics_error
 
-_NAMES = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float8_e4m3fn: "F8_E4M3",
-}
+_NAMES = {getattr(torch, kind.name): kind.safetensors for kind in BY_SAFETENSORS.values()}
 _E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 

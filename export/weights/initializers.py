@@ -9,15 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from covis.engines.dtypes import BY_SAFETENSORS
 from covis.engines.errors import user_error
 from covis.export.passes.base import Parameters
 
-_DTYPES = {
-    "F32": ir.DataType.FLOAT,
-    "F16": ir.DataType.FLOAT16,
-    "BF16": ir.DataType.BFLOAT16,
-    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
-}
 _MAX_HEADER = 100 << 20  # safetensors' own limit
 
 
@@ -55,7 +50,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     for name, facts in header.items():
         if name == "__metadata__":
             continue
-        if facts["dtype"] not in _DTYPES:
+        if facts["dtype"] not in BY_SAFETENSORS:
             raise user_error(
                 f"tensor {name!r} has type {facts['dtype']}",
                 where=path,
@@ -67,7 +62,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
                 f"is cut off inside tensor {name!r}", where=path, hint="fetch it again"
             )
         shape = tuple(facts["shape"])
-        entries[name] = Entry(_DTYPES[facts["dtype"]], shape, base + first, last - first)
+        dtype = ir.DataType(BY_SAFETENSORS[facts["dtype"]].onnx)
+        entries[name] = Entry(dtype, shape, base + first, last - first)
     return entries
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import (
     CovisError,
     GpuOutOfMemoryError,
@@ -193,7 +194,7 @@ def check_provider(provider: Provider) -> None:
 
 def _element_type(dtype: np.dtype[Any]) -> Any:
     """What the bindings take: NumPy's own types, and ONNX's number for the others."""
-    return 16 if dtype.name == "bfloat16" else dtype  # TensorProto.BFLOAT16
+    return BY_NAME["bfloat16"].onnx if dtype.name == "bfloat16" else dtype
 
 
 def providers(options: SessionOptions) -> list[Any]:

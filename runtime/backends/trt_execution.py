@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import CovisError, GpuOutOfMemoryError, environment_error
 from covis.engines.tensorrt import module as tensorrt
 from covis.runtime.memory.device_array import (
     ALIGNMENT,
     DeviceArray,
     Value,
-    numpy_dtype,
 )
 from covis.runtime.memory.memory import CudaMemory
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.dtypes import BY_NAME, numpy_dtype
 from covis.engines.errors import environment_error, user_error
 from covis.engines.tensorrt import module as tensorrt
 from covis.engines.tensorrt.plans.record import PlanRecord
 from covis.engines.tensorrt.plans.trust import read_plan
 from covis.runtime.backends.trt_execution import Execution, Shapes, failure, new_context
-from covis.runtime.memory.device_array import DeviceArray, Value, numpy_dtype
+from covis.runtime.memory.device_array import DeviceArray, Value
 from covis.runtime.memory.memory import CudaMemory
 
 _MOST_SHAPES = 3  # contexts a thread keeps: the full chunk, the last one, one before a change
@@ -232,11 +233,7 @@ _loading = threading.Lock()
 
 def tensorrt_dtype(trt: Any, name: str) -> Any:
     """The `tensorrt.DataType` of a manifest's dtype."""
-    members = {
-        "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8",
-        "int32": "INT32", "int64": "INT64", "bool": "BOOL",
-    }  # fmt: skip
-    return getattr(trt.DataType, members[name])
+    return getattr(trt.DataType, BY_NAME[name].tensorrt)
 
 
 __all__ = ["DeviceArray", "Session", "SessionOptions", "tensorrt_dtype"]

@@ -20,16 +20,6 @@ ALIGNMENT = 256
 """Bytes that TensorRT wants every tensor's address to be a multiple of."""
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy type of a manifest's tensor; bfloat16 is that of ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        wide: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return wide
-    return np.dtype(name)
-
-
 class DeviceArray:
     """A C-contiguous array in GPU memory, valid in the order of the stream it was made on.
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from covis.engines.bundle.manifest import Stage
 from covis.engines.options import Sparsity
 from covis.runtime import flow
-from covis.runtime.memory.device_array import Value, numpy_dtype
+from covis.engines.dtypes import numpy_dtype
+from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.pipeline import load
 

@@ -17,8 +17,8 @@ _NODE: Final = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX|[\s\x00-\x1f,\ufffd]|
 # "Half" is what newer versions say; older ones "Row major linear FP16 format". Longest words first.
 _TYPES: Final = (
     (re.compile(r"bfloat16|bf16", re.I), "bfloat16"),
-    (re.compile(r"fp8|e4m3", re.I), "float8"),
-    (re.compile(r"fp4|e2m1", re.I), "float4"),
+    (re.compile(r"fp8|e4m3", re.I), "float8_e4m3fn"),
+    (re.compile(r"fp4|e2m1", re.I), "float4_e2m1fn"),
     (re.compile(r"half|fp16|float16", re.I), "float16"),
     (re.compile(r"int64", re.I), "int64"),
     (re.compile(r"uint8", re.I), "uint8"),

@@ -9,20 +9,18 @@ from typing import Final
 
 import onnx
 
+from covis.engines.dtypes import onnx_name
 from covis.engines.errors import CovisError, numerics_error
 from covis.engines.graphs.shapes import TensorFacts
 from covis.engines.op import DOMAIN
 from covis.engines.tensorrt.proof.layers import Layer
 
 PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-_TYPES: Final[dict[int, str]] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.FLOAT8E4M3FN: "float8",
-}
 _NARROWING: Final = frozenset({"Cast", "QuantizeLinear"})
-_FLOATS: Final = frozenset({"float32", "float16", "bfloat16", "float8", "float4", "int8", "int4"})
+# Types in which a product may read its operands; int8 and int4 belong to them once quantised.
+_OPERANDS: Final = frozenset(
+    {"float32", "float16", "bfloat16", "float8_e4m3fn", "float4_e2m1fn", "int8", "int4"}
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def report(
     """Compare an engine's layers with the graph it was built from.
 
     Every node of ours must be run by the plugin, in the type of its queries. Every product that a
-    layer names must read the graph's type (float8 where its operands come from DequantizeLinear)
+    layer names must read the graph's type (FP8 where its operands come from DequantizeLinear)
     unless the layer also holds the node that makes that type, and no kernel may be a TF32 one
     unless that was allowed.
 
@@ -146,7 +144,7 @@ def _attention(
     faults: list[str],
 ) -> AttentionRow:
     runs = [layer for layer in by_node.get(node.name, ()) if layer.is_plugin]
-    wanted = _TYPES.get(facts[node.input[0]].dtype, "unknown")
+    wanted = onnx_name(facts[node.input[0]].dtype)
     found = runs[0].inputs[0] if runs and runs[0].inputs else "unknown"
     if not runs:
         faults.append(f"node {node.name!r} ({node.op_type}) is not run by the plugin")
@@ -187,7 +185,7 @@ def _product(
     faults: list[str],
 ) -> bool:
     layers = by_node.get(node.name, ())
-    reads = {kind for layer in layers for kind in layer.inputs if kind in _FLOATS}
+    reads = {kind for layer in layers for kind in layer.inputs if kind in _OPERANDS}
     wanted = _operand_type(node, facts, producers)
     if not reads or wanted is None:
         return False
@@ -210,14 +208,20 @@ def _operand_type(
     while maker is not None and maker.op_type in ("Reshape", "Flatten", "Transpose", "Identity"):
         maker = producers.get(maker.input[0])
     if maker is not None and maker.op_type == "DequantizeLinear":
-        return _TYPES.get(facts[maker.input[0]].dtype)
-    return _TYPES.get(facts[node.input[0]].dtype)
+        return _float_name(facts[maker.input[0]])
+    return _float_name(facts[node.input[0]])
+
+
+def _float_name(facts: TensorFacts) -> str | None:
+    """Return the name of a floating-point type; None for integers."""
+    name = onnx_name(facts.dtype)
+    return name if "float" in name else None
 
 
 def _classes(layers: Sequence[Layer]) -> tuple[ClassRow, ...]:
     groups: dict[tuple[str, str], list[Layer]] = {}
     for layer in layers:
-        precision = ", ".join(sorted({t for t in layer.inputs if t in _FLOATS})) or "-"
+        precision = ", ".join(sorted({t for t in layer.inputs if t in _OPERANDS})) or "-"
         kind = f"{layer.kind} {layer.plugin}".strip() if layer.is_plugin else layer.kind
         groups.setdefault((kind, precision), []).append(layer)
     rows = [

@@ -158,7 +158,7 @@ def test_silent_half_instead_of_fp8() -> None:
     assert gemm["Inputs"][0]["Format/Datatype"] == "FP8"
     gemm["Inputs"][0]["Format/Datatype"] = "Half"
     assert held(model, facts, layers).faults == (
-        "product 'first' reads float16, the graph says float8",
+        "product 'first' reads float16, the graph says float8_e4m3fn",
     )
 
 
@@ -192,12 +192,13 @@ def test_products_without_a_layer_are_not_proven() -> None:
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
-        ("Half", "float16"), ("Float", "float32"), ("BFloat16", "bfloat16"), ("FP8", "float8"),
+        ("Half", "float16"), ("Float", "float32"), ("BFloat16", "bfloat16"),
+        ("FP8", "float8_e4m3fn"),
         ("Row major linear FP16 format", "float16"), ("Row major linear FP32", "float32"),
         ("Channel major FP16 format where channel % 8 == 0", "float16"), ("Bool", "bool"),
         ("Row major linear BFloat16 format", "bfloat16"), ("Row major Int8 format", "int8"),
         ("Int64", "int64"), ("Row major linear INT32", "int32"), ("UInt8", "uint8"),
-        ("FP8 E4M3", "float8"), ("FP4", "float4"), ("INT4", "int4"), ("", "unknown"),
+        ("FP8 E4M3", "float8_e4m3fn"), ("FP4", "float4_e2m1fn"), ("INT4", "int4"), ("", "unknown"),
     ],
 )  # fmt: skip
 def test_words_for_types(words: str, kind: str) -> None:
