@@ -34,8 +34,8 @@ class Sparsity:
             tau are computed at low precision. Without it the limit is tau, or 0 with
             low precision.
         low_precision: Compute pairs below tau at low precision instead of skipping them.
-        layers: Global layers to make sparse, as ranges and lists such as "0-9" or "0,2,4-7";
-            "all" for every layer, "none" for dense.
+        layers: Global layers to make sparse, as ranges and lists such as "0-9" or "0,2,4-7".
+            Every layer is "all", and no layer is "none".
         keep_ratio: Share of key blocks, 0 to 1, that the pooled selector keeps for each query
             block; at least one block is kept.
         cdf: Cumulated softmax mass, 0 to 1, up to which the pooled selector keeps blocks; 0
@@ -173,9 +173,9 @@ class BackendOptions:
     """Where a bundle's stages run.
 
     Attributes:
-        backend: Backend that runs the stages. `cpu` and `cuda`: ONNX Runtime; `cuda` requires
-            onnxruntime-gpu. `ort-tensorrt`: ONNX Runtime with its TensorRT provider.
-            `tensorrt`: the plans of `covis build`.
+        backend: Backend that runs the stages. `cpu` and `cuda`: ONNX Runtime, for `cuda` from
+            onnxruntime-gpu. `ort-tensorrt`: ONNX Runtime with its TensorRT provider. `tensorrt`:
+            TensorRT itself, with the plans of `covis build`.
         device: Index of the GPU to run on, as CUDA counts them, from 0.
         plans: Folder of the plans to run with `tensorrt`.
         plugin: TensorRT plugin library to load with `tensorrt` or `ort-tensorrt`.
@@ -233,7 +233,7 @@ _MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a pipeline runs; none of these options changes the result.
+    """How a pipeline runs; no option changes the result by more than rounding.
 
     This is the one definition of these options: the commands that run a bundle take it as it is.
     Without `chunk`, the backend decides: `CPU_CHUNK` (2) on a CPU, where larger chunks take more

@@ -20,55 +20,64 @@ StoredDtype = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["fp32", "fp16", "bf16", "fp8"]
 
 
+def _default(text: str) -> object:
+    """Return the annotation of an option whose None means a value that help shows as this text."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """Turn a checkpoint into a bundle of ONNX graphs.
 
     Attributes:
-        model: the architecture.
-        out: the bundle's folder, which must not exist yet.
-        weights: a safetensors file or a Hugging Face id; the official weights where not given.
-        config: JSON file with the model's configuration; the official one where not given.
-        height: image height in pixels, a multiple of 14.
-        width: image width in pixels, a multiple of 14.
-        resize: VGGT: how photos are brought to that size, `crop` or `pad` (white border).
-        dtype: how the weights are stored; float32 takes the file as it is. Computing is in float32:
-            only `--precision fp32` leaves a choice here, the others store what they compute in.
-        precision: in what type linear layers, convolutions and attention compute. The residual
+        model: Architecture of the checkpoint.
+        out: Folder of the bundle to write; it must not exist yet.
+        weights: Safetensors file or Hugging Face id of the weights.
+        config: JSON file with the configuration of the model.
+        height: Height of the images in pixels, a multiple of 14.
+        width: Width of the images in pixels, a multiple of 14.
+        resize: Way to bring VGGT's photos to that size: `crop`, or `pad` with a white border. The
+            other models have one way.
+        dtype: Type in which the weights are stored; `float32` takes the file as it is. There is a
+            choice with `--precision fp32` alone: the others store the type of their computation.
+        precision: Type in which linear layers, convolutions and attention compute. The residual
             stream, LayerNorm and softmax statistics stay in float32. `fp8` is fp16 with the linear
-            layers in FP8 (e4m3), and needs `--calibration`.
-        calibration: `--precision fp8`: folder of photos of the kind the bundle is meant for, which
-            set the scales.
-        fp8_attention: `--precision fp8`: also permit FP8 to the attention kernels.
-        max_views: MLPs, projections and pooled block maps are cut into exact parts where a tensor
-            would pass TensorRT's limit of 2^31 elements at this number of views.
-        keep_fp32: what stays in float32 all the same: `heads`, stages, or `stage/layer` with a
-            layer's name in the checkpoint, as a list with commas; `none`.
-        pooling: what saliency compares: one descriptor a view, or best matches of its tokens.
-        move_weights: move the weights file into the bundle instead of copying it.
-        verify: run every graph against torch before the bundle is finished.
-        force: replace an existing bundle.
-        sparsity: the bundle's own selector options; each run can change them.
+            layers in FP8 (e4m3), and requires `--calibration`.
+        calibration: Folder of photos that set the scales of `--precision fp8`; use photos of the
+            kind that the bundle is meant for.
+        fp8_attention: Allow FP8 in the attention kernels, too; requires `--precision fp8`.
+        max_views: Largest number of views, up to 1,000,000, for which MLPs, projections and pooled
+            block maps are cut into exact parts, so that no tensor exceeds TensorRT's limit of 2^31
+            elements.
+        keep_fp32: Parts that stay in float32 in a narrow bundle, separated by commas: `heads`,
+            names of stages, or `stage/layer` with a layer's name in the checkpoint. For no part,
+            give `none`.
+        pooling: Comparison that gives the similarity of two views: one descriptor a view, or the
+            best matches of the tokens of both.
+        move_weights: Move the weights file into the bundle instead of copying it.
+        verify: Compare every graph with torch before the bundle is finished.
+        force: Replace an existing bundle.
+        sparsity: Selector options to store in the bundle; each run can change them.
     """
 
     model: tyro.conf.Positional[ModelName]
     out: Path
-    weights: str | None = None
-    config: Path | None = None
+    weights: Annotated[str | None, _default("the official weights")] = None
+    config: Annotated[Path | None, _default("the official configuration")] = None
     height: int = 392
     width: int = 518
     resize: Literal["crop", "pad"] = "crop"
     dtype: StoredDtype = "float32"
     precision: Precision = "fp32"
     keep_fp32: str = "heads"
-    calibration: Path | None = None
+    calibration: Annotated[Path | None, _default("none")] = None
     fp8_attention: bool = False
     max_views: int = MAX_VIEWS
     pooling: Literal["descriptor", "best-match"] = "descriptor"
     move_weights: bool = False
     verify: bool = True
     force: bool = False
-    sparsity: Annotated[Sparsity, tyro.conf.arg(name="")] = field(default_factory=Sparsity)
+    sparsity: Annotated[Sparsity, tyro.conf.OmitArgPrefixes] = field(default_factory=Sparsity)
 
     def __post_init__(self) -> None:
         if self.precision != "fp32" and self.dtype != "float32":
@@ -106,10 +115,10 @@ class ExportOptions:
 
 
 def read_config(path: Path | None) -> dict[str, Any] | None:
-    """The configuration in a JSON file: the object itself, or its member `config`.
+    """Return the configuration in a JSON file: the object itself, or its member `config`.
 
     Raises:
-        CovisError: the file is missing or no JSON object.
+        CovisError: the file is missing or contains no JSON object.
     """
     if path is None:
         return None

@@ -24,7 +24,7 @@ def test_dense_beside_sparse(tiny_bundle: Path, tmp_path: Path, capsys: Captured
     assert run_command([*arguments, "--percentile", "50", "99", "--selector", "pooled"]) == 0
     record = json.loads(out.read_text())
     assert list(record["settings"]) == ["dense", "pooled"]
-    assert (record["views"], record["chunk"], record["photos"]) == (5, 16, "made")
+    assert (record["views"], record["chunk"], record["photos"]) == (5, 2, "made")
     assert record["absolute_times"] == "of a CPU: use the ratios" and record["device"] == "cpu"
     for name, setting in record["settings"].items():
         stages = setting["stages"]

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from covis.commands.arguments import BundlePath, MeasureArguments, SparsityArguments, default
 from covis.engines.errors import user_error
-from covis.engines.options import MOST_VIEWS_AT_ONCE, BackendOptions, Selector, SparsityChanges
+from covis.engines.options import MOST_VIEWS_AT_ONCE, RunOptions, Selector, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,26 +26,22 @@ class BenchCommand:
     """Measure latency, throughput and memory by stage, dense beside sparse.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        photos: a folder of photos, repeated where there are fewer than --views; made pictures
-            where not given.
-        views: of the scene; 0 takes the photos as they are.
-        against: the selector that the others are measured against, in the same run.
-        warmUp: milliseconds of runs that are not counted; two runs at least.
-        iterations: runs to count, at least, of each selector.
-        duration: seconds of counted runs, at least.
-        avgRuns: the record also holds the means of so many consecutive runs.
-        percentile: percentages P for which the time is told that P % of the runs do not exceed.
-        exportTimes: JSON file to write.
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
-        where: the backend to measure.
-        sparsity: selector options to measure; those not given are the bundle's own.
+        bundle: Bundle to measure: a folder that `covis export` wrote.
+        photos: Folder of photos, repeated where there are fewer than --views.
+        views: Number of views of the scene, up to 20,000; 0 takes each photo once.
+        against: Selector to measure the selector of the run against, in the same run.
+        warmUp: Time of the runs that are not counted, in milliseconds; at least two runs.
+        iterations: Smallest number of counted runs of each selector.
+        duration: Shortest time of all counted runs of each selector, in seconds.
+        avgRuns: Number of consecutive runs in each mean that the record also contains.
+        percentile: Percentiles of the times to report, in percent, above 0 and up to 100.
+        exportTimes: JSON file to write the record to; `covis estimate --bench` reads it.
+        run: How the stages run, and in which backend.
+        sparsity: Selector options to measure; options that are not given keep the bundle's values.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    photos: Path | None = None
+    bundle: BundlePath
+    photos: Annotated[Path | None, default("synthetic pictures")] = None
     views: int = 8
     against: Selector = "dense"
     warmUp: float = 200.0  # noqa: N815 - trtexec's names
@@ -54,14 +49,9 @@ class BenchCommand:
     duration: float = 3.0
     avgRuns: int = 10  # noqa: N815
     percentile: tuple[float, ...] = (90.0, 95.0, 99.0)
-    exportTimes: Path | None = None  # noqa: N815
-    chunk: int = 16
-    threads: int = 0
-    kernel: bool = True
-    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
-    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
-        default_factory=SparsityChanges
-    )
+    exportTimes: Annotated[Path | None, default("no file")] = None  # noqa: N815
+    run: MeasureArguments = field(default_factory=RunOptions)
+    sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
         if self.views < 0 or (self.views == 0 and self.photos is None):
@@ -85,7 +75,6 @@ def bench(command: BenchCommand) -> None:
     """Measure, print two tables, write the record."""
     from rich.console import Console
 
-    from covis.engines.options import RunOptions
     from covis.engines.system.atomic import atomic_file, check_file_target
     from covis.evaluation.bench.measure import Schedule, Setting, measure
     from covis.evaluation.bench.record import ratios
@@ -95,9 +84,8 @@ def bench(command: BenchCommand) -> None:
     if command.exportTimes is not None:
         check_file_target(command.exportTimes)
     console = Console(stderr=True, highlight=False)
-    options = RunOptions(command.chunk, command.threads, command.kernel, backend=command.where)
     with console.status("checking the bundle"):
-        pipeline = load(command.bundle, options)
+        pipeline = load(command.bundle, command.run)
         images = pictures(command, pipeline.bundle)
     chosen = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
     settings: dict[str, Setting] = {
@@ -110,7 +98,7 @@ def bench(command: BenchCommand) -> None:
             lambda name, run: status.update(f"{name}, run {run}"),
         )  # fmt: skip
     record = make_record(command, pipeline, images, settings, samples)
-    print_record(record, ratios(samples, command.against), on_gpu=command.where.on_gpu)
+    print_record(record, ratios(samples, command.against), on_gpu=command.run.backend.on_gpu)
     if command.exportTimes is not None:
         with atomic_file(command.exportTimes) as stream:
             stream.write(json.dumps(record, indent=1).encode() + b"\n")
@@ -143,18 +131,18 @@ def make_record(
     """Everything measured, and on what, for JSON."""
     from covis.evaluation.bench.record import machine, ratios, setting_record
 
-    manifest = pipeline.bundle.manifest
+    manifest, on_gpu = pipeline.bundle.manifest, command.run.backend.on_gpu
     return {
         **machine(),
         **pipeline.backend.about(),
         # Ratios inside one run hold anywhere; times of a CPU say little about another day's.
-        "absolute_times": "of this GPU" if command.where.on_gpu else "of a CPU: use the ratios",
+        "absolute_times": "of this GPU" if on_gpu else "of a CPU: use the ratios",
         "model": manifest.model.name,
         "image_size": [manifest.pixel_rule.height, manifest.pixel_rule.width],
         "precision": manifest.precision.name,
         "bundle": pipeline.bundle.digest(),
         "views": len(images),
-        "chunk": command.chunk,
+        "chunk": command.run.frames_at_once,
         "photos": "made" if command.photos is None else str(command.photos),
         "settings": {
             name: {

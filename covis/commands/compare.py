@@ -7,10 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
+from covis.commands.arguments import (
+    BundlePath,
+    MeasureArguments,
+    Photos,
+    SparsityArguments,
+    default,
+)
 from covis.engines.errors import user_error
-from covis.engines.options import BackendOptions, Selector, SparsityChanges
+from covis.engines.options import BackendOptions, RunOptions, Selector, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,46 +33,38 @@ class CompareCommand:
     """Compare a bundle's backends, precisions or selectors on photos, stage by stage.
 
     Attributes:
-        bundle: the reference, in float32: a folder made by `covis export`.
-        photos: a folder of photos, or the files themselves.
-        candidate: another bundle of the same model and size; the reference's own where not given.
-        reference_backend: what runs the reference: ONNX Runtime on the CPU, or torch, which needs
-            covis[export].
-        reference_selector: the reference's selector, e.g. `dense` to see what sparsity costs; the
-            candidate's where not given.
-        views: only that many photos, the first ones; 0 takes all.
+        bundle: Bundle of the reference, in float32: a folder that `covis export` wrote.
+        photos: Folder of photos, or the photo files themselves.
+        candidate: Bundle to compare, of the same model and image size.
+        reference_backend: Runtime of the reference: `onnxruntime` on the CPU, or `torch`, which
+            requires covis[export].
+        reference_selector: Selector of the reference; `dense` shows what sparsity costs.
+        views: Number of photos to use, from the first; 0 takes all.
         rotation_tolerance: Largest pose drift that passes, in degrees: the change of a relative
             rotation of two cameras, or of a relative position as seen from the median depth.
         depth_tolerance: Largest depth drift that passes: the mean relative change of the depth of
             a view.
-        bisect: where the tolerances are missed, find the stages that must stay in float32.
-        by_layer: find the layers inside those stages, too; needs a candidate bundle.
-        out: JSON file to write.
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
-        where: the backend that the candidate runs in.
-        sparsity: selector options of both; those not given are the reference's own.
+        bisect: Find the stages that must stay in float32, where a tolerance is exceeded.
+        by_layer: Find the layers inside those stages, too; requires a candidate bundle.
+        out: JSON file to write the report to.
+        run: How the stages run, and the backend of the candidate.
+        sparsity: Selector options of both sides; options that are not given keep the values of the
+            reference's bundle.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    photos: tyro.conf.Positional[tuple[Path, ...]]
-    candidate: Path | None = None
+    bundle: BundlePath
+    photos: Photos
+    candidate: Annotated[Path | None, default("the reference itself")] = None
     reference_backend: Literal["onnxruntime", "torch"] = "onnxruntime"
-    reference_selector: Selector | None = None
+    reference_selector: Annotated[Selector | None, default("the candidate's")] = None
     views: int = 0
     rotation_tolerance: float = 1.0
     depth_tolerance: float = 0.01
     bisect: bool = True
     by_layer: bool = False
-    out: Path | None = None
-    chunk: int = 2
-    threads: int = 0
-    kernel: bool = True
-    where: Annotated[BackendOptions, tyro.conf.arg(name="")] = field(default_factory=BackendOptions)
-    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
-        default_factory=SparsityChanges
-    )
+    out: Annotated[Path | None, default("no file")] = None
+    run: MeasureArguments = field(default_factory=RunOptions)
+    sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
         for name in ("rotation_tolerance", "depth_tolerance"):
@@ -159,13 +156,11 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
     Raises:
         CovisError: a bundle is not whole; this machine lacks the backend.
     """
-    from covis.engines.options import RunOptions
     from covis.evaluation.compare.stages import Side
     from covis.runtime.pipeline import load
 
-    options = RunOptions(command.chunk, command.threads, command.kernel)
-    first = load(command.bundle, options)
-    second = load(command.candidate or command.bundle, replace(options, backend=command.where))
+    first = load(command.bundle, replace(command.run, backend=BackendOptions()))
+    second = load(command.candidate or command.bundle, command.run)
     chosen = command.sparsity.apply(first.bundle.manifest.sparsity)
     ours = chosen
     if command.reference_selector is not None:
@@ -174,7 +169,7 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
     if command.reference_backend == "torch":
         from covis.commands.compare_torch import torch_runners
 
-        reference.runners.update(torch_runners(first.bundle, command.chunk))
+        reference.runners.update(torch_runners(first.bundle, first.options.frames_at_once))
     return reference, candidate
 
 

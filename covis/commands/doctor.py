@@ -1,4 +1,4 @@
-"""`covis doctor`: what this machine can run, in words."""
+"""`covis doctor`: a report of what this machine can run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ OLDEST_CUDA: Final = (12, 0)  # of TensorRT 10.6
 
 @dataclass(frozen=True)
 class DoctorCommand:
-    """Say what this machine can run, and what the rest would need."""
+    """Report what this machine can run, and what is missing for the rest."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `ok` is None where something optional is absent."""
+    """One line of the report.
+
+    Attributes:
+        ok: True where something works, False where it must be repaired, None where something
+            optional is absent.
+        text: Description of the finding, with the cure where there is one.
+    """
 
     ok: bool | None
     text: str
@@ -47,7 +53,7 @@ def doctor(command: DoctorCommand) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at interpreter, memory, ONNX Runtime, our libraries, torch, TensorRT and the GPU."""
+    """Examine interpreter, memory, ONNX Runtime, covis's libraries, torch, TensorRT and the GPU."""
     from covis.engines.version import __version__
 
     yield Finding(
@@ -100,7 +106,8 @@ def _kernel() -> Finding:
     if library is None:
         return Finding(
             None,
-            "no CPU kernel of the ops was built: function bodies serve, slower, in more memory",
+            "no CPU kernel of the ops was built: they run as ordinary ONNX operators, slower and "
+            "in more memory",
         )
     try:
         variant = instruction_set(library)
@@ -126,7 +133,7 @@ def _package(name: str, what: str, cure: str) -> Finding:
 
 
 def _gpus() -> Iterator[Finding]:
-    """The driver, and the first GPU; without them bundles run on the CPU."""
+    """Examine the driver and the first GPU; without them bundles run on the CPU."""
     from covis.engines.errors import CovisError, printable
     from covis.engines.system.floors import numbers
     from covis.engines.system.gpu import find_gpu
@@ -164,7 +171,7 @@ def _tensorrt() -> Finding:
         module = import_tensorrt()
     except CovisError as error:
         return Finding(None, f"no TensorRT engines: {error}")
-    return Finding(True, f"TensorRT {module.__version__}: `covis build` makes engines")
+    return Finding(True, f"TensorRT {module.__version__}: `covis build` builds engines")
 
 
 def _plugin() -> Finding:

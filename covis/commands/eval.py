@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from covis.commands.arguments import BundlePath, MeasureArguments, SparsityArguments, default
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import SparsityChanges
+from covis.engines.options import RunOptions, SparsityChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,11 @@ DatasetName = Literal[
     "scannet", "made",
 ]  # fmt: skip
 MetricName = Literal["pose", "depth", "points"]
+Dataset = Annotated[tyro.conf.Positional[DatasetName], tyro.conf.arg(metavar="DATASET")]
+DatasetPaths = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="PATHS ...", help_behavior_hint="(required)"),
+]
 
 _MOST_ROWS = 40
 
@@ -36,49 +42,47 @@ class EvalCommand:
     """Measure accuracy on a dataset: cameras, depth and points.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        dataset: which reader; see docs/reference/datasets-and-metrics.md for the layouts.
-        paths: where the dataset is; synthetic scenes: family/path, family/path/seeds or
-            family/path/seeds/views, e.g. loop/loop/1000000-1000007/24.
-        out: folder of the results; an interrupted evaluation goes on there.
-        views: of each scene; 0 takes all.
-        sampling: `random`: drawn as for CO3D; `even`: evenly along the sequence.
-        seed: of the draw.
-        scenes: only scenes of these names; * and ? stand for anything.
-        limit: only this many scenes; 0 takes all.
-        metrics: what is measured.
-        source: points from depth and cameras, or from the model's own point head.
-        max_points: points of each cloud whose distance to the other is taken.
-        icp: rounds of iterated closest points before clouds are compared.
-        workers: processes on this machine, or with --ray actors; 0 with --ray fills the cluster.
-        ray: address of a Ray cluster ("host:port", "auto"), or "local".
-        chunk: frames that encoder and heads take at once; bounds their memory.
-        threads: of ONNX Runtime in each worker; 0 shares out the cores.
-        kernel: use the CPU kernel of the ops where it was built.
-        sparsity: selector options; those not given are the bundle's own.
+        bundle: Bundle to measure: a folder that `covis export` wrote.
+        dataset: Dataset to read; docs/reference/datasets-and-metrics.md has the layouts.
+        paths: Folders or files of the dataset. For synthetic scenes: family/path,
+            family/path/seeds or family/path/seeds/views, such as loop/loop/1000000-1000007/24.
+        out: Folder to write the results to; an interrupted evaluation continues there.
+        views: Number of views of each scene; 0 takes all.
+        sampling: Choice of the views: `random`, drawn as in the CO3D protocol, or `even`, evenly
+            along the sequence.
+        seed: Seed of the random choice of views, 0 or more.
+        scenes: Names of the scenes to evaluate; * and ? match any characters.
+        limit: Largest number of scenes to evaluate; 0 takes all.
+        metrics: Metrics to compute. `points` requires covis[eval].
+        source: Source of the predicted points: `depth`, depth and cameras, or `points`, the
+            model's own point head.
+        max_points: Number of points of each cloud whose distance to the other cloud is measured.
+        icp: Number of rounds of iterative closest points before clouds are compared.
+        workers: Number of processes on this machine, or of actors with --ray, where 0 fills the
+            cluster.
+        ray: Address of a Ray cluster to run on: "host:port", "auto" or "local".
+        run: How the stages run, and in which backend. With several workers, `--threads 0` shares
+            out the cores.
+        sparsity: Selector options to measure; options that are not given keep the bundle's values.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    dataset: tyro.conf.Positional[DatasetName]
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    bundle: BundlePath
+    dataset: Dataset
+    paths: DatasetPaths
     out: Path
     views: int = 10
     sampling: Literal["random", "even"] = "random"
     seed: int = 0
-    scenes: tuple[str, ...] = ()
+    scenes: Annotated[tuple[str, ...], default("all")] = ()
     limit: int = 0
     metrics: tuple[MetricName, ...] = ("pose", "depth", "points")
     source: Literal["depth", "points"] = "depth"
     max_points: int = 20_000
     icp: int = 20
     workers: int = 1
-    ray: str | None = None
-    chunk: int = 2
-    threads: int = 0
-    kernel: bool = True
-    sparsity: Annotated[SparsityChanges, tyro.conf.arg(name="")] = field(
-        default_factory=SparsityChanges
-    )
+    ray: Annotated[str | None, default("none: processes on this machine")] = None
+    run: MeasureArguments = field(default_factory=RunOptions)
+    sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
         for name in ("limit", "workers", "seed"):
@@ -138,7 +142,6 @@ def current_name(dataset: str) -> str:
 
 def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
     """The job of a command, its bundle checked and opened."""
-    from covis.engines.options import RunOptions
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
@@ -149,7 +152,7 @@ def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
         from covis.evaluation.metrics.clouds import check_scipy
 
         check_scipy()
-    pipeline = load(command.bundle, RunOptions(command.chunk, command.threads, command.kernel))
+    pipeline = load(command.bundle, command.run)
     manifest = pipeline.bundle.manifest
     rule = manifest.pixel_rule
     job = Job(

@@ -1,12 +1,12 @@
-"""`covis inspect`: what a bundle is, whether it is whole, and what its engines are made of."""
+"""`covis inspect`: a check of a bundle, and the contents of its manifest and its engines."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from covis.commands.arguments import BundlePath, default
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Check a bundle and show what it holds.
+    """Check a bundle and show its contents.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        json: print the manifest as it is.
-        plans: folder of the plans to show; the bundle's own where not given.
-        layers: show every attention node of the engines, not only how many there are.
+        bundle: Bundle to check: a folder that `covis export` wrote.
+        json: Print the manifest as JSON instead of tables.
+        plans: Folder of the plans to show.
+        layers: Show every attention node of the engines, not only their number.
     """
 
-    bundle: tyro.conf.Positional[Path]
+    bundle: BundlePath
     json: bool = False
-    plans: Path | None = None
+    plans: Annotated[Path | None, default("the bundle's own folder `plans`")] = None
     layers: bool = False
 
 
@@ -59,11 +59,11 @@ def inspect(command: InspectCommand) -> None:
         "licence": manifest.weights.licence,
         "saliency": manifest.pooling,
         "sparsity": ", ".join(f"{k}={v}" for k, v in asdict(manifest.sparsity).items()),
-        "made by": f"covis {manifest.covis_version}, opset {manifest.opset}",
+        "written by": f"covis {manifest.covis_version}, opset {manifest.opset}",
     }
     for name, value in facts.items():
-        # A bundle is anybody's: its words must not colour, clear or steer the terminal.
-        console.print(f"{name:>9}  {printable(value)}", markup=False)
+        # A bundle may come from anybody: its text must not colour, clear or control the terminal.
+        console.print(f"{name:>10}  {printable(value)}", markup=False)
 
     def words(tensors: tuple[Tensor, ...]) -> str:
         return ", ".join(f"{t.name} {list(t.shape)}".replace("'", "") for t in tensors)
@@ -88,7 +88,7 @@ def inspect(command: InspectCommand) -> None:
 
 
 def _show_plans(console: Console, bundle: Bundle, command: InspectCommand) -> None:
-    """Every plan of the bundle, and what the engine inspector told of it when it was built."""
+    """Print every plan of the bundle, with the engine inspector's report from its build."""
     from covis.engines.bundle.bundle import PLANS
     from covis.engines.errors import CovisError, printable
     from covis.engines.tensorrt.plans.record import records

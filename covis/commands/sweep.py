@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from covis.commands.eval import DatasetName, MetricName, current_name
+from covis.commands.arguments import BundlePath, MeasureArguments, default
+from covis.commands.eval import Dataset, DatasetPaths, MetricName, current_name
 from covis.engines.errors import CovisError, printable, user_error
-from covis.engines.options import Selector
+from covis.engines.options import RunOptions
+from covis.evaluation.sweep.axes import SweepAxes
 
 if TYPE_CHECKING:
     from covis.evaluation.datasets.truth import SceneRef
     from covis.evaluation.sweep.report import Row
-    from covis.evaluation.sweep.sweep import Plan, Sweep
-
-PairSource = Literal["saliency", "random", "oracle"]
+    from covis.evaluation.sweep.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -26,52 +26,38 @@ class SweepCommand:
     """Measure accuracy by threshold, sparse layers, selector and precision.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        dataset: which reader; see `covis eval --help`.
-        paths: where the dataset is; synthetic scenes: family/path/seeds/views.
-        out: folder of results, tables and pictures; an interrupted sweep goes on there.
-        also: bundles of the same model in other precisions, compared on the same views.
-        views: of each scene; 0 takes all.
-        sampling: `random`: drawn as for CO3D; `even`: evenly along the sequence.
-        seed: of the draw, and of random pairs.
-        limit: only this many scenes; 0 takes all.
-        metrics: what is measured.
-        taus: thresholds of the saliency selector.
-        selectors: saliency over the taus, pooled and both over the keep ratios.
-        keep_ratios: of the pooled selectors.
-        layers: which are sparse: ranges, "third", "two-thirds" (from the first one on) or "all".
-        shares: of the pairs, for selectors of pairs at the same count.
-        pairs: what those pairs are chosen by; `oracle` (true co-visibility) needs depth.
-        drops: the curve over which layers are sparse.
-        attention: analyse attention by layer on this many scenes; needs covis[export].
-        pictures: draw them; needs covis[view].
-        chunk: frames that encoder and heads take at once.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
+        bundle: Bundle to measure: a folder that `covis export` wrote.
+        dataset: Dataset to read; docs/reference/datasets-and-metrics.md has the layouts.
+        paths: Folders or files of the dataset. For synthetic scenes: family/path/seeds/views.
+        out: Folder to write results, tables and pictures to; an interrupted sweep continues there.
+        also: Bundles of the same model in other precisions, to measure on the same views.
+        views: Number of views of each scene; 0 takes all.
+        sampling: Choice of the views: `random`, drawn as in the CO3D protocol, or `even`, evenly
+            along the sequence.
+        seed: Seed of the random choice of views, and of random pairs, 0 or more.
+        limit: Largest number of scenes to run; 0 takes all.
+        metrics: Metrics to compute. `points` requires covis[eval].
+        attention: Number of scenes on which to analyse attention by layer; 0 leaves it out. It
+            requires covis[export].
+        pictures: Draw pictures of the results; requires covis[view].
+        axes: Values that the sweep runs through.
+        run: How the stages run, and in which backend.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    dataset: tyro.conf.Positional[DatasetName]
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    bundle: BundlePath
+    dataset: Dataset
+    paths: DatasetPaths
     out: Path
-    also: tuple[Path, ...] = ()
+    also: Annotated[tuple[Path, ...], default("none")] = ()
     views: int = 10
     sampling: Literal["random", "even"] = "random"
     seed: int = 0
     limit: int = 0
     metrics: tuple[MetricName, ...] = ("pose", "depth")
-    taus: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
-    selectors: tuple[Selector, ...] = ("saliency", "pooled")
-    keep_ratios: tuple[float, ...] = (0.5, 0.25, 0.1)
-    layers: tuple[str, ...] = ("third", "two-thirds", "all")
-    shares: tuple[float, ...] = (0.5, 0.25, 0.126)
-    pairs: tuple[PairSource, ...] = ("saliency", "random", "oracle")
-    drops: bool = True
     attention: Annotated[int, tyro.conf.arg(metavar="SCENES")] = 0
     pictures: bool = True
-    chunk: int = 8
-    threads: int = 0
-    kernel: bool = True
+    axes: Annotated[SweepAxes, tyro.conf.OmitArgPrefixes] = field(default_factory=SweepAxes)
+    run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         for name in ("limit", "seed", "attention"):
@@ -114,26 +100,23 @@ def sweep(command: SweepCommand) -> None:
 
 def make_sweep(command: SweepCommand) -> Sweep:
     """The sweep of a command, its bundles checked and opened."""
-    from covis.engines.options import RunOptions
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
     from covis.evaluation.sweep.sweep import Sweep, settings
     from covis.runtime.pipeline import load
 
-    plan = make_plan(command)
-    options = RunOptions(chunk=command.chunk, threads=command.threads, kernel=command.kernel)
     folders = {"": command.bundle, **{path.resolve().name: path for path in command.also}}
     if len(folders) < 1 + len(command.also):
         raise user_error("two bundles have one name", where="--also", hint="rename a folder")
-    pipelines = {label: load(path, options) for label, path in folders.items()}
+    pipelines = {label: load(path, command.run) for label, path in folders.items()}
     first = pipelines[""].bundle.manifest
     points = []
     for label, pipeline in pipelines.items():
         manifest = pipeline.bundle.manifest
         if (manifest.model.name, manifest.model.config) != (first.model.name, first.model.config):
             raise user_error("holds another model", where=folders[label], hint="leave it out")
-        points += settings(plan, manifest.sparsity, manifest.model.global_layers, label)
+        points += settings(command.axes, manifest.sparsity, manifest.model.global_layers, label)
     rule = first.pixel_rule
     job = Job(
         bundle=command.bundle.resolve(),
@@ -145,24 +128,9 @@ def make_sweep(command: SweepCommand) -> Sweep:
         views=command.views,
         sampling=command.sampling,
         seed=command.seed,
-        run=options,
+        run=command.run,
     )
     return Sweep(command.out, pipelines, job, points, command.seed)
-
-
-def make_plan(command: SweepCommand) -> Plan:
-    """The axes of a command."""
-    from covis.evaluation.sweep.sweep import Plan
-
-    return Plan(
-        taus=command.taus,
-        selectors=command.selectors,
-        keep_ratios=command.keep_ratios,
-        layers=command.layers,
-        shares=command.shares,
-        pairs=command.pairs,
-        drops=command.drops,
-    )
 
 
 def run_with_bar(

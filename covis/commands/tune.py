@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from covis.commands.arguments import BundlePath, MeasureArguments, Photos
 from covis.engines.errors import user_error
+from covis.engines.options import RunOptions
 
 if TYPE_CHECKING:
     from covis.engines.bundle.manifest import Tuning
@@ -23,26 +22,25 @@ class TuneCommand:
     """Find the cheapest sparsity that keeps a scene's cameras and depth near the dense result.
 
     Attributes:
-        bundle: a folder made by `covis export`; its manifest takes the result.
-        photos: a folder of photos, or the files themselves.
-        max_drift: how far any camera may move from the dense result, e.g. "0.5deg".
-        max_depth_drift: how far any view's depth may, e.g. "1%" or 0.01.
-        views: photos to tune on, evenly taken; as many others check the result.
-        dry_run: show the result, and leave the bundle as it is.
-        chunk: frames that encoder and heads take at once.
-        threads: of ONNX Runtime; 0 takes every core.
-        kernel: use the CPU kernel of the ops where it was built.
+        bundle: Bundle to tune: a folder that `covis export` wrote. The result goes into its
+            manifest.
+        photos: Folder of photos, or the photo files themselves.
+        max_drift: Largest change of any camera from the dense result, in degrees, such as
+            "0.5deg".
+        max_depth_drift: Largest mean relative change of any view's depth, such as "1%" or 0.01.
+        views: Number of photos to tune on, evenly spread, 2 or more; as many others check the
+            result.
+        dry_run: Print the result without changing the bundle.
+        run: How the stages run, and in which backend.
     """
 
-    bundle: tyro.conf.Positional[Path]
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    bundle: BundlePath
+    photos: Photos
     max_drift: str = "0.5deg"
     max_depth_drift: str = "1%"
     views: int = 24
     dry_run: bool = False
-    chunk: int = 8
-    threads: int = 0
-    kernel: bool = True
+    run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         if self.views < 2:
@@ -75,17 +73,13 @@ def tune(command: TuneCommand) -> None:
     from rich.console import Console
 
     from covis.commands.run import progress_bar
-    from covis.engines.options import RunOptions
     from covis.evaluation.sweep.tune import Tuner
     from covis.runtime.photos.images import find_images
     from covis.runtime.pipeline import load
 
     console = Console(stderr=True)
     with console.status("checking the bundle"):
-        pipeline = load(
-            command.bundle,
-            RunOptions(chunk=command.chunk, threads=command.threads, kernel=command.kernel),
-        )
+        pipeline = load(command.bundle, command.run)
     paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
     pose, depth = degrees(command.max_drift), share(command.max_depth_drift)
     with progress_bar(console) as progress:

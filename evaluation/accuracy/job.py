@@ -63,6 +63,9 @@ class Job:
             "views": self.views,
             "sampling": self.sampling,
             "seed": self.seed,
+            # A GPU rounds in another way. Results of the CPU have no such key, as they had before
+            # there was a choice, so that they can still be resumed.
+            **({"backend": self.run.backend.backend} if self.run.backend.on_gpu else {}),
         }
 
 

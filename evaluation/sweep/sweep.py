@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, ExitCode, user_error
-from covis.engines.options import Selector, Sparsity, parse_layers
+from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.accuracy.job import Job
 from covis.evaluation.accuracy.results import Results
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions, score
 from covis.evaluation.datasets.covisibility import true_covisibility
 from covis.evaluation.datasets.truth import GroundTruth, SceneRef, sample_views
+from covis.evaluation.sweep.axes import PairSource, SweepAxes
 from covis.evaluation.sweep.pairs import pair_map, random_score
 from covis.runtime.photos.images import Images, load_images
 from covis.runtime.pipeline import Pipeline
 from covis.runtime.scene.scene import Scene
 
-PairSource = Literal["saliency", "random", "oracle"]
-PAIR_SOURCES: tuple[PairSource, ...] = ("saliency", "random", "oracle")
 DROPS = ("front", "back", "middle", "alternating")
 Advance = Callable[[str, str], None]
 """(scene, setting), before each run."""
@@ -53,41 +52,8 @@ class Setting:
     drop: str | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep runs through; every field is one axis.
-
-    Attributes:
-        taus: thresholds of the saliency selector.
-        selectors: `saliency` over taus; `pooled` and `both` over keep_ratios.
-        keep_ratios: of the pooled selectors.
-        layers: which layers are sparse; "third", "two-thirds" and "all" fit any model.
-        shares: of the pairs, by each of `pairs`, so that all have the same count.
-        pairs: what those are chosen by; `oracle` needs a dataset with depth.
-        drops: curve over how many layers are sparse, taken from the front, back, middle, or spread
-            evenly; at the last of `shares`.
-    """
-
-    taus: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
-    selectors: tuple[Selector, ...] = ("saliency", "pooled")
-    keep_ratios: tuple[float, ...] = (0.5, 0.25, 0.1)
-    layers: tuple[str, ...] = ("third", "two-thirds", "all")
-    shares: tuple[float, ...] = (0.5, 0.25, 0.126)
-    pairs: tuple[PairSource, ...] = PAIR_SOURCES
-    drops: bool = True
-
-    def __post_init__(self) -> None:
-        for name, values in (("tau", self.taus), ("keep-ratios", self.keep_ratios)):
-            if not all(0.0 <= value <= 1.0 for value in values):
-                raise user_error("holds a number outside [0, 1]", where=f"--{name}")
-        if not all(0.0 < value <= 1.0 for value in self.shares):
-            raise user_error("holds a number outside (0, 1]", where="--shares", hint="e.g. 0.25")
-        if not self.layers:
-            raise user_error("names no layers", where="--layers", hint='e.g. "all"')
-
-
-def settings(plan: Plan, base: Sparsity, depth: int, bundle: str = "") -> list[Setting]:
-    """The points of a plan for a model of `depth` global layers; the dense one first."""
+def settings(axes: SweepAxes, base: Sparsity, depth: int, bundle: str = "") -> list[Setting]:
+    """Return the settings of a sweep for a model of `depth` global layers; the dense one first."""
     low = replace(base, tau_low=None, low_precision=False)
     prefix = f"{bundle}/" if bundle else ""
     out = [Setting(f"{prefix}dense", "dense", replace(low, selector="dense"), bundle)]
@@ -95,29 +61,29 @@ def settings(plan: Plan, base: Sparsity, depth: int, bundle: str = "") -> list[S
     def add(name: str, kind: Any, sparsity: Sparsity, **more: Any) -> None:
         out.append(Setting(prefix + name, kind, sparsity, bundle, **more))
 
-    for word in plan.layers:
+    for word in axes.layers:
         layers = layer_words(word, depth)
-        for selector in plan.selectors:
+        for selector in axes.selectors:
             if selector == "saliency":
-                for tau in plan.taus:
+                for tau in axes.taus:
                     options = replace(low, selector=selector, tau=tau, layers=layers)
                     add(f"saliency-tau{tau:g}-{layers}", "tau", options)
             elif selector in ("pooled", "both"):
-                for ratio in plan.keep_ratios:
+                for ratio in axes.keep_ratios:
                     options = replace(
                         low, selector=selector, keep_ratio=ratio, cdf=0.0, layers=layers
                     )
                     add(f"{selector}-keep{ratio:g}-{layers}", "pooled", options)
-        for share in plan.shares:
-            for pairs in plan.pairs:
+        for share in axes.shares:
+            for pairs in axes.pairs:
                 options = replace(low, selector="saliency", layers=layers)
                 add(f"{pairs}-share{share:g}-{layers}", "pairs", options, share=share, pairs=pairs)
-    if plan.drops and plan.shares:
+    if axes.drops and axes.shares:
         for drop in DROPS:
             for count in sorted({max(1, round(depth * k / 4)) for k in (1, 2, 3)}):
                 layers = drop_layers(drop, count, depth)
                 options = replace(low, selector="saliency", layers=layers)
-                share = plan.shares[-1]
+                share = axes.shares[-1]
                 add(f"drop-{drop}-{count}", "drop", options, share=share, drop=drop)
     return list({setting.name: setting for setting in out}.values())
 

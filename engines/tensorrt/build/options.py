@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -21,6 +21,11 @@ _UNITS: Final = {"B": 1, "K": 1 << 10, "M": 1 << 20, "": 1 << 20, "G": 1 << 30}
 _POOLS: Final = ("workspace", "tacticSharedMem")
 
 
+def _default(text: str) -> object:
+    """Return the annotation of an option whose None means a value that help shows as this text."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """Build TensorRT engines: one plan for each stage of a bundle, or for one ONNX file.
@@ -28,65 +33,72 @@ class BuildOptions:
     Names in camelCase are trtexec's own and mean the same.
 
     Attributes:
-        bundle: a folder made by `covis export`; or give --onnx.
-        views: views MIN:OPT:MAX that the stages that see all views are built for.
-        chunk: frames MIN:OPT:MAX of the stages that run in chunks; one number is the maximum.
-        probes: queries MIN:OPT:MAX on which the kept attention mass can be measured; more of them
-            cost memory in proportion to the number of views.
-        stages: names of the stages to build, separated by commas; all where not given.
-        cache: folder for the plans; the bundle's own `plans` where not given.
-        device: the GPU to build for, as CUDA counts them.
-        tf32: let float32 products be computed in TF32 (10 bits of mantissa).
-        force: build even where the cache holds the plan already.
-        print_trtexec: only print the trtexec lines that would do the same; needs no TensorRT.
-        parser_onnx: folder to write the graphs to as TensorRT's parser gets them, for trtexec.
-        onnx: a single ONNX file to build instead of a bundle.
-        saveEngine: where the plan of --onnx goes; its record goes beside it.
-        minShapes: smallest shapes of the inputs of --onnx, e.g. images:1x3x392x518,tau:scalar.
-        optShapes: shapes of those inputs that the engine is tuned for.
-        maxShapes: largest shapes of those inputs.
-        memPoolSize: limits of memory pools, e.g. workspace:4G (M where there is no unit).
-        timingCacheFile: file of measured kernel times; one beside the plans where not given.
-        builderOptimizationLevel: 0 (quick) to 5 (thorough).
-        staticPlugins: plugin library, loaded by dlopen; it registers itself.
-        dynamicPlugins: plugin library, loaded through TensorRT's registry; covis's own where
-            neither is given.
-        profilingVerbosity: what the engine tells of its layers; less than `detailed` cannot be
-            proven to be what was asked for.
-        hardwareCompatibilityLevel: other GPUs that the plan also runs on, at some cost.
-        stripWeights: leave out the weights that the bundle's file can fill in when loading.
-        refit: let weights be replaced later.
-        exportLayerInfo: file for the engine inspector's layer information, as JSON; where several
-            stages are built, each has its own, with its name before the suffix.
-        verbose: print TensorRT's whole log.
+        bundle: Bundle to build for: a folder that `covis export` wrote. Give it or --onnx.
+        views: Range of views MIN:OPT:MAX of the stages that take all views at once.
+        chunk: Range of frames MIN:OPT:MAX of the stages that run in chunks. One number is the
+            largest and the optimum.
+        probes: Range of queries MIN:OPT:MAX on which the kept attention mass can be measured. More
+            queries cost memory in proportion to the number of views.
+        stages: Names of the stages to build, separated by commas.
+        cache: Folder that keeps the plans.
+        device: Index of the GPU to build for, as CUDA counts them, from 0.
+        tf32: Allow TF32 (10 bits of mantissa) in float32 products.
+        force: Build even where the cache contains the plan already.
+        print_trtexec: Print the trtexec lines that would do the same, and build nothing; requires
+            no TensorRT.
+        parser_onnx: Folder to write the graphs to in the form that TensorRT's parser reads, for
+            trtexec.
+        onnx: ONNX file to build instead of a bundle.
+        saveEngine: File to write the plan of --onnx to; its record goes beside it.
+        minShapes: Smallest shapes of the inputs of --onnx, such as
+            images:1x3x392x518,tau:scalar.
+        optShapes: Shapes of the inputs of --onnx that the engine is tuned for.
+        maxShapes: Largest shapes of the inputs of --onnx.
+        memPoolSize: Limits of memory pools, such as workspace:4G; M where there is no unit.
+        timingCacheFile: File of measured kernel times, to read and to write.
+        builderOptimizationLevel: Effort of the builder, from 0 (quick) to 5 (thorough).
+        staticPlugins: Plugin library to load by dlopen; it registers itself.
+        dynamicPlugins: Plugin library to load through TensorRT's registry.
+        profilingVerbosity: Detail of the layer information in the engine. Below `detailed`, covis
+            cannot prove that the engine computes as requested.
+        hardwareCompatibilityLevel: Other GPUs that the plan also runs on, at some cost of speed.
+        stripWeights: Leave out the weights that can be filled in from the bundle's file when the
+            plan is loaded.
+        refit: Let weights be replaced later.
+        exportLayerInfo: JSON file to write the engine inspector's layer information to. Several
+            stages have a file each, with the stage's name before the suffix.
+        verbose: Print the whole log of TensorRT.
     """
 
-    bundle: tyro.conf.Positional[Path | None] = None
+    bundle: Annotated[
+        tyro.conf.Positional[Path | None],
+        tyro.conf.arg(metavar="BUNDLE", help_behavior_hint="(required without --onnx)"),
+    ] = None
     views: str = "1:100:500"
     chunk: str = "16"
     probes: str = "1"
-    stages: str | None = None
-    cache: Path | None = None
+    stages: Annotated[str | None, _default("all")] = None
+    cache: Annotated[Path | None, _default("the bundle's own folder `plans`")] = None
     device: int = 0
     tf32: bool = False
     force: bool = False
     print_trtexec: bool = False
-    parser_onnx: Path | None = None
-    onnx: Path | None = None
-    saveEngine: Path | None = None  # noqa: N815 - trtexec's names
-    minShapes: str | None = None  # noqa: N815
-    optShapes: str | None = None  # noqa: N815
-    maxShapes: str | None = None  # noqa: N815
-    memPoolSize: str | None = None  # noqa: N815
-    timingCacheFile: Path | None = None  # noqa: N815
+    parser_onnx: Annotated[Path | None, _default("none")] = None
+    onnx: Annotated[Path | None, _default("none")] = None
+    saveEngine: Annotated[Path | None, _default("none")] = None  # noqa: N815 - trtexec's names
+    minShapes: Annotated[str | None, _default("none")] = None  # noqa: N815
+    optShapes: Annotated[str | None, _default("none")] = None  # noqa: N815
+    maxShapes: Annotated[str | None, _default("none")] = None  # noqa: N815
+    memPoolSize: Annotated[str | None, _default("TensorRT's own limits")] = None  # noqa: N815
+    timingCacheFile: Annotated[Path | None, _default("one beside the plans")] = None  # noqa: N815
     builderOptimizationLevel: int = 3  # noqa: N815
-    staticPlugins: Path | None = None  # noqa: N815
-    dynamicPlugins: Path | None = None  # noqa: N815
+    staticPlugins: Annotated[Path | None, _default("none")] = None  # noqa: N815
+    dynamicPlugins: Annotated[Path | None, _default("the one that covis installed")] = None  # noqa: N815
     profilingVerbosity: Verbosity = "detailed"  # noqa: N815
     hardwareCompatibilityLevel: Compatibility = "none"  # noqa: N815
     stripWeights: bool = False  # noqa: N815
     refit: bool = False
-    exportLayerInfo: Path | None = None  # noqa: N815
+    exportLayerInfo: Annotated[Path | None, _default("none")] = None  # noqa: N815
     verbose: bool = False
 
     def __post_init__(self) -> None:

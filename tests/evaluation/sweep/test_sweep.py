@@ -15,14 +15,15 @@ from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from covis.commands.sweep import SweepCommand, make_sweep
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import Sparsity, parse_layers
+from covis.engines.options import RunOptions, Sparsity, parse_layers
 from covis.evaluation.accuracy.scoring import ScoreOptions
 from covis.evaluation.datasets.covisibility import true_covisibility
 from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.sweep import sweep as sweeps
+from covis.evaluation.sweep.axes import SweepAxes
 from covis.evaluation.sweep.pairs import pair_map, random_score
 from covis.evaluation.sweep.report import markdown, pareto, row
-from covis.evaluation.sweep.sweep import DROPS, Plan, drop_layers, layer_words, settings
+from covis.evaluation.sweep.sweep import DROPS, drop_layers, layer_words, settings
 from covis.runtime.pipeline import Pipeline, load
 from covis.synthetic import HELD_OUT_SEEDS
 
@@ -54,9 +55,9 @@ def test_layers_dropped(depth: int) -> None:
     assert not len(spread) or spread.max() - spread.min() <= 1
 
 
-def test_a_plan_is_every_combination_once() -> None:
-    plan = Plan(taus=(0.5, 0.9), keep_ratios=(0.1,), layers=("third", "all"), shares=(0.25,))
-    points = settings(plan, Sparsity(low_precision=True, min_neighbours=2), 8)
+def test_a_axes_is_every_combination_once() -> None:
+    axes = SweepAxes(taus=(0.5, 0.9), keep_ratios=(0.1,), layers=("third", "all"), shares=(0.25,))
+    points = settings(axes, Sparsity(low_precision=True, min_neighbours=2), 8)
     names = [point.name for point in points]
     assert len(set(names)) == len(names) and points[0].kind == "dense"
     kinds = [point.kind for point in points]
@@ -79,8 +80,8 @@ def command(out: Path, **changes: Any) -> SweepCommand:
     """The same sweep as an object."""
     values: dict[str, Any] = {
         "bundle": demo_bundle(), "dataset": "synthetic", "paths": (DATA,), "out": out, "views": 4,
-        "metrics": ("pose",), "taus": (0.0, 1.0), "selectors": ("saliency",),
-        "layers": ("third", "all"), "shares": (0.75,), "pictures": False, "threads": 1,
+        "metrics": ("pose",), "pictures": False, "run": RunOptions(threads=1),
+        "axes": SweepAxes((0.0, 1.0), ("saliency",), layers=("third", "all"), shares=(0.75,)),
     }  # fmt: skip
     return SweepCommand(**{**values, **changes})
 
@@ -231,9 +232,9 @@ def test_random_and_true_pairs_are_what_is_run(monkeypatch: pytest.MonkeyPatch) 
         return scene
 
     monkeypatch.setattr(Pipeline, "__call__", spy)
-    plan = Plan(taus=(), selectors=(), layers=("all",), shares=(0.6,), drops=False)
+    axes = SweepAxes(taus=(), selectors=(), layers=("all",), shares=(0.6,), drops=False)
     similarity = loaded(run.images).similarity
-    for setting in settings(plan, Sparsity(), loaded.bundle.manifest.model.global_layers)[1:]:
+    for setting in settings(axes, Sparsity(), loaded.bundle.manifest.model.global_layers)[1:]:
         name = setting.pairs
         record = run(setting)
         assert record["kept_pairs"] == 15
@@ -278,5 +279,5 @@ def replace_kind(r: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_setting_of_another_bundle_has_a_name_of_its_own() -> None:
-    plan = replace(Plan(), selectors=(), shares=())
-    assert [s.name for s in settings(plan, Sparsity(), 4, "fp8")] == ["fp8/dense"]
+    axes = replace(SweepAxes(), selectors=(), shares=())
+    assert [s.name for s in settings(axes, Sparsity(), 4, "fp8")] == ["fp8/dense"]
