@@ -154,29 +154,29 @@ def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
     named = {path.stem: f"![{path.stem}]({path.parent.name}/{path.name})" for path in pictures}
     parts = [
         "# Accuracy of covis-mini\n",
-        "Made by `python benchmarks/accuracy_mini.py` (raw numbers: "
+        "Measured by `python benchmarks/accuracy_mini.py` (raw numbers: "
         "`benchmarks/results/accuracy_mini.json`). " + _provenance(record["training"]),
         "AUC is over all pairs of views, the error of a pair being the larger of its rotation and "
         "translation angles, as for CO3D in VGGT's evaluation; see "
         "[datasets and metrics](../reference/datasets-and-metrics.md). "
         "Scenes are held out: no seed of theirs was trained on. AUC in percent.\n",
         "## Dense, against baselines\n",
-        f"{options['scenes']} scenes a kind, {options['views']} views each. `identity`: all cameras"
-        " in one place; `mean pose`: every view where the training scenes' views are on average."
-        " Kinds that were not trained on are marked.\n",
+        f"{options['scenes']} scenes of each kind, {options['views']} views each. `identity`: all"
+        " cameras in one place; `mean pose`: every view at the mean pose of the training scenes'"
+        " views. Kinds that were not trained on are marked.\n",
         _dense_markdown(record["dense"], record["training"]),
     ]
     for kind, rows in record["sparse"].items():
         parts += [
             f"## Sparse: {kind}\n",
             f"{options['wide_scenes']} scenes of {options['wide_views']} views. `random` pairs and"
-            " `oracle` (true co-visibility) have the same count as `saliency`; all keep self-pairs"
-            " and those of the first view, which is the floor of `pairs kept`.\n",
+            " `oracle` (true co-visibility) keep as many pairs as `saliency`. All keep self-pairs"
+            " and the pairs of the first view, so `pairs kept` cannot be lower.\n",
             markdown(rows, record["depth"]),
         ]
     parts += [named[n] + "\n" for n in ("pareto", "pairs", "layers") if n in named]
     if record["attention"]:
-        parts += ["## What attention looks at\n", _attention_markdown(record["attention"])]
+        parts += ["## Where attention goes\n", _attention_markdown(record["attention"])]
         parts += [named["attention"] + "\n"] if "attention" in named else []
     if record["precision"]:
         from precision_accuracy import markdown as precision_markdown
@@ -209,13 +209,14 @@ def _provenance(training: dict[str, Any] | None) -> str:
 
 
 _IN_ROOM = """\
-How to read these numbers: the model was taught to place views in the frame of the room they show, \
-and all rooms of a family share their layout, so much of what it knows of a view comes from that \
-view alone. Comparing views, which is what large models live by, was not learned in so short a \
-training (asked for poses relative to the first view, it was still at the baselines after 600 \
-steps). So skipping pairs costs covis-mini less than it may cost VGGT-1B: take the tables as a \
-test of the method's machinery, and measure the official weights with `covis sweep` before you \
-trust a threshold. The sweeps are of few scenes: read nothing into a point of AUC.
+How to read these numbers: the model was trained to place views in the coordinate frame of the \
+room they show. All rooms of a family share their layout, so it can place a view largely from that \
+view alone. Large models rely on comparing views; covis-mini did not learn this in its short \
+training. (Trained for poses relative to the first view, it was still at the baselines after 600 \
+steps.) Skipping pairs therefore costs covis-mini less than it may cost VGGT-1B. Read the tables \
+as a test that the method works end to end, and measure the official weights with `covis sweep` \
+before you rely on a threshold. The sweeps cover few scenes, so differences of one point of AUC \
+are not significant.
 """
 
 
@@ -251,7 +252,7 @@ def _attention_markdown(layers: list[dict[str, Any]]) -> str:
         ]
         cells += [f"{layer['top_blocks'][s]:.1%}" for s in ("1", "5", "10")]
         lines.append(f"| {layer['layer']} | {' | '.join(cells)} |")
-    note = f"Blocks of 128 x 64 patch tokens, {layers[0]['blocks']} a layer and head.\n"
+    note = f"Blocks of 128 x 64 patch tokens, {layers[0]['blocks']} for each layer and head.\n"
     return "\n".join(lines) + "\n\n" + note
 
 

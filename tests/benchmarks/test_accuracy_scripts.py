@@ -56,7 +56,7 @@ def test_the_page_of_a_tiny_run(
         *(f"{s}-share0.75-all" for s in ("saliency", "random", "oracle")),
     ]  # fmt: skip
     assert len(record["attention"]) == record["depth"]
-    for title in ("## Dense", "## Sparse: studio/scatter", "## What attention looks at"):
+    for title in ("## Dense", "## Sparse: studio/scatter", "## Where attention goes"):
         assert title in text
     for name in ("pareto", "pairs", "attention"):
         assert f"](accuracy/{name}.png)" in text
