@@ -31,3 +31,8 @@ SELECT_ATTRIBUTES: Final[Mapping[str, int | str]] = MappingProxyType(
     {**LAYOUT_ATTRIBUTES, "q_block": 128, "k_block": 64, "pool": "mean"}
 )
 """Names and defaults of the attributes of `BlockSelect`; pool is "mean" or "max"."""
+
+ATTRIBUTES: Final[Mapping[str, Mapping[str, int | float | str]]] = MappingProxyType(
+    {ATTENTION: ATTENTION_ATTRIBUTES, SELECT: SELECT_ATTRIBUTES}
+)
+"""Names and defaults of the attributes by op."""

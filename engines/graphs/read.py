@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from covis.engines.dtypes import onnx_name
 from covis.engines.errors import user_error
+from covis.engines.op import ATTRIBUTES
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ def signature(model: onnx.ModelProto) -> tuple[dict[str, Port], dict[str, Port]]
     known = {initializer.name for initializer in model.graph.initializer}
     inputs = {v.name: _port(v) for v in model.graph.input if v.name not in known}
     return inputs, {v.name: _port(v) for v in model.graph.output}
+
+
+def op_attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes of a node of the two ops, with the defaults of those it leaves out."""
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    words = {n: v.decode() if isinstance(v, bytes) else v for n, v in values.items()}
+    return {**ATTRIBUTES[node.op_type], **words}
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

@@ -18,7 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import user_error
-from covis.engines.op import DOMAIN
+from covis.engines.graphs.read import op_attributes
+from covis.engines.op import ATTENTION, DOMAIN
 
 Shape = tuple[int, ...]
 
@@ -164,16 +165,15 @@ class ShapeEvaluator:
     def _ours(self, node: onnx.NodeProto) -> TensorFacts:
         """The output of a node of ours: see the contracts of the two ops."""
         query = self._facts[node.input[0]]
-        if node.op_type == "BlockSparseAttention":
+        if node.op_type == ATTENTION:
             value = self._facts[node.input[2]].shape
             return TensorFacts(query.dtype, (*query.shape[:3], value[3]))
-        sizes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+        sizes = op_attributes(node)
         batch, heads, tokens, _ = query.shape
-        frame, trailing = sizes.get("frame_tokens", 1), sizes.get("trailing_tokens", 0)
-        special = sizes.get("special_first", 0) + sizes.get("special_last", 0)
-        patches = (tokens - trailing) // frame * (frame - special)
-        rows = -(-patches // sizes.get("q_block", 1))
-        columns = -(-patches // sizes.get("k_block", 1))
+        frames = (tokens - sizes["trailing_tokens"]) // sizes["frame_tokens"]
+        special = sizes["special_first"] + sizes["special_last"]
+        patches = frames * (sizes["frame_tokens"] - special)
+        rows, columns = (-(-patches // sizes[name]) for name in ("q_block", "k_block"))
         return TensorFacts(onnx.TensorProto.INT8, (batch, heads, rows, columns))
 
     def _run(self, node: onnx.NodeProto) -> list[Any]:

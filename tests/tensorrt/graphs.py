@@ -10,10 +10,9 @@ from tempfile import mkdtemp
 from typing import get_args
 
 import onnx
-from onnx import helper
 
-from covis.engines.graphs.read import load_graph
-from covis.engines.op import DOMAIN
+from covis.engines.graphs.read import load_graph, op_attributes
+from covis.engines.op import ATTENTION, ATTRIBUTES, DOMAIN
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.export.options import Precision
 from covis.export.weights.initializers import read_entries
@@ -85,13 +84,7 @@ def plugin_nodes(graph: Path) -> list[onnx.NodeProto]:
 
 def plugin_text(node: onnx.NodeProto) -> str:
     """What the plugin of an op node must say of its fields."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    select = node.op_type == "BlockSelect"
-    blocks = {"q_block": 128, "k_block": 64} if select else {"q_block": 1, "k_block": 1}
-    layout = {"frame_tokens": 1, "special_first": 0, "special_last": 0, "trailing_tokens": 0}
-    words = [f"{name}={given.get(name, value)}" for name, value in {**layout, **blocks}.items()]
-    if select:
-        words.append(f"pool={given.get('pool', b'mean').decode()}")
-    else:
-        words.append(f"scale={given.get('scale', 0.0):f} precision={given['precision'].decode()}")
+    values = op_attributes(node)
+    names = [*ATTRIBUTES[node.op_type], *(["precision"] if node.op_type == ATTENTION else [])]
+    words = (f"{n}={values[n]:f}" if n == "scale" else f"{n}={values[n]}" for n in names)
     return " ".join([node.op_type, *words])

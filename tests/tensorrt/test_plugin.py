@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from covis.engines.op import ATTENTION_ATTRIBUTES, SELECT_ATTRIBUTES
 from covis.engines.tensorrt.build.config import network_flags
 from tests.tensorrt.build import PLUGIN, ROOT, build_programs, run_program
 from tests.tensorrt.real import plugin_library, real_tensorrt, start, without_device
 
 pytestmark = pytest.mark.trt
 
-LAYOUT = ["frame_tokens", "special_first", "special_last", "trailing_tokens", "q_block", "k_block"]
 FRAMES = {"frame_tokens": 29, "special_first": 5, "trailing_tokens": 1}
 
 
@@ -162,8 +162,8 @@ def test_field_names(trt: Any) -> None:
         for op in ("BlockSparseAttention", "BlockSelect")
     }
     assert names == {
-        "BlockSparseAttention": [*LAYOUT, "scale", "precision"],
-        "BlockSelect": [*LAYOUT, "pool"],
+        "BlockSparseAttention": [*ATTENTION_ATTRIBUTES, "precision"],
+        "BlockSelect": [*SELECT_ATTRIBUTES],
     }
 
 

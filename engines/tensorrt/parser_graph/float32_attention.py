@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-_ATTENTION: Final = "BlockSparseAttention"
+from covis.engines.graphs.read import op_attributes
+from covis.engines.op import ATTENTION
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def wide_attention(model: onnx.ModelProto, domain: str) -> WideAttention:
         model: with its function bodies, which types are inferred through.
         domain: of the op.
     """
-    nodes = [n for n in model.graph.node if (n.domain, n.op_type) == (domain, _ATTENTION)]
+    nodes = [n for n in model.graph.node if (n.domain, n.op_type) == (domain, ATTENTION)]
     known = _types(model.graph)
     if any(node.input[0] not in known for node in nodes):
         known = {**_types(shape_inference.infer_shapes(model, data_prop=True).graph), **known}
@@ -67,7 +68,7 @@ def expand_dense(graph: onnx.GraphProto, wide: WideAttention) -> None:
         return
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        size = wide.dense.get(node.output[0]) if node.op_type == _ATTENTION else None
+        size = wide.dense.get(node.output[0]) if node.op_type == ATTENTION else None
         nodes += [node] if size is None else _products(node, size)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -76,8 +77,7 @@ def expand_dense(graph: onnx.GraphProto, wide: WideAttention) -> None:
 def _products(node: onnx.NodeProto, head_dim: int) -> list[onnx.NodeProto]:
     """softmax(scale Q K^T) V, named after the node."""
     query, key, value, _ = node.input
-    given = next((a.f for a in node.attribute if a.name == "scale"), 0.0)
-    scale = np.asarray(given or 1.0 / math.sqrt(head_dim), np.float32)
+    scale = np.asarray(op_attributes(node)["scale"] or 1.0 / math.sqrt(head_dim), np.float32)
     out = node.output[0]
     name = {part: f"{out}.{part}" for part in ("scale", "scaled", "keys", "scores", "weights")}
 

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from covis.engines.op import DOMAIN
+from covis.engines.op import ATTENTION, DOMAIN
 from covis.engines.tensorrt.parser_graph.float32_attention import expand_dense, wide_attention
 
 ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
@@ -112,7 +112,7 @@ def _lowered(graph: onnx.GraphProto) -> set[str]:
 
 def _name_plugin(node: onnx.NodeProto, precision: str) -> None:
     wanted = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
-    if node.op_type == "BlockSparseAttention":
+    if node.op_type == ATTENTION:
         wanted["precision"] = precision
     others = [attribute for attribute in node.attribute if attribute.name not in wanted]
     del node.attribute[:]

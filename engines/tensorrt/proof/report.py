@@ -12,7 +12,7 @@ import onnx
 from covis.engines.dtypes import onnx_name
 from covis.engines.errors import CovisError, numerics_error
 from covis.engines.graphs.shapes import TensorFacts
-from covis.engines.op import DOMAIN
+from covis.engines.op import ATTENTION, DOMAIN, SELECT
 from covis.engines.tensorrt.proof.layers import Layer
 
 PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
@@ -155,7 +155,7 @@ def _attention(
 
 def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:
     """Where an attention node's map comes from, looking back through what merges maps."""
-    if node.op_type != "BlockSparseAttention":
+    if node.op_type != ATTENTION:
         return ""
     kinds: set[str] = set()
     seen: set[str] = set()
@@ -168,7 +168,7 @@ def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str
         seen.add(name)
         if name == "pair_level":
             kinds.add("frame pairs")
-        elif maker is not None and maker.op_type == "BlockSelect":
+        elif maker is not None and maker.op_type == SELECT:
             kinds.add("selected blocks")
         elif maker is not None:
             names += [entry for entry in maker.input if entry]
