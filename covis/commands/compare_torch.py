@@ -1,4 +1,4 @@
-"""What runs the reference of `covis compare --reference-backend torch`: the exporter's modules."""
+"""Run the reference of `covis compare --reference-backend torch` with the exporter's modules."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
-    """What runs each stage of a bundle in torch, from the bundle's own weights.
+    """Return functions that run each stage of a bundle in torch, from the bundle's weights.
 
     Raises:
-        CovisError: torch is not installed (exit code 3).
+        CovisError: Torch is not installed (exit code 3).
     """
     try:
         from covis.export.models import load_model
@@ -45,32 +45,29 @@ def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
 
 
 def _runner(stage: StageModule, chunk: int) -> Runner:
+    """Return a function that runs a stage in torch, on host arrays."""
+
     def run(
         step: Step, images: Images, values: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        import numpy as np
         import torch
 
-        from covis.runtime.flow import chunks
+        from covis.runtime.stage_io import empty_outputs, run_in_chunks
 
-        views = len(images)
-        parts: list[tuple[torch.Tensor, ...]] = []
-        length = min(chunk, views) if stage.scope == "frames" else views
-        with torch.inference_mode():
-            for first, last in chunks(views, length):
-                feeds = []
-                for port in stage.inputs:
-                    if port.name == "images":
-                        value = images.batch(first, last)
-                    else:
-                        value = np.asarray(values[port.name])
-                        value = value[first:last] if port.shape[:1] == ("N",) else value
-                    feeds.append(torch.from_numpy(value))
-                made = stage.module.eval()(*feeds)
-                parts.append(made if isinstance(made, tuple) else (made,))
-        outputs = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
-        return {
-            port.name: value.numpy() for port, value in zip(stage.outputs, outputs, strict=True)
-        }
+        module = stage.module.eval()
+        outputs = empty_outputs(step.stage, len(images), values)
+
+        def run_chunk(
+            size: int, inputs: dict[str, NDArray[Any]], part: dict[str, NDArray[Any]]
+        ) -> None:
+            feeds = (torch.from_numpy(inputs[port.name]) for port in stage.inputs)
+            with torch.inference_mode():
+                results = module(*feeds)
+            results = results if isinstance(results, tuple) else (results,)
+            for port, result in zip(stage.outputs, results, strict=True):
+                part[port.name][...] = result.numpy()
+
+        run_in_chunks(step.stage, images, values, outputs, run_chunk, length=chunk)
+        return outputs
 
     return run

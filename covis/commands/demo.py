@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from covis.commands.arguments import default
 from covis.engines.errors import user_error
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from covis.evaluation.datasets.truth import GroundTruth
-    from covis.runtime.pipeline import Pipeline, Progress
+    from covis.runtime.pipeline import Pipeline, StageProgress
     from covis.runtime.scene.scene import Scene
     from covis.synthetic import RenderedScene
 
@@ -30,20 +31,20 @@ class DemoCommand:
     """Render a small scene and run the bundle that ships with covis on its photos.
 
     Attributes:
-        out: folder to write; holds `photos`, `scene` and `demo.json` afterwards.
-        views: photos to render.
-        path: of the cameras; `loop` goes once around the room, looking ahead: most pairs of views
-            do not see each other.
-        seed: of the scene; the default was never trained on.
-        bundle: another bundle to show; the one that ships where not given.
-        force: replace an existing output folder.
+        out: Folder to write: `photos`, `scene` and `demo.json`.
+        views: Number of photos to render, from 2 to 200.
+        path: Path of the cameras. `loop` goes once around the room and looks ahead, so most pairs
+            of views share nothing.
+        seed: Seed of the scene; the default scene was not used in training.
+        bundle: Bundle to show.
+        force: Replace the output folder if the demo wrote everything in it.
     """
 
     out: Path = Path("out/demo")
     views: int = 24
     path: CameraPath = "loop"
-    seed: int | None = None
-    bundle: Path | None = None
+    seed: Annotated[int | None, default("the first scene kept from training")] = None
+    bundle: Annotated[Path | None, default("the one that ships with covis")] = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -124,7 +125,7 @@ def made_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -
 
 
 def both_ways(
-    pipeline: Pipeline, photos: list[Path], tell: Progress
+    pipeline: Pipeline, photos: list[Path], tell: StageProgress
 ) -> tuple[Scene, Scene, dict[str, float]]:
     """The scene by dense and by the bundle's own sparse attention, and the seconds of each.
 

@@ -205,20 +205,20 @@ class _Estimate:
 
     def _fullest(self, views: int) -> str:
         """Return the stage with the highest memory: its own results and what later stages read."""
-        from covis.runtime.flow import held_bytes
+        from covis.runtime.flow import live_bytes
 
         whole = {"M": views, "N": views, "K": self.probes}
-        held = held_bytes(self.run, whole)
+        held = live_bytes(self.run, whole)
         return max(held, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
     def _rows(self) -> list[Row]:
-        from covis.runtime.flow import held_bytes
+        from covis.runtime.flow import live_bytes
 
         views = self.command.views
         whole = {"M": views, "N": views, "K": self.probes}
         times = _times(self)
         rows = []
-        for step, held in held_bytes(self.run, whole):
+        for step, held in live_bytes(self.run, whole):
             need = self.need(step, views)
             rows.append(
                 Row(

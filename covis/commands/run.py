@@ -15,7 +15,7 @@ from covis.runtime.scene.writers import CONF_PERCENTILE, FORMATS, Format
 
 if TYPE_CHECKING:
     from covis.engines.options import Sparsity
-    from covis.runtime.pipeline import Progress
+    from covis.runtime.pipeline import StageProgress
     from covis.runtime.scene.scene import SparsityReport
 
 
@@ -31,7 +31,7 @@ class RunCommand:
         conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
             out of point clouds.
         force: Replace the output folder if covis wrote everything in it.
-        run: How the stages run; none of these options changes the result.
+        run: How the stages run, and in which backend; the result is the same up to rounding.
         sparsity: Selector options for this run; options that are not given keep the bundle's
             values.
     """
@@ -109,7 +109,7 @@ def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:
 
 
 @contextmanager
-def progress_bar(console: object) -> Iterator[Progress]:
+def progress_bar(console: object) -> Iterator[StageProgress]:
     """Show one progress bar for each stage; a bar appears when its stage begins.
 
     Yields:

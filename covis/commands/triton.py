@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
-
+from covis.commands.arguments import BundlePath, default
 from covis.engines.errors import user_error
 from covis.engines.options import Selector
 
@@ -17,27 +16,29 @@ class TritonCommand:
     """Write a model repository for Triton Inference Server.
 
     Attributes:
-        bundle: a folder made by `covis export`.
-        out: the repository's folder, which must not exist yet.
-        backend: `tensorrt` serves the plans of `covis build`, `onnxruntime` the graphs themselves.
-        selector: decides the aggregator that the ensemble runs; the bundle's own where not given.
-        views: number of views that the plans must hold; the ensemble runs them in one go, so
-            build encoder and heads with a --chunk of as many.
-        plans: folder of the plans; the bundle's own where not given.
-        plugin: the TensorRT plugin library, where it is not the package's own.
-        trust_plan: sha256 of plans to serve although this user did not build them.
-        device: the server's GPU.
-        force: replace an existing folder.
+        bundle: Bundle to serve: a folder that `covis export` wrote.
+        out: Folder of the model repository to write; it must not exist yet.
+        backend: Triton backend that serves the stages: `tensorrt` with the plans of `covis build`,
+            or `onnxruntime` with the graphs themselves.
+        selector: Selector of the ensemble; it decides which aggregator runs.
+        views: Number of views that the plans must support. The ensemble runs all of them at once,
+            so build the encoder and the heads with a --chunk of as many.
+        plans: Folder of the plans to serve.
+        plugin: TensorRT plugin library that the server loads.
+        trust_plan: Sha256 of each plan to serve although another user built it. A plan is
+            executable code, so trust only plans whose origin you know.
+        device: Index of the server's GPU, as CUDA counts them, from 0.
+        force: Replace an existing repository if covis wrote everything in it.
     """
 
-    bundle: tyro.conf.Positional[Path]
+    bundle: BundlePath
     out: Path
     backend: Literal["tensorrt", "onnxruntime"] = "tensorrt"
-    selector: Selector | None = None
+    selector: Annotated[Selector | None, default("the bundle's")] = None
     views: int = 16
-    plans: Path | None = None
-    plugin: Path | None = None
-    trust_plan: tuple[str, ...] = ()
+    plans: Annotated[Path | None, default("the bundle's own folder `plans`")] = None
+    plugin: Annotated[Path | None, default("the one that covis installed")] = None
+    trust_plan: Annotated[tuple[str, ...], default("none")] = ()
     device: int = 0
     force: bool = False
 
@@ -53,7 +54,7 @@ def triton(command: TritonCommand) -> None:
     from covis.engines.bundle.bundle import PLANS, open_bundle
     from covis.engines.options import SparsityChanges
     from covis.engines.tensorrt.triton import TritonOptions, write_repository
-    from covis.runtime.controls import stage_names
+    from covis.runtime.flow import stage_names
 
     bundle = open_bundle(command.bundle)
     manifest = bundle.manifest

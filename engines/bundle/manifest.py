@@ -69,6 +69,10 @@ class Stage(_Strict):
     outputs: tuple[Tensor, ...]
     longest: Annotated[int, Field(ge=0)] | None = None
 
+    def writes(self, name: str) -> bool:
+        """Return whether the tensor of this name is an output of the stage."""
+        return any(tensor.name == name for tensor in self.outputs)
+
 
 class File(_Strict):
     """Size in bytes and digest of a file of the bundle."""

@@ -17,7 +17,7 @@ from covis.engines.errors import CovisError, environment_error
 from covis.evaluation.accuracy.job import Evaluator, Job
 from covis.evaluation.accuracy.scoring import Record
 from covis.evaluation.datasets.truth import SceneRef
-from covis.runtime.pipeline import Pipeline, Progress
+from covis.runtime.pipeline import Pipeline, StageProgress
 
 _ATTEMPTS = 2
 
@@ -63,7 +63,7 @@ def run_here(
     scenes: Sequence[SceneRef],
     report: Report,
     pipeline: Pipeline | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> None:
     """One scene after the other, in this process."""
     evaluator = Evaluator(job, pipeline)

@@ -12,7 +12,7 @@ from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_scene
 from covis.evaluation.datasets.truth import Dataset, SceneRef, sample_views
-from covis.runtime.pipeline import Pipeline, Progress, load
+from covis.runtime.pipeline import Pipeline, StageProgress, load
 
 PROTOCOL = 1
 """Goes up when a number of an unchanged scene may come out differently."""
@@ -76,7 +76,7 @@ class Evaluator:
         self.job = job
         self.pipeline = pipeline
 
-    def __call__(self, ref: SceneRef, progress: Progress | None = None) -> Record:
+    def __call__(self, ref: SceneRef, progress: StageProgress | None = None) -> Record:
         """The record of one scene.
 
         Raises:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from covis.engines.options import Sparsity
     from covis.runtime.photos.images import Images
     from covis.runtime.photos.preprocess import PixelTransform
-    from covis.runtime.pipeline import Pipeline, Progress
+    from covis.runtime.pipeline import Pipeline, StageProgress
     from covis.runtime.scene.scene import Scene
 
 Metric = Literal["pose", "depth", "points"]
@@ -83,7 +83,7 @@ def evaluate_scene(
     options: ScoreOptions | None = None,
     *,
     images: Images | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Record:
     """Reconstruct the views of a ground truth and score the result.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from covis.evaluation.compare.stages import Side, StageErrors
     from covis.runtime.photos.images import Images
-    from covis.runtime.pipeline import Progress
+    from covis.runtime.pipeline import StageProgress
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find(
     rotation_tolerance: float,
     depth_tolerance: float,
     by_layer: bool,
-    on_progress: Progress,
+    on_progress: StageProgress,
 ) -> Findings:
     """Bisect by stage and, with `by_layer`, by layer inside the stages that were found.
 

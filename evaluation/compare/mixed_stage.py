@@ -1,4 +1,4 @@
-"""A stage some of whose layers are the reference's and the others the candidate's, on the CPU."""
+"""Run a stage with some layers from the reference and the others from the candidate, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from covis.engines.graphs.mixed import LayeredGraph, common_layers, layered, mix
 from covis.engines.graphs.read import load_graph
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
-from covis.runtime import flow
 from covis.runtime.photos.images import Images
+from covis.runtime.stage_io import empty_outputs, run_in_chunks
 
 Array = NDArray[Any]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class MixedStage:
-    """Makes runners of one stage with any choice of layers, from two bundles of one model."""
+    """One stage of two bundles of the same model, with any choice of layers from either."""
 
     def __init__(
         self, reference: Bundle, candidate: Bundle, name: str, *, threads: int = 0
@@ -33,10 +33,10 @@ class MixedStage:
         """Read both graphs.
 
         Args:
-            reference: gives the types of inputs and outputs.
-            candidate: must hold a stage of the same name.
-            name: of the stage.
-            threads: of ONNX Runtime; 0 takes every core.
+            reference: Bundle that determines the types of inputs and outputs.
+            candidate: Bundle that contains a stage of the same name.
+            name: Name of the stage.
+            threads: Number of threads of ONNX Runtime; 0 takes every core.
         """
         self.stage: Stage = reference.manifest.stage(name)
         self._threads = threads
@@ -48,23 +48,26 @@ class MixedStage:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that can be taken from either, in the reference's order."""
+        """Names of the layers that both bundles have, in the reference's order."""
         return common_layers(*self._sides)
 
-    def load(self, kept: Collection[str]) -> Any:
-        """A session of the stage with the `kept` layers as the reference has them.
+    def load(self, from_reference: Collection[str]) -> Any:
+        """Load a session of the stage that takes the named layers from the reference.
 
         Raises:
-            CovisError: ONNX Runtime refuses the mixture.
+            CovisError: ONNX Runtime cannot load the mixture.
         """
         ort = import_onnxruntime()
-        model = mix(*self._sides, kept)
+        model = mix(*self._sides, from_reference)
         settings = session_settings(self._threads, find_library(ORT_LIBRARY))
-        # One folder of weights can be named; the candidate's tensors are handed over, unread.
+        # ONNX Runtime takes one folder of weights, the reference's. The candidate's tensors are
+        # passed as memory maps, which are read only where they are used.
         folder = f"{self._bundles[0].path.resolve()}/"
         settings.add_session_config_entry(_WEIGHTS_FOLDER, folder)
-        theirs = self._mapped(model)
-        settings.add_external_initializers(list(theirs), list(theirs.values()))
+        candidate_weights = self._mapped(model)
+        settings.add_external_initializers(
+            list(candidate_weights), list(candidate_weights.values())
+        )
         try:
             return ort.InferenceSession(
                 model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
@@ -79,27 +82,23 @@ class MixedStage:
     def run(
         self, session: Any, images: Images, values: Mapping[str, Array], chunk: int
     ) -> dict[str, Array]:
-        """All outputs of a mixture, on host arrays of any type."""
-        views = len(images)
+        """Run a mixture on host arrays of any type and return all its outputs by name."""
+        outputs = empty_outputs(self.stage, len(images), values)
         names = [tensor.name for tensor in self.stage.outputs]
-        step = min(chunk, views) if self.stage.scope == "frames" else views
-        parts = []
-        for first, last in flow.chunks(views, step):
-            inputs = {}
-            for tensor in self.stage.inputs:
-                value = (
-                    images.batch(first, last) if tensor.name == "images" else values[tensor.name]
-                )
-                if tensor.name != "images" and tensor.shape[:1] == ("N",):
-                    value = value[first:last]
-                inputs[tensor.name] = value.astype(numpy_dtype(tensor.dtype), copy=False)
-            parts.append(session.run(names, inputs))
-        if len(parts) == 1:
-            return dict(zip(names, parts[0], strict=True))
-        return {name: np.concatenate(found) for name, *found in zip(names, *parts, strict=True)}
+
+        def run_chunk(size: int, inputs: dict[str, Array], part: dict[str, Array]) -> None:
+            typed = {
+                t.name: inputs[t.name].astype(numpy_dtype(t.dtype), copy=False)
+                for t in self.stage.inputs
+            }
+            for name, result in zip(names, session.run(names, typed), strict=True):
+                part[name][...] = result
+
+        run_in_chunks(self.stage, images, values, outputs, run_chunk, length=chunk)
+        return outputs
 
     def _mapped(self, model: onnx.ModelProto) -> dict[str, Any]:
-        """The candidate's external tensors, memory-mapped, by their names in the mixture."""
+        """Map the candidate's external tensors into memory, by their names in the mixture."""
         ort = import_onnxruntime()
         weights = np.memmap(self._bundles[1].weights, np.uint8, "r")
         found: dict[str, Any] = {}

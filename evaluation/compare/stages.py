@@ -10,20 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.bundle.names import AGGREGATOR, AGGREGATOR_POOLED, IMAGES, PAIR_LEVEL, PROBE
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 from covis.evaluation.compare.tensors import TensorError, tensor_error
 from covis.runtime import flow
-from covis.runtime.flow import plain
 from covis.runtime.photos.images import Images
-from covis.runtime.pipeline import Pipeline, Progress
+from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.from_heads import decode
 from covis.runtime.scene.scene import Scene
+from covis.runtime.stage_io import widen
 
 Array = NDArray[Any]
 Runner = Callable[[flow.Step, Images, Mapping[str, Array]], dict[str, Array]]
-_OWN = frozenset({"pair_level"})  # decided by a side's own options, never by the other side
+_OWN = frozenset({PAIR_LEVEL})  # decided by a side's own options, never by the other side
 
 
 @dataclass
@@ -52,21 +53,22 @@ class Side:
 
     def run(self, step: flow.Step, images: Images, values: Mapping[str, Array]) -> dict[str, Array]:
         """One stage on host arrays, in this side's own types."""
-        typed = {t.name: _typed(t.name, t.dtype, values) for t in step.stage.inputs
-                 if t.name != "images"}  # fmt: skip
-        typed["probe"] = values["probe"]
+        typed = {
+            t.name: _typed(t.name, t.dtype, values) for t in step.stage.inputs if t.name != IMAGES
+        }
+        typed[PROBE] = values[PROBE]
         runner = self.runners.get(step.stage.name)
         if runner is not None:
-            made = runner(step, images, typed)
+            outputs = runner(step, images, typed)
         else:
-            quiet: Progress = lambda stage, done, total: None  # noqa: E731
+            quiet: StageProgress = lambda stage, done, total: None  # noqa: E731
             found = self.pipeline.run_stage(step, images, typed, quiet)
-            made = {n: self.pipeline.backend.memory.get(v) for n, v in found.items()}
-        if step.stage.name == "saliency":
+            outputs = {n: self.pipeline.backend.memory.get(v) for n, v in found.items()}
+        if step.stage.writes(PAIR_LEVEL):
             level = self.pipeline.pairs_to_use(self.sparsity, len(images))
             if level is not None:
-                made["pair_level"] = level
-        return made
+                outputs[PAIR_LEVEL] = level
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def check_sides(reference: Side, candidate: Side) -> None:
 
 
 def compare_stages(
-    reference: Side, candidate: Side, images: Images, tell: Progress
+    reference: Side, candidate: Side, images: Images, tell: StageProgress
 ) -> tuple[tuple[StageErrors, ...], Scene, Scene]:
     """Every stage alone and end to end, and the two scenes (candidate's, reference's).
 
@@ -183,7 +185,7 @@ def suspects(stages: Sequence[StageErrors]) -> tuple[str, ...]:
 
 def _scene(side: Side, images: Images, values: Mapping[str, Array]) -> Scene:
     bundle = side.pipeline.bundle
-    return decode(bundle, images, side.sparsity, {n: plain(v) for n, v in values.items()})
+    return decode(bundle, images, side.sparsity, {n: widen(v) for n, v in values.items()})
 
 
 def _errors(
@@ -213,4 +215,4 @@ def _typed(name: str, dtype: str, values: Mapping[str, Array]) -> Array:
 
 def _role(stage: Stage) -> str:
     """The two aggregators stand in the same place."""
-    return "aggregator" if stage.name.startswith("aggregator") else stage.name
+    return AGGREGATOR if stage.name == AGGREGATOR_POOLED else stage.name

@@ -15,7 +15,7 @@ from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
-from covis.runtime.pipeline import Pipeline, Progress
+from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.scene import Scene
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
@@ -174,7 +174,7 @@ class Tuner:
     pose: float
     depth: float
     tell: Callable[[Candidate, int, int], None] = lambda candidate, number, total: None
-    progress: Progress | None = None
+    progress: StageProgress | None = None
 
     def __call__(self, photos: Sequence[Path], views: int) -> Outcome:
         """Tune on a subset of the photos, check on another."""

@@ -78,7 +78,7 @@ class OnnxRuntimeBackend:
                 threads=self.threads,
                 kernel=self.kernel,
                 provider=wanted if on_gpu else "cpu",  # type: ignore[arg-type]
-                gpu=self.options.device,
+                device=self.options.device,
                 plugin=self.options.plugin,
                 cache=self.bundle.digest()[:32],
             )
@@ -118,7 +118,7 @@ class TensorRtBackend:
     options: BackendOptions
     memory: CudaMemory
     gpu: Gpu
-    plugin: str | None  # digest of the library and its kernels
+    plugin_digest: str | None  # sha256 of the plugin library and its kernels
     sessions: dict[str, StageSession] = field(default_factory=dict)
     plans: dict[tuple[str, int], PlanRecord] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -151,6 +151,7 @@ class TensorRtBackend:
         Raises:
             CovisError: a plan is missing (exit code 2), or memory is (3).
         """
+        from covis.engines.tensorrt.stage_memory import largest_views
         from covis.runtime import flow
 
         # All engines are loaded first: then their weights are counted in what is taken.
@@ -169,7 +170,7 @@ class TensorRtBackend:
         # What an earlier run has left in the pool is used again.
         free = self.memory.free() + self.memory.used()[0]
         if needs(views) > free:
-            fits = flow.most_views(views - 1, needs, free)
+            fits = largest_views(needs, free, views - 1)
             cure = f"use at most {fits} views" if fits else "use a smaller --chunk"
             raise GpuOutOfMemoryError(f"{views} views", free=free, hint=cure, views=fits or None)
 
@@ -217,7 +218,7 @@ class TensorRtBackend:
                 size,
                 self.gpu,
                 tensorrt=str(import_tensorrt().__version__),
-                plugin=self.plugin,
+                plugin=self.plugin_digest,
                 folder=self._folder,
                 trusted=self.options.trust_plan,
             )

@@ -44,7 +44,7 @@ class SessionOptions:
             GPU's `cuda` provider always, the function bodies in the graphs compute the same,
             slower and in more memory.
         provider: where it runs.
-        gpu: which one.
+        device: Index of the GPU, as CUDA counts them.
         plugin: `tensorrt`: the plugin library; None looks in the package.
         cache: `tensorrt`: name of a folder in the user's cache, for the engines that it builds.
     """
@@ -52,7 +52,7 @@ class SessionOptions:
     threads: int = 0
     kernel: bool = True
     provider: Provider = "cpu"
-    gpu: int = 0
+    device: int = 0
     plugin: Path | None = None
     cache: str | None = None
 
@@ -82,7 +82,7 @@ class Session:
         self.stage = stage
         self._memory = memory if memory is not None else HostMemory()
         self._on_gpu = options.provider != "cpu"
-        self._gpu = options.gpu
+        self._device = options.device
         library = find_library(ORT_LIBRARY) if options.kernel and not self._on_gpu else None
         settings = session_settings(options.threads, library)
         model: str | bytes = str(graph)
@@ -125,7 +125,7 @@ class Session:
         control = import_onnxruntime().RunOptions()
         if self._on_gpu:
             # An arena keeps the largest ever needed, and each session has one of its own.
-            place = f"gpu:{self._gpu}"
+            place = f"gpu:{self._device}"
             control.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
         # In a thread of its own, so that Ctrl-C is heard: ONNX Runtime then stops at the next node.
         running = self._runner.submit(self._session.run_with_iobinding, binding, control)
@@ -203,7 +203,7 @@ def providers(options: SessionOptions) -> list[Any]:
         return [_PROVIDERS["cpu"]]
     # The arena grows by what is asked for, not by doubling; float32 means float32.
     cuda = {
-        "device_id": options.gpu,
+        "device_id": options.device,
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": 0,
     }
@@ -228,7 +228,7 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
     if library is None:
         raise missing_plugin(options.plugin)
     chosen: dict[str, Any] = {
-        "device_id": options.gpu,
+        "device_id": options.device,
         "trt_extra_plugin_lib_paths": str(library),
     }
     if options.cache is not None:

@@ -69,7 +69,7 @@ class Session:
         trt = tensorrt.import_tensorrt()
         log = tensorrt.logger()
         log.forget()
-        memory.device  # noqa: B018 - TensorRT takes the GPU that is current in this thread
+        memory.set_current()  # TensorRT takes the GPU that is current in this thread
         with _loading:
             self._runtime = trt.Runtime(log)
             self._engine = self._runtime.deserialize_cuda_engine(plan)

@@ -97,7 +97,7 @@ Value = NDArray[Any] | DeviceArray
 """An array where a backend keeps it."""
 
 
-def adopt(value: Any, stream: Any, index: int) -> Value:
+def adopt(value: Any, stream: Any, device: int) -> Value:
     """A foreign array as a `DeviceArray`, or as NumPy's where it lies on the host."""
     name = type(value).__name__
     try:
@@ -115,9 +115,9 @@ def adopt(value: Any, stream: Any, index: int) -> Value:
         raise user_error("is not C-contiguous", where=name, hint="call its .contiguous()")
     if not view.is_device_accessible:
         return np.from_dlpack(value)
-    if view.device_id != index:
+    if view.device_id != device:
         raise user_error(
-            f"lies on GPU {view.device_id}, not {index}", where=name, hint="move it there"
+            f"lies on GPU {view.device_id}, not {device}", where=name, hint="move it there"
         )
     return DeviceArray(view, int(view.ptr), view.shape, np.dtype(view.dtype), stream)
 

@@ -52,31 +52,33 @@ class HostMemory:
 class CudaMemory:
     """Memory of one GPU. Each thread has its own stream; its arrays live in that stream's order."""
 
-    def __init__(self, index: int = 0) -> None:
-        """Take the GPU of that index.
+    def __init__(self, device: int = 0) -> None:
+        """Open a GPU.
+
+        Args:
+            device: Index of the GPU, as CUDA counts them.
 
         Raises:
-            CovisError: no cuda-python, no driver, or no such GPU (exit code 3).
+            CovisError: There is no cuda-python, no driver or no such GPU (exit code 3).
         """
         core = import_cuda_core()
-        self.index = index
+        self.device = device
         try:
-            device = core.Device(index)
-            device.set_current()
+            current = core.Device(device)
+            current.set_current()
             # A pool of our own: what is freed goes back to the system when the GPU is idle, so
             # another process, or torch in this one, is not left without.
-            self._pool = core.DeviceMemoryResource(device, core.DeviceMemoryResourceOptions())
+            self._pool = core.DeviceMemoryResource(current, core.DeviceMemoryResourceOptions())
         except Exception as error:
             raise environment_error(
-                f"GPU {index} cannot be used ({first_line(error)})", hint="see `covis doctor`"
+                f"GPU {device} cannot be used ({first_line(error)})", hint="see `covis doctor`"
             ) from error
         self._core = core
         self._local = threading.local()
 
-    @property
-    def device(self) -> Any:
-        """The `cuda.core.Device`, current in this thread."""
-        device = self._core.Device(self.index)
+    def set_current(self) -> Any:
+        """Make the GPU current in this thread and return its `cuda.core.Device`."""
+        device = self._core.Device(self.device)
         device.set_current()
         return device
 
@@ -84,7 +86,7 @@ class CudaMemory:
     def stream(self) -> Any:
         """This thread's stream."""
         if not hasattr(self._local, "stream"):
-            self._local.stream = self.device.create_stream()
+            self._local.stream = self.set_current().create_stream()
         return self._local.stream
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> DeviceArray:
@@ -141,7 +143,7 @@ class CudaMemory:
             return value
         if isinstance(value, np.ndarray):
             return contiguous(value)
-        return adopt(value, self.stream, self.index)
+        return adopt(value, self.stream, self.device)
 
     def scratch(self, size: int) -> DeviceArray:
         """At least `size` bytes that everything run by this thread shares, one after the other."""
@@ -174,7 +176,7 @@ class CudaMemory:
     def free(self) -> int:
         """Bytes that can still be taken: free on the GPU, and unused in the pool."""
         driver = importlib.import_module("cuda.bindings.driver")
-        self.device  # noqa: B018 - makes the context current in this thread
+        self.set_current()
         status, free, _ = driver.cuMemGetInfo()
         if int(status) != 0:
             raise environment_error(f"the driver does not say how much memory is free ({status})")

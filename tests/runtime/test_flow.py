@@ -1,4 +1,4 @@
-"""What a run keeps between stages, and the memory that is reckoned from it."""
+"""Lifetime of the values of a run, its chunks, and the peak memory computed from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.dtypes import numpy_dtype
 from covis.engines.options import Sparsity
 from covis.runtime import flow
-from covis.engines.dtypes import numpy_dtype
 from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.pipeline import load
 
 
 class CountingMemory(HostMemory):
-    """Counts the bytes alive of what the pipeline keeps between stages."""
+    """Host memory that counts the live bytes of the values between stages."""
 
     def __init__(self) -> None:
         self.alive = self.highest = 0
@@ -46,14 +46,14 @@ class CountingMemory(HostMemory):
 
 
 @pytest.mark.parametrize("selector", ["saliency", "dense", "pooled"])
-def test_a_run_holds_what_was_reckoned(tiny_bundle: Path, photos: Path, selector: Any) -> None:
+def test_a_run_allocates_what_was_computed(tiny_bundle: Path, photos: Path, selector: Any) -> None:
     pipeline = load(tiny_bundle)
     memory = pipeline.backend.memory = CountingMemory()  # type: ignore[misc]
     sparsity = Sparsity(selector=selector, layers="all")
     pipeline(photos, sparsity=sparsity)
     run = flow.steps(pipeline.bundle.manifest, sparsity)
-    reckoned = max(held for _, held in flow.held_bytes(run, {"M": 4, "N": 4, "K": 1}))
-    assert memory.highest == reckoned > 0
+    computed = max(live for _, live in flow.live_bytes(run, {"M": 4, "N": 4, "K": 1}))
+    assert memory.highest == computed > 0
     assert memory.alive <= 4 * 4 * 5  # nothing but the pairs outlives the run
 
 
@@ -70,11 +70,11 @@ def test_results_are_not_kept_on_the_device(tiny_bundle: Path) -> None:
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6))
 def test_chunks_cover_every_frame(total: int, step: int, least: int) -> None:
-    made = list(flow.chunks(total, step, min(least, step)))
-    seen = [frame for first, last in made for frame in range(first, last)]
+    cuts = list(flow.chunks(total, step, min(least, step)))
+    seen = [frame for first, last in cuts for frame in range(first, last)]
     assert sorted(set(seen)) == list(range(total))
-    assert all(last - first <= step for first, last in made)
-    assert all(last - first >= min(least, step, total) for first, last in made)
+    assert all(last - first <= step for first, last in cuts)
+    assert all(last - first >= min(least, step, total) for first, last in cuts)
     if least == 1:
         assert len(seen) == total
 
@@ -97,19 +97,6 @@ def test_peak_counts_buffers_and_the_largest_scratch(tiny_bundle: Path) -> None:
     )
     taps = flow.peak_bytes(run, 10, 1, 0, lambda stage, sizes: 0)
     assert without - taps == (4 + 2 - 1) * per_frame
-
-
-def test_most_views_is_the_last_that_fits() -> None:
-    asked: list[int] = []
-
-    def needs(views: int) -> int:
-        asked.append(views)
-        return 3 * views * views
-
-    assert flow.most_views(499, needs, 3 * 123 * 123) == 123
-    assert flow.most_views(100, needs, 10**9) == 100
-    assert flow.most_views(100, needs, 2) == 0
-    assert len(asked) < 30
 
 
 def test_bfloat16_has_a_dtype() -> None:

@@ -134,15 +134,15 @@ def test_arrays_and_pil_images_serve_as_photos(pipeline: Pipeline, photos: Path)
 
 
 def test_progress_names_every_stage(tiny_bundle: Path, photos: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    load(tiny_bundle, RunOptions(chunk=3))(photos, progress=lambda *x: told.append(x))
-    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    calls: list[tuple[str, int, int]] = []
+    load(tiny_bundle, RunOptions(chunk=3))(photos, progress=lambda *x: calls.append(x))
+    stages = list(dict.fromkeys(stage for stage, _, _ in calls))
     assert stages == ["images", "encoder", "saliency", "aggregator", "camera", "depth", "points"]
-    assert [done for stage, done, _ in told if stage == "depth"] == [0, 3, 4]
+    assert [done for stage, done, _ in calls if stage == "depth"] == [0, 3, 4]
 
 
 def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: Path) -> None:
-    from covis.runtime.flow import refuse_non_finite
+    from covis.runtime.stage_io import check_finite
 
     pipeline = load(tiny_bundle)
     stage = pipeline.bundle.manifest.stage("depth")
@@ -150,7 +150,7 @@ def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: P
     depth = np.ones((4, 56, 84), np.float32)
     depth[2, 5, 6] = np.nan
     with pytest.raises(CovisError, match=r"stage depth, output depth, photo view_002") as caught:
-        refuse_non_finite(stage, "depth", depth, images)
+        check_finite(stage, "depth", depth, images)
     assert caught.value.code == 4
 
 

@@ -1,0 +1,35 @@
+"""Names of the stages and tensors of a bundle that covis itself reads or writes.
+
+All other names belong to the models and are only passed on from stage to stage.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+IMAGES: Final = "images"
+"""Photos (N, 3, H, W), float32 in [0, 1]: the only input of a bundle that comes from files."""
+
+SIMILARITY: Final = "similarity"
+"""Cosine similarity (M, M) of the views' descriptors."""
+
+PAIR_LEVEL: Final = "pair_level"
+"""Map of view pairs (1, 1, M, M): 0 skipped, 1 low precision allowed, 2 full precision.
+
+The stage that writes it is the one whose result a caller's map replaces.
+"""
+
+PROBE: Final = "probe"
+"""Indices (K,) of the queries on which the kept attention mass is measured."""
+
+KEPT_BLOCKS: Final = "kept_blocks"
+"""Share of the blocks computed (layers, heads), from the pooled selector."""
+
+KEPT_MASS: Final = "kept_mass"
+"""Share of dense attention's mass on the blocks computed (layers, heads)."""
+
+AGGREGATOR: Final = "aggregator"
+"""Stage of the alternating attention, for the selectors `dense` and `saliency`."""
+
+AGGREGATOR_POOLED: Final = "aggregator_pooled"
+"""Stage in the place of `aggregator`, for the selectors `pooled` and `both`."""
