@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from covis.cli import run_command
-from covis.commands.demo import SEES, made_truth, training_record
+from covis.commands.demo import SEES, render_truth, training_record
 from covis.evaluation.metrics.pose import auc, pair_errors, undirected
 from tests.chromium import chromium_page, needs_chromium
 
@@ -60,7 +60,7 @@ def test_what_it_leaves(made: tuple[Path, str]) -> None:
 def test_errors_are_those_of_the_written_scene(
     made: tuple[Path, str], record: dict[str, Any]
 ) -> None:
-    truth = made_truth(VIEWS)
+    truth = render_truth(VIEWS)
     with np.load(made[0] / "scene/scene.npz") as scene:
         rotation, translation = pair_errors(scene["extrinsics"], np.asarray(truth.extrinsics))
         level = scene["pair_level"]
@@ -79,7 +79,7 @@ def test_errors_are_those_of_the_written_scene(
 
 
 def test_many_pairs_truly_do_not_see_each_other() -> None:
-    seen = np.asarray(made_truth(24).covisibility)
+    seen = np.asarray(render_truth(24).covisibility)
     assert (seen <= SEES).mean() > 0.5
     assert ((seen > SEES).sum(axis=1) >= 3).all()  # and nobody is alone
 
@@ -96,7 +96,7 @@ def test_what_it_says(made: tuple[Path, str], record: dict[str, Any]) -> None:
 
 @trained
 def test_the_trained_model_beats_cameras_at_rest(record: dict[str, Any]) -> None:
-    truth = np.asarray(made_truth(VIEWS).extrinsics)
+    truth = np.asarray(render_truth(VIEWS).extrinsics)
     rest = np.tile(np.eye(3, 4), (VIEWS, 1, 1))
     rotation, translation = pair_errors(rest, truth)
     baseline = auc(np.maximum(rotation, undirected(translation)), 30)

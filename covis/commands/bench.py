@@ -72,7 +72,7 @@ class BenchCommand:
 
 
 def bench(command: BenchCommand) -> None:
-    """Measure, print two tables, write the record."""
+    """Measure, print a table, and write the record."""
     from rich.console import Console
 
     from covis.engines.system.atomic import atomic_file, check_file_target
@@ -105,10 +105,10 @@ def bench(command: BenchCommand) -> None:
 
 
 def pictures(command: BenchCommand, bundle: Bundle) -> Images:
-    """The photos asked for, over and over until there are enough, or made ones.
+    """Return the photos, repeated until there are enough, or synthetic pictures without photos.
 
     Raises:
-        CovisError: no photo can be read.
+        CovisError: No photo can be read.
     """
     from covis.evaluation.bench.measure import made_images
     from covis.runtime.photos.images import find_images, load_images
@@ -116,8 +116,8 @@ def pictures(command: BenchCommand, bundle: Bundle) -> Images:
     if command.photos is None:
         return made_images(command.views, bundle.manifest.pixel_rule)
     found = find_images(command.photos)
-    wanted = command.views or len(found)
-    repeated = (found * -(-wanted // len(found)))[:wanted]
+    views = command.views or len(found)
+    repeated = (found * -(-views // len(found)))[:views]
     return load_images(repeated, bundle.manifest.pixel_rule)
 
 
@@ -128,14 +128,14 @@ def make_record(
     settings: Mapping[str, Setting],
     samples: Mapping[str, Samples],
 ) -> dict[str, Any]:
-    """Everything measured, and on what, for JSON."""
+    """Return all measurements, with what they were measured on, for JSON."""
     from covis.evaluation.bench.record import machine, ratios, setting_record
 
     manifest, on_gpu = pipeline.bundle.manifest, command.run.backend.on_gpu
     return {
         **machine(),
         **pipeline.backend.about(),
-        # Ratios inside one run hold anywhere; times of a CPU say little about another day's.
+        # Ratios inside one run are valid anywhere; times of a shared CPU change from day to day.
         "absolute_times": "of this GPU" if on_gpu else "of a CPU: use the ratios",
         "model": manifest.model.name,
         "image_size": [manifest.pixel_rule.height, manifest.pixel_rule.width],
@@ -158,7 +158,7 @@ def make_record(
 def print_record(
     record: Mapping[str, Any], speedup: Mapping[str, Mapping[str, float]], *, on_gpu: bool
 ) -> None:
-    """A row a stage and setting; times of a CPU are called so, behind the ratios."""
+    """Print one row for each stage and setting; times of a CPU are marked as such."""
     from rich.console import Console
     from rich.table import Table
 
@@ -195,5 +195,5 @@ def print_record(
         )
     if not on_gpu:
         console.print(
-            "times are of this CPU, as busy as it was: only the speed-ups can be compared"
+            "times are of this CPU at its present load: only the speed-ups can be compared"
         )

@@ -1,4 +1,4 @@
-"""`covis build`: TensorRT engines of a bundle, proven to be what was asked for."""
+"""`covis build`: TensorRT engines of a bundle, checked to compute as requested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def build(options: BuildOptions) -> None:
-    """Build what `options` ask for; lines for trtexec go to standard output, all else to error."""
+    """Build engines; lines for trtexec go to standard output, everything else to standard error."""
     from covis.engines.bundle.bundle import open_bundle
     from covis.engines.tensorrt.build.stages import (
         onnx_build,
@@ -31,7 +31,7 @@ def build(options: BuildOptions) -> None:
     for one in builds:
         print(trtexec_build(one, options).line(), flush=True)
     if options.parser_onnx is None and any(one.uses_plugin for one in builds):
-        _tell("PARSER_ONNX is the folder that --parser-onnx FOLDER writes the graphs to")
+        _print("PARSER_ONNX is the folder that --parser-onnx FOLDER writes the graphs to")
     if not options.print_trtexec:
         _build(options)
 
@@ -43,27 +43,27 @@ def _build(options: BuildOptions) -> None:
     bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
     with bars as phases:
         on_log = _log if options.verbose else _warn
-        stages.build(options, on_progress=_tell, on_plan=_tell_plan, on_log=on_log, phases=phases)
+        stages.build(options, on_progress=_print, on_plan=_print_plan, on_log=on_log, phases=phases)
 
 
-def _tell_plan(record: PlanRecord, folder: Path, built: bool) -> None:
+def _print_plan(record: PlanRecord, folder: Path, built: bool) -> None:
     what = "built" if built else "there already"
     ranges = ", ".join(f"{name} {sizes}" for name, sizes in record.profile.items())
-    _tell(
+    _print(
         f"{record.stage}: {what}, {folder}/{record.file}, {record.size / 1e6:,.1f} MB, "
         f"{record.precision}, {ranges or 'fixed shapes'}, {record.activation_memory / 2**20:,.0f} "
         f"MiB of activations, {record.build_seconds:,.1f} s"
     )
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     from covis.engines.errors import printable
 
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def _log(severity: str, text: str) -> None:
-    _tell(f"[{severity}] {text}")
+    _print(f"[{severity}] {text}")
 
 
 def _warn(severity: str, text: str) -> None:

@@ -83,7 +83,11 @@ class CompareCommand:
 
 
 def compare(command: CompareCommand) -> None:
-    """Compare, print a table, write the JSON file; exit code 4 where the tolerances are missed."""
+    """Compare, print a table, and write the JSON file.
+
+    Raises:
+        CovisError: A tolerance is exceeded (exit code 4), or an option is wrong.
+    """
     from rich.console import Console
 
     from covis.commands.run import progress_bar
@@ -101,8 +105,8 @@ def compare(command: CompareCommand) -> None:
         reference, candidate = sides(command)
         check_sides(reference, candidate)
     images = _images(command, reference)
-    with progress_bar(console) as tell:
-        stages, scene, expected = compare_stages(reference, candidate, images, tell)
+    with progress_bar(console) as on_progress:
+        stages, scene, expected = compare_stages(reference, candidate, images, on_progress)
     errors = scene_errors(scene, expected)
     over = errors.drift.over(command.rotation_tolerance, command.depth_tolerance)
     finite = not any(e.non_finite for stage in stages for e in stage.end_to_end)
@@ -110,7 +114,7 @@ def compare(command: CompareCommand) -> None:
     _print(stages, errors)
     found: Findings | None = None
     if not passed and command.bisect and reference.sparsity == candidate.sparsity:
-        with progress_bar(console) as tell:
+        with progress_bar(console) as on_progress:
             found = find(
                 reference,
                 candidate,
@@ -119,7 +123,7 @@ def compare(command: CompareCommand) -> None:
                 rotation_tolerance=command.rotation_tolerance,
                 depth_tolerance=command.depth_tolerance,
                 by_layer=command.by_layer,
-                on_progress=tell,
+                on_progress=on_progress,
             )
     report = {
         "reference": _describe(reference, command.reference_backend),
@@ -151,10 +155,10 @@ def compare(command: CompareCommand) -> None:
 
 
 def sides(command: CompareCommand) -> tuple[Side, Side]:
-    """(reference, candidate), opened and checked.
+    """Open and check both sides: (reference, candidate).
 
     Raises:
-        CovisError: a bundle is not whole; this machine lacks the backend.
+        CovisError: A bundle is not complete; this machine lacks the backend.
     """
     from covis.evaluation.compare.stages import Side
     from covis.runtime.pipeline import load
@@ -194,7 +198,7 @@ def _describe(side: Side, kind: str) -> dict[str, Any]:
 
 
 def _print(stages: Sequence[StageErrors], errors: SceneErrors) -> None:
-    """A row an output: its stage alone, and with everything before it."""
+    """Print one row for each output: errors of its stage alone, and of all stages up to it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -240,5 +244,5 @@ def _print(stages: Sequence[StageErrors], errors: SceneErrors) -> None:
 
 def _cure(found: Findings | None) -> str:
     if found is not None and found.stages is None:
-        return "no choice of float32 stages mends it: look at the stage with the largest own error"
-    return "see the table; a larger tolerance or denser options may do"
+        return "no choice of float32 stages is enough: look at the stage with the largest own error"
+    return "see the table; use a larger tolerance or denser options"

@@ -1,4 +1,4 @@
-"""`covis demo`: a made scene reconstructed with the bundle that ships, and judged by the truth."""
+"""`covis demo`: reconstruct a synthetic scene with the shipped bundle, and measure the error."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from covis.synthetic import RenderedScene
 
 RECORD = "demo.json"
-SEES = 0.05  # a pair sees each other where it shares this much of the surface
+SEES = 0.05  # share of the surface that two views must have in common to count as seeing it
 _SIZE = 224  # pixels of the photos
 CameraPath = Literal["loop", "orbit", "walk", "turn", "scatter"]
-_FORMATS = ("ply", "glb", "colmap", "saliency", "html", "nerfstudio", "npz")
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ class DemoCommand:
 
 
 def demo_bundle() -> Path:
-    """The bundle that ships with the package."""
+    """Return the folder of the bundle that ships with covis."""
     return Path(__file__).resolve().parent.parent / "assets" / "demo"
 
 
 def training_record() -> dict[str, Any] | None:
-    """How the weights of that bundle came about; None where they were not trained."""
+    """Return the training record of that bundle; None where its weights were not trained."""
     path = demo_bundle().parent / "covis-mini.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -84,7 +83,7 @@ def check_replaceable(out: Path) -> None:
 
 
 def demo(command: DemoCommand) -> None:
-    """Render, reconstruct dense and sparse, write, and compare with what is known of the scene."""
+    """Render, reconstruct dense and sparse, write, and compare with the true scene."""
     from rich.console import Console
 
     from covis.commands.run import progress_bar
@@ -97,18 +96,19 @@ def demo(command: DemoCommand) -> None:
     if command.force:
         check_replaceable(command.out)
     pipeline = load(command.bundle or demo_bundle())
-    with atomic_folder(command.out, force=command.force) as scratch, progress_bar(console) as tell:
-        tell("rendering", 0, 1)
-        truth = made_truth(command.views, command.seed, command.path)
+    folder = atomic_folder(command.out, force=command.force)
+    with folder as scratch, progress_bar(console) as on_progress:
+        on_progress("rendering", 0, 1)
+        truth = render_truth(command.views, command.seed, command.path)
         photos = write_photos(scratch / "photos", truth)
-        tell("rendering", 1, 1)
-        dense, sparse, seconds = both_ways(pipeline, photos, tell)
+        on_progress("rendering", 1, 1)
+        dense, sparse, seconds = both_ways(pipeline, photos, on_progress)
         record = compare(dense, sparse, truth, seconds)
-        tell("writing", 0, 1)
-        write(sparse, scratch / "scene", _FORMATS)
+        on_progress("writing", 0, 1)
+        write(sparse, scratch / "scene")
         _write_page(scratch / "scene" / "scene.html", sparse, truth, record)
         (scratch / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        tell("writing", 1, 1)
+        on_progress("writing", 1, 1)
     _print(console, record, own=command.bundle is None)
     for path in sorted(p for p in command.out.rglob("*") if p.is_file()):
         if path.parent.name != "photos":
@@ -116,8 +116,11 @@ def demo(command: DemoCommand) -> None:
     print(command.out / "photos")
 
 
-def made_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
-    """A held-out room, rendered; on a loop, opposite sides do not see the same, neighbours do."""
+def render_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
+    """Render a room that was not used in training.
+
+    On a loop, neighbouring views overlap and opposite ones do not.
+    """
     from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
 
     world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, "studio"))
@@ -125,9 +128,9 @@ def made_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -
 
 
 def both_ways(
-    pipeline: Pipeline, photos: list[Path], tell: StageProgress
+    pipeline: Pipeline, photos: list[Path], on_progress: StageProgress
 ) -> tuple[Scene, Scene, dict[str, float]]:
-    """The scene by dense and by the bundle's own sparse attention, and the seconds of each.
+    """Reconstruct with dense and with the bundle's sparse attention: scenes, and seconds of each.
 
     Stages are loaded before the clock starts, on two photos.
     """
@@ -141,7 +144,7 @@ def both_ways(
     pipeline(photos[:2], sparsity=sparse)
     for name, sparsity in (("dense", dense), ("sparse", sparse)):
         begun = time.perf_counter()
-        scenes.append(pipeline(photos, sparsity=sparsity, progress=tell))
+        scenes.append(pipeline(photos, sparsity=sparsity, progress=on_progress))
         seconds[name] = time.perf_counter() - begun
     return scenes[0], scenes[1], seconds
 
@@ -149,7 +152,7 @@ def both_ways(
 def compare(
     dense: Scene, sparse: Scene, truth: RenderedScene, seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Everything the demo prints, as JSON can hold it."""
+    """Return everything that the demo prints, for JSON."""
     import numpy as np
 
     from covis.evaluation.accuracy.scoring import score_pose
@@ -200,7 +203,7 @@ def _ground_truth(truth: RenderedScene) -> GroundTruth:
 
 
 def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
-    """What one can know without the truth: how far sparse attention moved the cameras."""
+    """Return the change of the cameras by sparse attention, which needs no true cameras."""
     import numpy as np
 
     from covis.evaluation.metrics.pose import pair_errors
@@ -213,7 +216,7 @@ def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
 
 
 def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str, Any]) -> None:
-    """The scene's page again, with what the truth adds to it."""
+    """Write the scene's page again, with the errors, true cameras and true co-visibility."""
     import numpy as np
 
     from covis.runtime.scene.writers import CONF_PERCENTILE
@@ -236,7 +239,7 @@ def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str
 def _true_frusta(
     scene: Scene, truth: RenderedScene, views: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The true cameras of the scene's views, in its world by the best similarity of centres."""
+    """Return the frusta of the true cameras, aligned to the scene by their centres."""
     from dataclasses import replace
 
     import numpy as np
@@ -257,7 +260,7 @@ def _degrees(errors: dict[str, float]) -> str:
 
 
 def _print(console: Any, record: dict[str, Any], own: bool) -> None:
-    """Two lines of errors, one of pairs, one of time, and what the weights are."""
+    """Print the errors, the pairs, the time, and the origin of the weights."""
     from rich.table import Table
 
     table = Table("", "AUC@30", "AUC@15", "AUC@5", "rotation", "translation", "seconds")
@@ -284,13 +287,13 @@ def _print(console: Any, record: dict[str, Any], own: bool) -> None:
 
 
 def weights_note() -> str:
-    """One line on what the shipped weights are worth."""
+    """Return one line on the origin and the purpose of the shipped weights."""
     record = training_record()
     if record is None:
         return "The weights of this bundle are random: its cameras and points mean nothing."
     training = record.get("training", {})
     return (
         f"covis-mini: {record.get('parameters', 0) / 1e6:.1f} M parameters, trained for "
-        f"{training.get('hours', 0):.1f} h on made scenes alone; it is for showing and measuring "
-        "sparsity, not for photos."
+        f"{training.get('hours', 0):.1f} h on synthetic scenes alone; it is for showing and "
+        "measuring sparsity, not for photos."
     )

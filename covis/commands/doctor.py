@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-OLDEST_GPU: Final = (8, 0)  # of the plugin's kernels
-OLDEST_CUDA: Final = (12, 0)  # of TensorRT 10.6
+OLDEST_GPU: Final = (8, 0)  # compute capability that the plugin's kernels require
+OLDEST_CUDA: Final = (12, 0)  # version that TensorRT 10.6 requires
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def doctor(command: DoctorCommand) -> None:
         console.print(f"{marks[finding.ok]}  ", end="")
         console.print(finding.text, markup=False, soft_wrap=True)
     if any(finding.ok is False for finding in findings):
-        raise environment_error("this machine cannot run bundles", hint="mend what is marked NO")
+        raise environment_error("this machine cannot run bundles", hint="repair what is marked NO")
 
 
 def examine() -> Iterator[Finding]:

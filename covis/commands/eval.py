@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from covis.evaluation.datasets.truth import SceneRef
     from covis.runtime.pipeline import Pipeline
 
-# Repeated here, so that help needs no reader; a test compares.
+# Repeated here, so that --help imports no reader; a test compares them with the readers.
 DatasetName = Literal[
     "synthetic", "co3d", "realestate10k", "tanks_temples", "eth3d", "7scenes", "nrgbd", "dtu",
     "scannet", "made",
@@ -141,7 +141,7 @@ def current_name(dataset: str) -> str:
 
 
 def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
-    """The job of a command, its bundle checked and opened."""
+    """Return the evaluation job of a command, and its bundle, checked and loaded."""
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
@@ -190,7 +190,7 @@ def _run(
 
 
 def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisError]) -> None:
-    """Write the summary, print the table, and fail if a scene did."""
+    """Write the summary, print the table, and raise an error where a scene failed."""
     from rich.console import Console
 
     from covis.evaluation.accuracy.tables import table
@@ -198,7 +198,7 @@ def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisE
     whole = results.finish(scenes, {name: str(error) for name, error in failed.items()})
     if whole["scenes"]:
         rows = table(whole, _MOST_ROWS)
-        # Numbers cut to fit a narrow terminal would be none; it may break the lines instead.
+        # Numbers must not be cut to fit a narrow terminal; the terminal may break the lines.
         needed = Console(width=10_000).measure(rows).maximum
         Console(width=max(needed, Console().width)).print(rows, soft_wrap=True)
     for name in ("results.json", "results.csv"):
@@ -209,13 +209,13 @@ def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisE
             first.code,
             f"{len(failed)} of {len(scenes)} scenes could not be evaluated",
             where=next(iter(failed)) if len(failed) == 1 else "",
-            hint="their reasons stand above; run the same command again to retry them alone",
+            hint="the reasons are above; run the same command again to retry only these",
         )
 
 
 @contextmanager
 def _bar(console: Any, total: int, done: int) -> Iterator[Callable[[str], None]]:
-    """A bar of scenes, with the time left and the name of the last."""
+    """Show a progress bar of scenes, with the remaining time and the name of the last one."""
     from rich.markup import escape
     from rich.progress import (
         BarColumn,

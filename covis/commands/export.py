@@ -1,4 +1,4 @@
-"""`covis export`: a checkpoint becomes a bundle."""
+"""`covis export`: convert a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def export(options: ExportOptions) -> None:
-    """Export a model and say what was made."""
+    """Export a model and print a summary of the bundle."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(stderr=True)
-    # Names of files may hold what rich would read as markup.
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    # Names of files may contain what rich would read as markup.
+    show = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     try:
         import torch  # noqa: F401
     except ImportError as error:
@@ -34,31 +34,31 @@ def export(options: ExportOptions) -> None:
 
     with console.status("exporting") as status:
 
-        def tell(text: str) -> None:
+        def on_progress(text: str) -> None:
             status.update(escape(printable(text)))
-            say(f"  {printable(text)}", style="dim")
+            show(f"  {printable(text)}", style="dim")
 
-        manifest = export_bundle(options, tell, _load_photos)
+        manifest = export_bundle(options, on_progress, _load_photos)
     graphs = sum(f.size for f in manifest.files if f.path.endswith(".onnx"))
     weights = sum(f.size for f in manifest.files) - graphs
-    say(
+    show(
         f"{printable(options.out)}: {len(manifest.stages)} graphs ({graphs / 1e6:.1f} MB), "
         f"weights {weights / 1e6:,.1f} MB, {len(manifest.checks)} outputs checked against torch"
     )
     for line in drift_lines(manifest.precision):
-        say(f"  {line}")
-    say(f"licence of the weights: {manifest.weights.licence}")
+        show(f"  {line}")
+    show(f"licence of the weights: {manifest.weights.licence}")
 
 
 def _load_photos(folder: Path, rule: PixelRule) -> NDArray[np.float32]:
-    """The photos of a folder as the model takes them, (M, 3, H, W) in [0, 1]."""
+    """Load the photos of a folder in the form that the model reads: (M, 3, H, W) in [0, 1]."""
     from covis.runtime.photos.images import find_images, load_images
 
     return load_images(find_images(folder), rule).pixels
 
 
 def drift_lines(precision: Precision) -> list[str]:
-    """How far a narrow bundle is from float32, by output and for the whole scene."""
+    """Return lines on the drift of a narrow bundle from float32, by output and for the scene."""
     if not precision.drift:
         return []
     lines = [

@@ -65,7 +65,7 @@ def inspect(command: InspectCommand) -> None:
         # A bundle may come from anybody: its text must not colour, clear or control the terminal.
         console.print(f"{name:>10}  {printable(value)}", markup=False)
 
-    def words(tensors: tuple[Tensor, ...]) -> str:
+    def listed(tensors: tuple[Tensor, ...]) -> str:
         return ", ".join(f"{t.name} {list(t.shape)}".replace("'", "") for t in tensors)
 
     table = Table("stage", "runs over", "MB", "reads", "writes", "worst check", box=None)
@@ -78,8 +78,8 @@ def inspect(command: InspectCommand) -> None:
             stage.name,
             "chunks" if stage.scope == "frames" else "all views",
             f"{sizes[stage.graph] / 1e6:.2f}",
-            words(stage.inputs),
-            words(stage.outputs),
+            listed(stage.inputs),
+            listed(stage.outputs),
             verdict,
         )
     console.print(table)

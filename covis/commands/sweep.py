@@ -1,4 +1,4 @@
-"""`covis sweep`: what sparsity costs, by threshold, layers, selector and precision."""
+"""`covis sweep`: cost of sparsity by threshold, layers, selector and precision."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SweepCommand:
 
 
 def sweep(command: SweepCommand) -> None:
-    """Run what is missing, then write tables, pictures and JSON, and print the tables."""
+    """Run the missing settings, then write tables, pictures and JSON, and print the tables."""
     from rich.console import Console
 
     from covis.evaluation.accuracy.job import chosen_scenes
@@ -75,7 +75,7 @@ def sweep(command: SweepCommand) -> None:
     if command.pictures:
         from covis.evaluation.sweep.pictures import pyplot
 
-        pyplot()  # what is missing is said before the work
+        pyplot()  # a missing package is reported before the work
     with console.status("checking bundles and dataset"):
         whole = make_sweep(command)
         scenes = chosen_scenes(whole.job.dataset, (), command.limit)
@@ -94,12 +94,12 @@ def sweep(command: SweepCommand) -> None:
             next(iter(failed.values())).code,
             f"{len(failed)} of {len(scenes)} scenes could not be run",
             where=next(iter(failed)) if len(failed) == 1 else "",
-            hint="their reasons stand above; run the same command again to retry them alone",
+            hint="the reasons are above; run the same command again to retry only these",
         )
 
 
 def make_sweep(command: SweepCommand) -> Sweep:
-    """The sweep of a command, its bundles checked and opened."""
+    """Return the sweep of a command, with its bundles checked and loaded."""
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
@@ -136,7 +136,7 @@ def make_sweep(command: SweepCommand) -> Sweep:
 def run_with_bar(
     whole: Sweep, scenes: list[SceneRef], missing: int, total: int, console: Any
 ) -> dict[str, CovisError]:
-    """Run what is missing, with a bar of runs; scene -> why, for those that failed."""
+    """Run the missing settings with a progress bar; return the error of each scene that failed."""
     from rich.markup import escape
     from rich.progress import (
         BarColumn,
@@ -205,7 +205,7 @@ def _pictures(out: Path, rows: list[Row], attention: list[dict[str, Any]] | None
 
 
 def _attention(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[dict[str, Any]]:
-    """Attention by layer, in torch, of the bundle's own weights."""
+    """Analyse attention by layer in torch, with the bundle's weights."""
     try:
         import torch
 

@@ -1,4 +1,4 @@
-"""`covis triton`: a bundle as a model repository for Triton Inference Server."""
+"""`covis triton`: write a bundle as a model repository for Triton Inference Server."""
 
 from __future__ import annotations
 

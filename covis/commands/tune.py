@@ -1,4 +1,4 @@
-"""`covis tune`: the cheapest sparsity for somebody's own photos, within a bound."""
+"""`covis tune`: the cheapest sparsity for a set of photos, within a bound on the drift."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class TuneCommand:
 
 
 def degrees(text: str) -> float:
-    """A number of degrees from "0.5deg", "0.5°" or "0.5"."""
+    """Read a number of degrees from "0.5deg", "0.5°" or "0.5"."""
     return _number(text, r"(?:deg|°)?", "--max-drift", 'write e.g. "0.5deg"', 180.0)
 
 
 def share(text: str) -> float:
-    """A share from "1%" or "0.01"."""
+    """Read a share from "1%" or "0.01"."""
     percent = text.strip().endswith("%")
     value = _number(text, "%?", "--max-depth-drift", 'write e.g. "1%"', 1e6)
     return value / 100 if percent else value
@@ -69,7 +69,7 @@ def _number(text: str, unit: str, where: str, hint: str, most: float) -> float:
 
 
 def tune(command: TuneCommand) -> None:
-    """Tune, print what was found, and write it into the manifest."""
+    """Tune, print the result, and write it into the manifest."""
     from rich.console import Console
 
     from covis.commands.run import progress_bar
@@ -84,14 +84,14 @@ def tune(command: TuneCommand) -> None:
     pose, depth = degrees(command.max_drift), share(command.max_depth_drift)
     with progress_bar(console) as progress:
 
-        def tell(candidate: Candidate, number: int, total: int) -> None:
+        def on_candidate(candidate: Candidate, number: int, total: int) -> None:
             progress("settings", number + 1, total)
 
-        outcome = Tuner(pipeline, pose, depth, tell)(paths, command.views)
+        outcome = Tuner(pipeline, pose, depth, on_candidate)(paths, command.views)
     _print(outcome, pose, depth)
     sparsity, receipt = conclusion(pipeline, outcome, pose, depth)
     if command.dry_run:
-        print("the bundle is left as it is (--dry-run)")
+        print("the bundle is unchanged (--dry-run)")
         return
     write(pipeline, sparsity, receipt)
     print(command.bundle / "manifest.json")
@@ -100,7 +100,10 @@ def tune(command: TuneCommand) -> None:
 def conclusion(
     pipeline: Pipeline, outcome: Outcome, pose: float, depth: float
 ) -> tuple[Sparsity, Tuning]:
-    """The options to write, dense where nothing else holds, and the receipt."""
+    """Return the options to write, and the receipt.
+
+    The options are dense where no setting stays within the bounds.
+    """
     from dataclasses import replace
 
     from covis.engines.bundle.manifest import Tuning
@@ -128,7 +131,7 @@ def conclusion(
 
 
 def write(pipeline: Pipeline, sparsity: Sparsity, receipt: Tuning) -> None:
-    """Put options and receipt into the bundle's manifest, whole or not at all."""
+    """Write options and receipt into the bundle's manifest, completely or not at all."""
     from covis.engines.bundle.bundle import rewrite_manifest
 
     bundle = pipeline.bundle
@@ -137,7 +140,7 @@ def write(pipeline: Pipeline, sparsity: Sparsity, receipt: Tuning) -> None:
 
 
 def _print(outcome: Outcome, pose: float, depth: float) -> None:
-    """The trials as a table, and the result in a line."""
+    """Print the trials as a table, and the result in a line."""
     from rich.console import Console
     from rich.table import Table
 
@@ -169,11 +172,11 @@ def _print(outcome: Outcome, pose: float, depth: float) -> None:
 
 
 def describe(sparsity: Sparsity) -> str:
-    """The selector and its number, in a few words."""
-    words: dict[str, Any] = {
+    """Return the name of the selector with its number."""
+    details: dict[str, Any] = {
         "saliency": f"tau {sparsity.tau:g}",
         "pooled": f"keep {sparsity.keep_ratio:g}",
         "both": f"tau {sparsity.tau:g}, keep {sparsity.keep_ratio:g}",
     }
-    detail = words.get(sparsity.selector)
+    detail = details.get(sparsity.selector)
     return f"{sparsity.selector}, {detail}" if detail else sparsity.selector

@@ -1,15 +1,26 @@
-"""Selector options: ranges, layers, and changes of single fields."""
+"""Options: ranges of the selector's, layers, changes of single fields, backends and runs."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from covis.engines.errors import CovisError, ExitCode
-from covis.engines.options import Sparsity, SparsityChanges, parse_layers
+from covis.engines.options import (
+    CPU_CHUNK,
+    GPU_CHUNK,
+    BackendName,
+    BackendOptions,
+    RunOptions,
+    Sparsity,
+    SparsityChanges,
+    parse_layers,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +121,31 @@ def test_a_single_layer_that_is_not_there_is_named() -> None:
 def test_unknown_words_are_named_with_those_that_are_known(field: str, value: str) -> None:
     with pytest.raises(CovisError, match=f"--{field}: {value!r} is unknown; use one of "):
         Sparsity(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", get_args(BackendName))
+def test_chunk_follows_the_backend(backend: BackendName) -> None:
+    options = RunOptions(backend=BackendOptions(backend))
+    assert options.frames_at_once == (CPU_CHUNK if backend == "cpu" else GPU_CHUNK)
+    assert RunOptions(chunk=5, backend=BackendOptions(backend)).frames_at_once == 5
+    with pytest.raises(CovisError, match="--chunk: 0 is below 1"):
+        RunOptions(chunk=0)
+
+
+def test_records_keep_the_names_of_the_libraries() -> None:
+    """Older records contain them, and `covis estimate --bench` compares."""
+    names = {backend: BackendOptions(backend).library for backend in get_args(BackendName)}
+    assert names == {
+        "cpu": "onnxruntime", "cuda": "onnxruntime",
+        "ort-tensorrt": "onnxruntime-tensorrt", "tensorrt": "tensorrt",
+    }  # fmt: skip
+
+
+def test_backends_that_do_not_exist_or_run_no_plans() -> None:
+    with pytest.raises(CovisError, match="--backend: 'vulkan' is unknown; use one of cpu, cuda"):
+        BackendOptions("vulkan")  # type: ignore[arg-type]
+    with pytest.raises(CovisError, match="--plans: has no meaning with --backend cuda"):
+        BackendOptions("cuda", plans=Path("plans"))
+    with pytest.raises(CovisError, match=r"--trust-plan: has no meaning .*; give --backend"):
+        BackendOptions(trust_plan=("0" * 64,))
+    assert BackendOptions("tensorrt", plans=Path("plans")).plans == Path("plans")
