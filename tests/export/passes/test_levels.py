@@ -1,4 +1,4 @@
-"""No graph hands int8 or strings to standard operators: many runtimes have none for them."""
+"""No graph passes int8 or strings to standard operators, because many runtimes lack support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from onnx import numpy_helper, parser
 
 from covis.engines.graphs.read import load_graph
 from covis.export.models import stages
-from covis.export.ops.functions import POOLS, functions
+from covis.export.ops.attributes import POOLS
+from covis.export.ops.functions import functions
 from covis.export.ops.translate import attach_functions
 from covis.export.passes import LowAttention, WidenLevels, run_passes
 from covis.export.precision.precision import base_passes
@@ -41,7 +42,7 @@ def test_every_model_as_exported(config: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_pooled_aggregator(config: str) -> None:
-    """Two minutes. `python -m pytest -m slow tests/export/passes/test_levels.py`"""
+    """Takes two minutes: `python -m pytest -m slow tests/export/passes/test_levels.py`."""
     (stage,) = (s for s in stages(traced(config).model, HEIGHT, WIDTH) if s.name == SKIPPED)
     graph = export_graph(stage)
     run_passes(graph, base_passes(stage.scope))
@@ -58,7 +59,7 @@ def test_attention_allowed_in_low_precision(config: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_function_bodies(pool: str) -> None:
-    """Their int8 inputs go to a Cast and nowhere else."""
+    """Their int8 inputs are read by a Cast only."""
     for body in functions(pool):
         nodes = [node for node in body.node if {"level", "pair"}.intersection(node.input)]
         assert [node.op_type for node in nodes] == ["Cast"]
@@ -66,7 +67,7 @@ def test_function_bodies(pool: str) -> None:
 
 
 def _maps() -> onnx.ModelProto:
-    """Maps from every source: a port, a constant, a comparison, the selector."""
+    """Return maps from every source: a port, a constant, a comparison, the selector."""
     layout = "frame_tokens = 1, special_first = 0, special_last = 0, trailing_tokens = 0"
     blocks = f"{layout}, q_block = 1, k_block = 1"
     attention = f"covis.BlockSparseAttention <{blocks}, scale = 0.0>"
