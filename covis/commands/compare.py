@@ -46,7 +46,7 @@ class CompareCommand:
             a view.
         bisect: Find the stages that must stay in float32, where a tolerance is exceeded.
         by_layer: Find the layers inside those stages, too; requires a candidate bundle.
-        out: JSON file to write the report to.
+        out: JSON file for the report.
         run: How the stages run, and the backend of the candidate.
         sparsity: Selector options of both sides; options that are not given keep the values of the
             reference's bundle.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -133,20 +134,9 @@ def _foreign_file(folder: Path) -> str | None:
 
 
 def _writer(name: str) -> Writer:
-    if name == "npz":
-        from covis.runtime.scene.writers.npz import write_npz as writer
-    elif name == "ply":
-        from covis.runtime.scene.writers.ply import write_ply as writer
-    elif name == "glb":
-        from covis.runtime.scene.writers.glb import write_glb as writer
-    elif name == "colmap":
-        from covis.runtime.scene.writers.colmap import write_colmap as writer
-    elif name == "nerfstudio":
-        from covis.runtime.scene.writers.nerfstudio import write_nerfstudio as writer
-    elif name == "html":
-        from covis.runtime.scene.writers.html import write_html as writer
-    else:
-        from covis.runtime.scene.writers.saliency import write_saliency as writer
+    """Return the function of a format: `write_NAME` in the module NAME of this package."""
+    module = importlib.import_module(f"covis.runtime.scene.writers.{name}")
+    writer: Writer = getattr(module, f"write_{name}")
     return writer
 
 
