@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 def build(options: BuildOptions) -> None:
     """Build engines; lines for trtexec go to standard output, everything else to standard error."""
     from covis.engines.bundle.bundle import open_bundle
-    from covis.engines.tensorrt.build.stages import (
-        onnx_build,
-        stage_builds,
-        trtexec_build,
+    from covis.engines.tensorrt.build.requests import (
+        onnx_request,
+        stage_requests,
+        trtexec_command,
         write_parser_onnx,
     )
 
     bundle = open_bundle(options.bundle) if options.bundle is not None else None
-    builds = stage_builds(bundle, options) if bundle is not None else (onnx_build(options),)
+    requests = stage_requests(bundle, options) if bundle is not None else (onnx_request(options),)
     if options.parser_onnx is not None:
-        for one in builds:
+        for one in requests:
             write_parser_onnx(one, options.parser_onnx)
-    for one in builds:
-        print(trtexec_build(one, options).line(), flush=True)
-    if options.parser_onnx is None and any(one.uses_plugin for one in builds):
+    for one in requests:
+        print(trtexec_command(one, options).line(), flush=True)
+    if options.parser_onnx is None and any(one.uses_plugin for one in requests):
         _print("PARSER_ONNX is the folder that --parser-onnx FOLDER writes the graphs to")
     if not options.print_trtexec:
         _build(options)
@@ -38,9 +38,9 @@ def build(options: BuildOptions) -> None:
 
 def _build(options: BuildOptions) -> None:
     from covis.engines.tensorrt.build import stages
-    from covis.engines.tensorrt.build.progress import Silent, shown_phases
+    from covis.engines.tensorrt.build.progress import SilentPhases, progress_bars
 
-    bars = shown_phases() if sys.stderr.isatty() else contextlib.nullcontext(Silent())
+    bars = progress_bars() if sys.stderr.isatty() else contextlib.nullcontext(SilentPhases())
     with bars as phases:
         on_log = _log if options.verbose else _warn
         stages.build(options, on_progress=_print, on_plan=_print_plan, on_log=on_log, phases=phases)

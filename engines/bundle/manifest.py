@@ -35,11 +35,13 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Base of records read from files: no conversion of types, no unknown field, no NaN."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Tensor(_Strict):
+class Tensor(StrictModel):
     """A named tensor between stages.
 
     Symbols in `shape`: `M` all views, `N` the frames of a chunk, `K` sampled queries.
@@ -55,7 +57,7 @@ def _plain(tensor: Tensor) -> tuple[str, tuple[int | str, ...]]:
     return tensor.dtype, tuple("M" if size == "N" else size for size in tensor.shape)
 
 
-class Stage(_Strict):
+class Stage(StrictModel):
     """One graph: read `inputs`, write `outputs`; `frames` stages run in chunks of frames.
 
     `longest` is the largest M (of a `frames` stage: N) at which every tensor of the graph has fewer
@@ -74,7 +76,7 @@ class Stage(_Strict):
         return any(tensor.name == name for tensor in self.outputs)
 
 
-class File(_Strict):
+class File(StrictModel):
     """Size in bytes and digest of a file of the bundle."""
 
     path: FileName
@@ -82,7 +84,7 @@ class File(_Strict):
     sha256: Digest
 
 
-class Check(_Strict):
+class Check(StrictModel):
     """The verdict on one output of one exported graph, against torch."""
 
     stage: Identifier
@@ -97,14 +99,14 @@ class Check(_Strict):
         return self.max_abs_diff <= self.tolerance
 
 
-class PassRecord(_Strict):
+class PassRecord(StrictModel):
     """A rewrite that the graphs went through at export."""
 
     name: Identifier
     version: Annotated[int, Field(ge=1)]
 
 
-class Drift(_Strict):
+class Drift(StrictModel):
     """How far an output of a narrow bundle is from float32, end to end, on the check's images.
 
     Attributes:
@@ -125,7 +127,7 @@ class Drift(_Strict):
     rms_rel: float
 
 
-class SceneDrift(_Strict):
+class SceneDrift(StrictModel):
     """Drift of the scene's cameras and depth from float32, on the check's images.
 
     Formulas: `covis.evaluation.metrics.drift`. Bundles exported before those formulas were shared
@@ -142,7 +144,7 @@ class SceneDrift(_Strict):
     depth_relative: float | None
 
 
-class Precision(_Strict):
+class Precision(StrictModel):
     """In what types the graphs compute, how they got there, and what it costs.
 
     Attributes:
@@ -167,7 +169,7 @@ class Precision(_Strict):
     scene: tuple[SceneDrift, ...] = ()
 
 
-class Weights(_Strict):
+class Weights(StrictModel):
     """Where the weights came from, as the user gave it.
 
     `dtype` is that of the linear layers where the bundle's precision mixes types.
@@ -180,7 +182,7 @@ class Weights(_Strict):
     dtype: WeightsDtype
 
 
-class Model(_Strict):
+class Model(StrictModel):
     """The architecture and the facts the runtime needs of it.
 
     Attributes:
@@ -208,7 +210,7 @@ class Model(_Strict):
     reference_view: bool
 
 
-class Tuning(_Strict):
+class Tuning(StrictModel):
     """The receipt of `covis tune`: how the bundle's own `sparsity` was chosen.
 
     Attributes:
@@ -238,7 +240,7 @@ class Tuning(_Strict):
     time_ratio: float
 
 
-class Manifest(_Strict):
+class Manifest(StrictModel):
     """The bundle's table of contents; see docs/explanation/design.md section 3."""
 
     format: Literal[1]

@@ -1,6 +1,7 @@
-"""The one place that imports TensorRT, checks its version, and loads the plugin into it.
+"""Import TensorRT, check its version, load the plugin, and forward its log.
 
-One source serves 10.6 to 11.x: what differs between them is looked up by name where it is used.
+This is the only module that imports `tensorrt`. One source supports 10.6 to 11.x: members that
+differ between them are looked up by name where they are used.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ OLDEST: Final = (10, 6)
 NEWEST_MAJOR: Final = 11
 _INSTALL = "pip install 'covis[trt]' (TensorRT 10.6 to 11.x, from NVIDIA)"
 
-Tell = Callable[[str, str], None]
-"""(severity, text): severity is one of error, warning, info, verbose."""
+LogSink = Callable[[str, str], None]
+"""Called with (severity, text) of each message: error, warning, info or verbose."""
 
-_lock = threading.RLock()  # failing to load asks the logger why
-_loaded: dict[Path, str] = {}  # the plugin library, and its digest when it was loaded
+_lock = threading.RLock()  # reentrant, because a failure to load reads the log
+_loaded: dict[Path, str] = {}  # plugin library -> its digest when it was loaded
 
 
 def import_tensorrt() -> ModuleType:
-    """The `tensorrt` module.
+    """Import the `tensorrt` module.
 
     Raises:
-        CovisError: it is not installed, cannot be loaded, or is of a version that this release
-            was not written for (exit code 3).
+        CovisError: it is not installed, cannot be loaded, or has a version that this release
+            does not support (exit code 3).
     """
     try:
         module = importlib.import_module("tensorrt")
@@ -45,7 +46,7 @@ def import_tensorrt() -> ModuleType:
         if error.name != "tensorrt":
             raise _unusable(error) from error
         raise environment_error("TensorRT is not installed", hint=_INSTALL) from None
-    except Exception as error:  # a missing driver or library shows as almost any error
+    except Exception as error:  # a missing driver or library raises almost any class
         raise _unusable(error) from error
     if found[:2] < OLDEST or found[0] > NEWEST_MAJOR:
         raise environment_error(
@@ -55,19 +56,19 @@ def import_tensorrt() -> ModuleType:
 
 
 def tensorrt_version() -> tuple[int, ...]:
-    """The version as numbers, e.g. (10, 15, 1, 29).
+    """Return TensorRT's version as numbers, e.g. (10, 15, 1, 29).
 
     Raises:
-        CovisError: as `import_tensorrt`.
+        CovisError: see `import_tensorrt`.
     """
     return numbers(str(import_tensorrt().__version__))
 
 
 def plugin_digest(plugin: Path) -> str:
-    """sha256 of the plugin library and its kernels together.
+    """Return the sha256 of the plugin library and its kernels together.
 
-    A plan holds the workspace that the kernels asked for when it was built; other kernels may want
-    more than TensorRT then gives them.
+    A plan contains the workspace size that the kernels required when it was built; other kernels
+    may need more than TensorRT then allocates.
     """
     digests = [sha256_of(path) for path in (plugin, find_kernels_of(plugin)) if path is not None]
     return (
@@ -79,15 +80,15 @@ def load_plugin(path: Path | None = None, *, static: bool = False) -> Path:
     """Load the plugin's creators into TensorRT's registry, once a process.
 
     Args:
-        path: the library; None looks in the package and in the checkout's build folder.
-        static: only dlopen it, as `trtexec --staticPlugins` does; it then registers itself.
+        path: Library to load; None searches the package and the checkout's build folder.
+        static: Only dlopen it, as `trtexec --staticPlugins` does; it then registers itself.
 
     Returns:
-        The library that was loaded.
+        Path of the library that was loaded.
 
     Raises:
-        CovisError: there is none (2 where `path` was given, else 3); TensorRT cannot load it; or
-            another one was loaded into this process before.
+        CovisError: the library does not exist (exit code 2 if `path` names it, else 3), TensorRT
+            cannot load it, or this process has already loaded another one.
     """
     trt = import_tensorrt()
     library = find_library(PLUGIN_LIBRARY, path)
@@ -119,16 +120,16 @@ def load_plugin(path: Path | None = None, *, static: bool = False) -> Path:
 
 def _not_a_plugin(library: Path, reason: str) -> CovisError:
     version = import_tensorrt().__version__
-    told = f" ({reason[:300]})" if reason else ""
+    detail = f" ({reason[:300]})" if reason else ""
     return environment_error(
-        f"TensorRT {version} cannot load it as a plugin library{told}",
+        f"TensorRT {version} cannot load it as a plugin library{detail}",
         where=library,
         hint="build covis anew, with TENSORRT_ROOT of this TensorRT",
     )
 
 
 def missing_plugin(path: Path | None) -> CovisError:
-    """The error for a plugin library that is not there."""
+    """Return the error for a plugin library that does not exist."""
     if path is not None:
         return user_error("no such plugin library", where=path, hint="give libcovis_trt.so")
     return environment_error(
@@ -137,15 +138,16 @@ def missing_plugin(path: Path | None) -> CovisError:
     )
 
 
-def logger(tell: Tell | None = None) -> Any:
-    """TensorRT's logger of this process, telling `tell`; warnings and errors are also kept.
+def logger(sink: LogSink | None = None) -> Any:
+    """Return TensorRT's logger of this process, which forwards to `sink`.
 
-    TensorRT takes one logger for the whole process: later calls change only whom it tells.
+    TensorRT accepts one logger for the whole process, so later calls only replace the sink; None
+    keeps it. The logger also stores the latest warnings and errors.
     """
     with _lock:
         adapter = _make_logger()
-    if tell is not None:
-        adapter.tell = tell
+    if sink is not None:
+        adapter.sink = sink
     return adapter
 
 
@@ -161,28 +163,28 @@ def _make_logger() -> Any:
     }
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        """Hands TensorRT's lines on; `errors` and `warnings` keep the latest hundred of each."""
+        """Forwards TensorRT's messages, and stores the latest hundred errors and warnings."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.tell: Tell = lambda severity, text: None
+            self.sink: LogSink = lambda severity, text: None
             self.errors: list[str] = []
             self.warnings: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
             name = names.get(severity, "info")
-            kept = {"error": self.errors, "warning": self.warnings}.get(name)
-            if kept is not None:
-                kept.append(printable(text.strip()))
-                del kept[:-100]
-            self.tell(name, text)
+            latest = {"error": self.errors, "warning": self.warnings}.get(name)
+            if latest is not None:
+                latest.append(printable(text.strip()))
+                del latest[:-100]
+            self.sink(name, text)
 
         def last_error(self) -> str:
-            """The first error since `forget`: later ones follow from it. Empty where none."""
+            """Return the first error since `forget`, which caused the later ones; "" if none."""
             return self.errors[0][:400] if self.errors else ""
 
         def forget(self) -> None:
-            """Start a new operation."""
+            """Clear the stored messages before a new operation."""
             self.errors.clear()
             self.warnings.clear()
 

@@ -203,7 +203,7 @@ class Execution:
             if done:
                 return builder.complete()
         except Exception as error:  # the capture was invalidated: run without it from now on
-            tensorrt.logger().tell("warning", f"{self._stage.name}: no CUDA graph ({error})")
+            tensorrt.logger().sink("warning", f"{self._stage.name}: no CUDA graph ({error})")
         finally:
             with contextlib.suppress(Exception):
                 builder.close()

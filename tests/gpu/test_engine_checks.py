@@ -9,7 +9,7 @@ import pytest
 
 from covis.engines.bundle.bundle import PLANS, open_bundle
 from covis.engines.errors import user_error
-from covis.engines.tensorrt.plans.cache import Built, PlanCache
+from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache
 from covis.engines.tensorrt.plans.record import EngineOptions, Range
 from tests.engines.tensorrt.plan_inputs import plan_inputs
 from tests.gpu.engine_checks import CHECKS, check
@@ -50,7 +50,7 @@ def test_inspect_wants_every_plan_proven(
             options=EngineOptions(profiling_verbosity="layer_names_only"),
         )  # fmt: skip
         PlanCache(place.bundle / PLANS).get(
-            inputs, lambda write: write(b"plan"), lambda plan: Built(names, 1)
+            inputs, lambda write: write(b"plan"), lambda plan: EngineInfo(names, 1)
         )
     with pytest.raises(AssertionError, match="not proven"):
         check("inspect")(place)

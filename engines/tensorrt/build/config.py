@@ -1,6 +1,6 @@
-"""What the options of a build are to TensorRT: flags, pools and attributes, looked up by name.
+"""Translate build options to TensorRT's flags, pools and attributes, looked up by name.
 
-Enums differ between 10.6 and 11.x; what a version lacks is an error that names it.
+Enums differ between 10.6 and 11.x; a member that a version lacks is an error with its name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class BuilderSettings:
     """Values for an `IBuilderConfig`.
 
     Attributes:
-        flags: `BuilderFlag` members to set, and False for those to clear.
-        pools: bytes by `MemoryPoolType` member.
-        attributes: of the configuration object.
+        flags: `BuilderFlag` members: True sets a flag, False clears it.
+        pools: Limit in bytes of each `MemoryPoolType` member.
+        attributes: Values of the configuration object's attributes, by name.
         previews: `PreviewFeature` members to turn on.
     """
 
@@ -41,8 +41,8 @@ class BuilderSettings:
 
     def apply(self, config: Any) -> None:
         """Write the values into a configuration."""
-        for flag, wanted in self.flags.items():
-            (config.set_flag if wanted else config.clear_flag)(flag)
+        for flag, is_set in self.flags.items():
+            (config.set_flag if is_set else config.clear_flag)(flag)
         for pool, size in self.pools.items():
             config.set_memory_pool_limit(pool, size)
         for name, value in self.attributes.items():
@@ -52,7 +52,7 @@ class BuilderSettings:
 
 
 def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
-    """The settings that `options` ask for, in the words of the `tensorrt` module `trt`.
+    """Translate `options` to members of the `tensorrt` module `trt`.
 
     Raises:
         CovisError: this TensorRT lacks one of them (exit code 2).
@@ -60,7 +60,7 @@ def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
     flags = {_member(trt, "BuilderFlag", "TF32", "--tf32"): options.tf32}
     if options.strip_weights:
         flags[_member(trt, "BuilderFlag", "STRIP_PLAN", "--stripWeights")] = True
-        if not options.refit:  # as trtexec: only the very same weights can be filled in
+        if not options.refit:  # as trtexec: only identical weights can be refitted
             flags[_member(trt, "BuilderFlag", "REFIT_IDENTICAL", "--stripWeights")] = True
     if options.refit:
         flags[_member(trt, "BuilderFlag", "REFIT", "--refit")] = True
@@ -85,13 +85,13 @@ def builder_settings(trt: Any, options: EngineOptions) -> BuilderSettings:
             trt, "HardwareCompatibilityLevel", compatibility, "--hardwareCompatibilityLevel"
         ),
     }
-    # Without it a context wants the memory of the profile's maximum for every number of views.
+    # Without it a context allocates the memory of the profile's maximum for any number of views.
     resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)  # from 10.10 on
     return BuilderSettings(flags, pools, attributes, () if resize is None else (resize,))
 
 
 def network_flags(trt: Any) -> int:
-    """Strong typing: a flag in 10.x; in 11 there is nothing else, and the flag is deprecated."""
+    """Return the flags for strong typing: one in 10.x; none in 11, which has no other typing."""
     if int(str(trt.__version__).split(".")[0]) >= 11:
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -1,4 +1,4 @@
-"""One ONNX graph becomes one TensorRT engine, strongly typed, from 10.6 to 11.x."""
+"""Build a strongly typed TensorRT engine from an ONNX graph, with TensorRT 10.6 to 11.x."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from covis.engines.tensorrt.build.progress import Phases, Silent, monitor
+from covis.engines.tensorrt.build.progress import Phases, SilentPhases, monitor
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
 from covis.engines.tensorrt.plans.cache import Write
 from covis.engines.errors import CovisError, environment_error, printable, user_error
@@ -28,53 +28,53 @@ class EngineRequest:
     """One engine to build.
 
     Attributes:
-        graph: the ONNX file; its external data lies beside it.
-        shapes: of every input, at the ends of the profile and where it is tuned for.
-        options: see `EngineOptions`.
-        timing: measured kernel times to use and to add to.
-        phases: told of the build's progress.
-        device: index of the GPU to build for.
+        graph: Path of the ONNX file, with its external data beside it.
+        shapes: Shape of every graph input at the ends of the profile and at its optimum.
+        options: Options that change the engine.
+        timing: Cache of kernel times to use and to extend; None measures everything.
+        phases: Receives the phases of the build.
+        device: Index of the GPU to build for.
     """
 
     graph: Path
     shapes: InputShapes
     options: EngineOptions
     timing: TimingCache | None = None
-    phases: Phases = field(default_factory=Silent)
+    phases: Phases = field(default_factory=SilentPhases)
     device: int = 0
 
 
 def build_engine(request: EngineRequest, write: Write) -> None:
     """Build an engine and write its plan in pieces.
 
-    The work is done in another thread, so that Ctrl-C is heard: TensorRT is then asked to stop, and
-    has stopped when this raises.
+    TensorRT runs in another thread, so that Ctrl-C reaches this one: the build is then cancelled,
+    and has ended when this function raises.
 
     Raises:
-        CovisError: TensorRT refuses the graph or finds no kernel (exit code 3), with its own first
+        CovisError: TensorRT rejects the graph or finds no kernel (exit code 3), with its own first
             error; or the graph's inputs are not those of the profile (exit code 2).
-        KeyboardInterrupt: after TensorRT has stopped.
+        KeyboardInterrupt: Ctrl-C, after TensorRT has stopped.
     """
     stop = threading.Event()
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             _build(request, write, stop)
-        except BaseException as error:  # told to the thread that waits
-            failed.append(error)
+        except BaseException as error:  # raised again in the thread that waits
+            errors.append(error)
 
     thread = threading.Thread(target=work, name="covis-build")
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(0.2)  # a plain join hears no signal on some systems
+            thread.join(0.2)  # without a timeout, some systems deliver no signal here
     except BaseException:
         stop.set()
         thread.join()
         raise
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
 
 
 def _build(request: EngineRequest, write: Write, stop: threading.Event) -> None:
@@ -83,30 +83,33 @@ def _build(request: EngineRequest, write: Write, stop: threading.Event) -> None:
     log.forget()
     use_gpu(request.device)
     settings = builder_settings(trt, request.options)
-    with ExitStack() as kept:  # mapped weights must outlive parser and build
-        builder = _made(trt.Builder, log, where="TensorRT")
+    with ExitStack() as mappings:  # mapped weights must outlive parser and build
+        builder = _create(trt.Builder, log, where="TensorRT")
         network = builder.create_network(network_flags(trt))
         config = builder.create_builder_config()
         settings.apply(config)
         parser = trt.OnnxParser(network, log)
-        parse_graph(parser, request.graph, kept)
+        parse_graph(parser, request.graph, mappings)
         config.add_optimization_profile(_profile(builder, network, request))
         config.progress_monitor = monitor(request.phases, stop)
         times = _attach_timing(config, request, log)
-        writing = _serialize(trt, builder, network, config, write)
+        is_built = _serialize(trt, builder, network, config, write)
         if stop.is_set():
             raise KeyboardInterrupt
-        if not writing:
-            raise _refused(request.graph, "no engine can be built")
+        if not is_built:
+            raise _build_error(request.graph, "no engine can be built")
         if request.timing is not None and times is not None:
-            _keep_timing(config, request.timing, times)
+            _save_timing(config, request.timing, times)
         del parser, network, config, builder
 
 
-def _made(create: Callable[..., Any], log: Any, where: str) -> Any:
-    """The bindings raise TypeError where the library returned nothing; its log says why."""
+def _create(factory: Callable[..., Any], log: Any, where: str) -> Any:
+    """Create a TensorRT object; a failure becomes an error with the reason from TensorRT's log.
+
+    The bindings raise TypeError if the library returns a null pointer.
+    """
     try:
-        return create(log)
+        return factory(log)
     except TypeError as error:
         raise environment_error(
             f"cannot start ({log.last_error() or printable(str(error))})",
@@ -115,44 +118,45 @@ def _made(create: Callable[..., Any], log: Any, where: str) -> Any:
         ) from error
 
 
-def parse_graph(parser: Any, path: Path, kept: ExitStack) -> None:
-    """Parse the graph as the plugin wants it, with the weights mapped, not read, where possible.
+def parse_graph(parser: Any, path: Path, mappings: ExitStack) -> None:
+    """Parse the copy of a graph whose nodes name the plugin, with memory-mapped weights.
 
     From 10.13 on the parser takes pointers to weights, here into the mapped file: they are then in
-    memory once, shared with the system's cache of files. Older parsers read each tensor into memory
+    memory once, shared with the system's page cache. Older parsers read each tensor into memory
     of their own.
 
     Args:
-        parser: a `tensorrt.OnnxParser` of an empty network.
-        path: the bundle's graph; its external data lies beside it.
-        kept: closes the mapped weights, which must outlive parser, network and build.
+        parser: A `tensorrt.OnnxParser` of an empty network.
+        path: Graph of the bundle, with its external data beside it.
+        mappings: Receives the mapped weights, which must outlive parser, network and build.
 
     Raises:
-        CovisError: the parser refuses the graph, with its own first reason (exit code 3).
+        CovisError: the parser rejects the graph, with its own first reason (exit code 3).
     """
     model = for_tensorrt(load_graph(path))
     data = model.SerializeToString()
     if not hasattr(parser, "load_initializer"):
         done = parser.parse(data, str(path.resolve()))
     else:
-        outside = {entry.tensor: entry for entry in external_data(model)}
+        external = {entry.tensor: entry for entry in external_data(model)}
         initializers = {tensor.name for tensor in model.graph.initializer}
         done = parser.load_model_proto(data, str(path.resolve()))
         addresses: dict[str, int] = {}
-        for name in sorted(outside.keys() & initializers) if done else ():
-            entry = outside[name]
+        for name in sorted(external.keys() & initializers) if done else ():
+            entry = external[name]
             if entry.location not in addresses:
-                addresses[entry.location] = _mapped(path.parent / entry.location, kept)
+                addresses[entry.location] = _map_file(path.parent / entry.location, mappings)
             address = addresses[entry.location] + entry.offset
             done = done and parser.load_initializer(name, address, entry.length)
         done = done and parser.parse_model_proto()
     if not done:
-        words = [printable(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise _refused(path, "TensorRT's parser refuses the graph", words[0] if words else "")
+        reasons = [printable(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        reason = reasons[0] if reasons else ""
+        raise _build_error(path, "TensorRT's parser refuses the graph", reason)
 
 
-def _mapped(path: Path, kept: ExitStack) -> int:
-    """The address of a file's bytes in memory, until `kept` closes."""
+def _map_file(path: Path, mappings: ExitStack) -> int:
+    """Map a file, and return the address of its bytes, valid until `mappings` closes."""
     import numpy as np
 
     with path.open("rb") as stream:
@@ -164,7 +168,7 @@ def _mapped(path: Path, kept: ExitStack) -> int:
         del array
         view.close()
 
-    kept.callback(close)
+    mappings.callback(close)
     return int(array.ctypes.data)
 
 
@@ -195,7 +199,11 @@ def _profile(builder: Any, network: Any, request: EngineRequest) -> Any:
 
 
 def _attach_timing(config: Any, request: EngineRequest, log: Any) -> bytes | None:
-    """Give the builder the known kernel times; without any where it refuses them."""
+    """Pass the cached kernel times to the builder, or an empty cache if it rejects them.
+
+    Returns:
+        The bytes that the builder took; None if no cache is in use.
+    """
     if request.timing is None:
         return None
     known = request.timing.read()
@@ -207,13 +215,13 @@ def _attach_timing(config: Any, request: EngineRequest, log: Any) -> bytes | Non
     return None
 
 
-def _keep_timing(config: Any, timing: TimingCache, used: bytes) -> None:
-    """Add what was measured; a file that cannot be written costs time, not the engine."""
+def _save_timing(config: Any, timing: TimingCache, used: bytes) -> None:
+    """Add the measured times to the cache; a file that cannot be written is reported, not an error."""
     measured = bytes(config.get_timing_cache().serialize())
 
     def merge(known: bytes, new: bytes) -> bytes:
         if known == used:
-            return new  # nobody else has written meanwhile
+            return new  # no other build has written meanwhile
         both = config.create_timing_cache(known)
         if both is None or not both.combine(config.create_timing_cache(new), ignore_mismatch=False):
             return new  # of another GPU or TensorRT: this build's times replace them
@@ -222,18 +230,22 @@ def _keep_timing(config: Any, timing: TimingCache, used: bytes) -> None:
     try:
         timing.add(measured, merge)
     except CovisError as error:
-        timing.tell(f"kernel times are not kept: {error}")
+        timing.on_progress(f"kernel times are not kept: {error}")
 
 
 def _serialize(trt: Any, builder: Any, network: Any, config: Any, write: Write) -> bool:
-    """Build, and write the plan; in pieces where TensorRT can, else from one block of memory."""
+    """Build and write the plan, in pieces if this TensorRT can stream, else from one block.
+
+    Returns:
+        False if TensorRT built no engine.
+    """
     if not hasattr(builder, "build_serialized_network_to_stream"):
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             return False
         write(memoryview(plan))
         return True
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -243,16 +255,16 @@ def _serialize(trt: Any, builder: Any, network: Any, config: Any, write: Write) 
             try:
                 write(data)
             except BaseException as error:  # must not cross into TensorRT
-                failed.append(error)
+                errors.append(error)
                 return 0
             return len(data)
 
     done = bool(builder.build_serialized_network_to_stream(network, config, Writer()))
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
     return done
 
 
-def _refused(graph: Path, what: str, words: str = "") -> CovisError:
-    reason = words or logger().last_error() or "TensorRT gives no reason; see --verbose"
+def _build_error(graph: Path, what: str, reason: str = "") -> CovisError:
+    reason = reason or logger().last_error() or "TensorRT gives no reason; see --verbose"
     return environment_error(f"{what} ({reason[:400]})", where=graph)

@@ -1,4 +1,4 @@
-"""Where an engine's layer information goes: to the user's file, and never lost on a refusal."""
+"""Files of an engine's layer information, which are written even if the proof rejects the engine."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from covis.engines.system.atomic import atomic_file
 from covis.engines.errors import CovisError
 
 
-def stage_file(path: Path, stage: str, stages: int) -> Path:
-    """The file of one stage's layer information: `path` itself where only one stage is built.
+def stage_layers_file(path: Path, stage: str, stages: int) -> Path:
+    """Return the file for one stage's layer information: `path` itself if only one is built.
 
-    Of several each has its own, with the stage's name before the suffix: `layers.encoder.json`.
+    Otherwise each stage has its own, with its name before the suffix: `layers.encoder.json`.
     """
     return path if stages == 1 else path.with_name(f"{path.stem}.{stage}{path.suffix}")
 
 
-def refused_file(plan: Path) -> Path:
-    """The file beside a plan's place that says what a refused engine was made of."""
+def refused_layers_file(plan: Path) -> Path:
+    """Return the file beside a plan's place for the layers of an engine that was rejected."""
     return plan.with_name(f"{plan.name}.refused.layers")
 
 
 @contextmanager
-def kept_evidence(layers: str, asked: Path | None, refused: Path) -> Iterator[None]:
-    """Keep an engine's layer information while the block proves the engine.
+def preserve_layers(layers: str, requested: Path | None, refused: Path) -> Iterator[None]:
+    """Save an engine's layer information while the block proves the engine.
 
     Args:
-        layers: the inspector's JSON, whatever it holds.
-        asked: the user's file, written in any case.
-        refused: where it is kept if the block refuses the engine and no file was asked for; the
-            file of an earlier refusal goes once the engine passes.
+        layers: JSON of the engine inspector, valid or not.
+        requested: File that the user named, written in any case; None if there is none.
+        refused: File written if the block rejects the engine and none was requested. Once an
+            engine passes, the file of an earlier rejection is removed.
 
     Raises:
-        CovisError: the block's own, with the file named.
+        CovisError: the error of the block, with the file in its hint.
     """
-    if asked is not None:
-        _write(asked, layers)
+    if requested is not None:
+        _write(requested, layers)
     try:
         yield
-    except Exception as error:  # information that trips the proof's own code is evidence, too
-        if asked is None:
+    except Exception as error:  # layers on which the proof itself fails are needed most
+        if requested is None:
             _write(refused, layers)
         if not isinstance(error, CovisError):
             raise
-        told = f"its plan was not kept, its layers are in {asked or refused}"
-        hint = f"{error.hint}; {told}" if error.hint else told
+        place = f"its plan was not kept, its layers are in {requested or refused}"
+        hint = f"{error.hint}; {place}" if error.hint else place
         raise error.replaced(hint=hint) from error
     refused.unlink(missing_ok=True)
 

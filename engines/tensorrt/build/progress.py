@@ -1,4 +1,4 @@
-"""TensorRT's build phases as they run, and the way to stop them."""
+"""Progress of TensorRT's build phases, and the way to cancel a build."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from covis.engines.tensorrt.module import import_tensorrt
 
 
 class Phases(Protocol):
-    """Who is told of a build's phases; called from TensorRT's threads, one call at a time."""
+    """Receiver of a build's phases; called from TensorRT's threads, one call at a time."""
 
     def begin(self, name: str, depth: int, steps: int) -> None:
-        """A phase of so many steps begins, inside `depth` others."""
+        """Report that a phase of `steps` steps begins, nested inside `depth` others."""
 
     def step(self, name: str, done: int) -> None:
-        """So many steps of a phase are done."""
+        """Report that `done` steps of a phase are complete."""
 
     def end(self, name: str) -> None:
-        """A phase is over."""
+        """Report that a phase is complete."""
 
 
-class Silent:
-    """Tells nobody."""
+class SilentPhases:
+    """Ignores all phases."""
 
     def begin(self, name: str, depth: int, steps: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, name: str, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
-def shown_phases() -> Iterator[Phases]:
-    """Progress bars on the terminal, one for each phase that is running."""
+def progress_bars() -> Iterator[Phases]:
+    """Show a progress bar on the terminal for each phase that is running."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -67,9 +67,9 @@ def shown_phases() -> Iterator[Phases]:
 
 
 def monitor(phases: Phases, stop: threading.Event) -> Any:
-    """An `IProgressMonitor` that tells `phases`, and ends the build once `stop` is set.
+    """Create an `IProgressMonitor` that reports to `phases`, and cancels once `stop` is set.
 
-    TensorRT hears of it at the next step of any phase, which may be seconds away.
+    TensorRT stops at the next step of any phase, which may take seconds.
     """
     trt = import_tensorrt()
     lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""TensorRT's measured kernel times, shared between builds: merged under a lock, checked first."""
+"""Cache of TensorRT's measured kernel times, shared between builds and verified by its digest."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from collections.abc import Callable
 from pathlib import Path
 
 from covis.engines.system.atomic import atomic_file
-from covis.engines.tensorrt.plans.cache import Tell, file_lock, held
+from covis.engines.tensorrt.plans.cache import OnProgress, file_lock, locked
 from covis.engines.errors import environment_error
 
 Merge = Callable[[bytes, bytes], bytes]
-"""(what the file holds, what a build measured) -> both."""
+"""Merges the contents of the file with the times of a build: (known, measured) -> both."""
 
 
 class TimingCache:
     """A file in TensorRT's own format, which trtexec reads too, and its digest beside it.
 
-    TensorRT is not said to survive a damaged file, so a file whose digest differs is not read. One
-    without a digest is somebody else's, from trtexec say, and is.
+    A file whose digest differs is not read, because TensorRT is not documented to survive a damaged
+    one. A file without a digest is read: it comes from another program, such as trtexec.
     """
 
-    def __init__(self, path: Path, tell: Tell = lambda text: None) -> None:
+    def __init__(self, path: Path, on_progress: OnProgress = lambda text: None) -> None:
         self.path = path
-        self.tell = tell
+        self.on_progress = on_progress
 
     def read(self) -> bytes:
-        """The file's bytes; none where it is missing or damaged (which is told)."""
+        """Return the file's bytes; none if it is missing, or damaged, which is reported."""
         try:
             data = self.path.read_bytes() if self.path.is_file() else b""
             digest = self._digest.read_text("ascii").strip() if self._digest.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
-            self.tell(f"{self.path}: cannot be read ({error}); kernels are measured anew")
+            self.on_progress(f"{self.path}: cannot be read ({error}); kernels are measured anew")
             return b""
         if data and digest is not None and hashlib.sha256(data).hexdigest() != digest:
-            self.tell(f"{self.path}: is damaged (sha256 differs); kernels are measured anew")
+            self.on_progress(f"{self.path}: is damaged (sha256 differs); kernels are measured anew")
             return b""
         return data
 
     def add(self, measured: bytes, merge: Merge) -> None:
-        """Merge a build's times into the file; other builds may have done so meanwhile.
+        """Merge a build's times into the file, which other builds may have changed meanwhile.
 
         Raises:
             CovisError: the file cannot be written.
         """
         if not measured:
             return
-        with held(file_lock(self.path.with_name(f".{self.path.name}.lock"))):
+        with locked(file_lock(self.path.with_name(f".{self.path.name}.lock"))):
             known = self.read()
             data = merge(known, measured) if known else measured
             if data == known:
                 return
-            # The digest goes first: a file between the two is one that nobody vouches for.
+            # The digest is removed first, so that an interruption leaves no file with a wrong digest.
             self._remove_digest()
             with atomic_file(self.path) as stream:
                 stream.write(data)

@@ -1,4 +1,4 @@
-"""The trtexec line that builds the same engine as `covis build`."""
+"""The trtexec command that builds the same engine as `covis build`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from covis.engines.tensorrt.plans.profiles import InputShapes, format_shapes
 
 
 @dataclass(frozen=True)
-class TrtexecBuild:
-    """What a line is made of.
+class TrtexecCommand:
+    """Arguments of a trtexec command.
 
     Attributes:
-        onnx: the graph as TensorRT's parser must get it (see `--parser-onnx`).
-        plan: the file to write.
-        shapes: of the inputs; those that are fixed are left out, as trtexec demands.
-        options: see `EngineOptions`.
-        plugin: the plugin library, if the graph has nodes of ours.
-        static: name it to trtexec as a static plugin instead of a dynamic one.
-        timing: file of kernel times.
-        layers: file for the layer information.
-        device: index of the GPU.
-        verbose: TensorRT's whole log.
+        onnx: Graph as TensorRT's parser must get it (see `--parser-onnx`).
+        plan: Path of the plan to write.
+        shapes: Shape of every graph input; fixed ones are omitted, as trtexec requires.
+        options: Options that change the engine.
+        plugin: Plugin library; None if the graph contains no node of the two ops.
+        static: Pass the library as a static plugin instead of a dynamic one.
+        timing: File of measured kernel times; None for none.
+        layers: File for the layer information; None for none.
+        device: Index of the GPU.
+        verbose: Print TensorRT's whole log.
     """
 
     onnx: Path
@@ -39,17 +39,17 @@ class TrtexecBuild:
     verbose: bool = False
 
     def line(self) -> str:
-        """The command, quoted for a shell; valid for trtexec of TensorRT 10.6 to 11.x."""
+        """Return the command, quoted for a shell; valid for trtexec of TensorRT 10.6 to 11.x."""
         options = self.options
         words = ["trtexec", f"--onnx={self.onnx}", f"--saveEngine={self.plan}"]
-        words += ["--stronglyTyped", "--skipInference"]  # the former says nothing new to 11
-        moving = [name for name in self.shapes.max if name in self.shapes.dynamic]
-        for end in ("min", "opt", "max") if moving else ():
+        words += ["--stronglyTyped", "--skipInference"]  # in 11 the former is the default
+        dynamic = [name for name in self.shapes.max if name in self.shapes.dynamic]
+        for end in ("min", "opt", "max") if dynamic else ():
             shapes = getattr(self.shapes, end)
-            words.append(f"--{end}Shapes={format_shapes({name: shapes[name] for name in moving})}")
+            words.append(f"--{end}Shapes={format_shapes({name: shapes[name] for name in dynamic})}")
         pools = {"workspace": options.workspace, "tacticSharedMem": options.tactic_shared_memory}
-        if given := [f"{name}:{size}B" for name, size in pools.items() if size is not None]:
-            words.append(f"--memPoolSize={','.join(given)}")
+        if limits := [f"{name}:{size}B" for name, size in pools.items() if size is not None]:
+            words.append(f"--memPoolSize={','.join(limits)}")
         words.append(f"--builderOptimizationLevel={options.builder_optimization_level}")
         words.append(f"--profilingVerbosity={options.profiling_verbosity}")
         if options.hardware_compatibility != "none":
@@ -60,7 +60,7 @@ class TrtexecBuild:
             "--refit": options.refit,
             "--verbose": self.verbose,
         }
-        words += [flag for flag, wanted in flags.items() if wanted]
+        words += [flag for flag, is_set in flags.items() if is_set]
         if self.plugin is not None:
             words.append(f"--{'static' if self.static else 'dynamic'}Plugins={self.plugin}")
         if self.timing is not None:

@@ -1,8 +1,9 @@
-"""Attention in float32: the plugin has no kernel for it, so TensorRT's own operators compute it.
+"""Expand dense float32 attention to TensorRT's own operators, because the plugin has no kernel.
 
-What a narrow export keeps in float32, the heads by default, holds attention without a map over few
-tokens: two products and a softmax, whose score matrix is small. Attention that follows a map sees
-all tokens of all views; its score matrix would be what this project is there to avoid.
+The parts that a narrow export keeps in float32, by default the heads, contain attention without a
+level map over few tokens: two products and a softmax with a small score matrix. Attention that
+follows a map attends to the tokens of all views. Its score matrix would take the memory that block
+sparsity avoids, so it is not expanded.
 """
 
 from __future__ import annotations
@@ -17,30 +18,29 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from covis.engines.graphs.read import op_attributes
-from covis.engines.op import ATTENTION
+from covis.engines.op import ATTENTION, DOMAIN
 
 
 @dataclass(frozen=True)
-class WideAttention:
+class Float32Attention:
     """The attention nodes of a graph whose queries are float32.
 
     Attributes:
-        dense: head size of those without a map, by the name of their output.
-        mapped: names of those with one.
+        dense: Head size of every node without a level map, by the name of its output.
+        mapped: Names of the nodes that follow a level map.
     """
 
     dense: Mapping[str, int]
     mapped: tuple[str, ...]
 
 
-def wide_attention(model: onnx.ModelProto, domain: str) -> WideAttention:
-    """Find them, by the types that the graph records, else by ONNX's inference.
+def find_float32_attention(model: onnx.ModelProto) -> Float32Attention:
+    """Find the float32 attention nodes, by the types in the graph, else by ONNX's inference.
 
     Args:
-        model: with its function bodies, which types are inferred through.
-        domain: of the op.
+        model: Model with its function bodies, because types are inferred through them.
     """
-    nodes = [n for n in model.graph.node if (n.domain, n.op_type) == (domain, ATTENTION)]
+    nodes = [n for n in model.graph.node if (n.domain, n.op_type) == (DOMAIN, ATTENTION)]
     known = _types(model.graph)
     if any(node.input[0] not in known for node in nodes):
         known = {**_types(shape_inference.infer_shapes(model, data_prop=True).graph), **known}
@@ -56,26 +56,26 @@ def wide_attention(model: onnx.ModelProto, domain: str) -> WideAttention:
             dense[node.output[0]] = sizes[3]
         else:
             mapped.append(node.name or node.output[0])
-    return WideAttention(dense, tuple(mapped))
+    return Float32Attention(dense, tuple(mapped))
 
 
-def expand_dense(graph: onnx.GraphProto, wide: WideAttention) -> None:
-    """Replace the nodes without a map by products and a softmax, in place.
+def expand_dense(graph: onnx.GraphProto, attention: Float32Attention) -> None:
+    """Replace the nodes without a level map by products and a softmax, in place.
 
-    A graph that also holds float32 attention with a map cannot be built as it is, and is left.
+    A graph that also contains float32 attention with a map cannot be built, and stays unchanged.
     """
-    if wide.mapped or not wide.dense:
+    if attention.mapped or not attention.dense:
         return
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        size = wide.dense.get(node.output[0]) if node.op_type == ATTENTION else None
+        size = attention.dense.get(node.output[0]) if node.op_type == ATTENTION else None
         nodes += [node] if size is None else _products(node, size)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def _products(node: onnx.NodeProto, head_dim: int) -> list[onnx.NodeProto]:
-    """softmax(scale Q K^T) V, named after the node."""
+    """Create the nodes of softmax(scale Q K^T) V, named after the attention node."""
     query, key, value, _ = node.input
     scale = np.asarray(op_attributes(node)["scale"] or 1.0 / math.sqrt(head_dim), np.float32)
     out = node.output[0]
@@ -102,7 +102,7 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def _full_levels(graph: onnx.GraphProto) -> set[str]:
-    """Constant maps of one number that skips nothing, and casts of them: attention is dense."""
+    """Find constant maps of one positive number, and casts of them: they skip nothing."""
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
         if node.op_type == "Constant":

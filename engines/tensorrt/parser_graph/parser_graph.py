@@ -1,10 +1,9 @@
-"""
-The copies of a bundle's graph that TensorRT's ONNX parser reads.
+"""Copies of a bundle's graph that TensorRT's ONNX parser can read.
 
 A bundle's graph carries the two ops as model-local functions, which any runtime can run. TensorRT
 would inline those (10.6 even when a plugin of that name is registered), so the parser gets a copy
-without them, whose nodes name the plugin. Weights stay where they are: initializers keep pointing
-into the bundle's file, and the parser must be told the path of the original graph to find it.
+without them, whose nodes name the plugin. Weights are not copied: initializers still point into
+the bundle's file, and the parser needs the path of the original graph to find it.
 """
 
 from __future__ import annotations
@@ -19,11 +18,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from covis.engines.op import ATTENTION, DOMAIN
-from covis.engines.tensorrt.parser_graph.float32_attention import expand_dense, wide_attention
+from covis.engines.tensorrt.parser_graph.float32_attention import (
+    expand_dense,
+    find_float32_attention,
+)
 
-ONNXRUNTIME_DOMAIN: Final = "trt.plugins"  # where ONNX Runtime's TensorRT provider looks
+ONNXRUNTIME_DOMAIN: Final = (
+    "trt.plugins"  # domain in which ONNX Runtime's TensorRT provider looks up plugins
+)
 PLUGIN_VERSION: Final = "1"
-COPY_VERSION: Final = 2  # of what is done below: raised with it, so that plans are built anew
+COPY_VERSION: Final = 2  # version of the rewrites below; a change raises it, and plans are rebuilt
 PLUGIN_NAMESPACE: Final = ""
 
 Precision = Literal["full", "fp8"]
@@ -35,18 +39,21 @@ _FOLDED |= {"Squeeze", "Sub", "Unsqueeze"}
 
 
 def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> onnx.ModelProto:
-    """A copy whose `covis` nodes become plugins in TensorRT's parser, 10.6 to 11.x.
+    """Copy a graph so that TensorRT's parser, 10.6 to 11.x, turns `covis` nodes into plugins.
 
-    Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries plugins
-    first where the latter is present, even empty. Parts of sequences, which TensorRT does not
-    know, become slices; integers computed from constants become constants, as the parser wants
-    the axes of a reduction; attention in float32 without a map becomes products and a softmax
-    (`engines.wide_attention`). Level maps are int32 between the ops as exported.
+    - Each node gets the attributes `plugin_version` and `plugin_namespace`: the parser tries
+      plugins first if the latter is present, even empty.
+    - Elements of sequences, which TensorRT does not support, become slices.
+    - Integers computed from constants become constants, because the parser requires the axes of a
+      reduction to be constant.
+    - Float32 attention without a level map becomes products and a softmax (`float32_attention`).
+
+    Level maps are int32 between the ops already, as exported.
 
     Args:
-        model: as `engines.graph.load_graph` reads it, external weights left on the disk.
-        precision: what the plugin may compute level 1 in, "full" or "fp8". None: "fp8" where the
-            graph itself lowers every level to at most 1 (`covis export --precision fp8`).
+        model: Model from `graphs.read.load_graph`, with external weights on the disk.
+        precision: Precision in which the plugin may compute level 1, "full" or "fp8". None: "fp8"
+            if the graph lowers every level to at most 1 (`covis export --precision fp8`).
 
     Returns:
         A new model; `model` is not changed. Pass the original file's path beside the serialised
@@ -54,10 +61,10 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = [function for function in copy.functions if function.domain != DOMAIN]
+    functions = [function for function in copy.functions if function.domain != DOMAIN]
     del copy.functions[:]
-    copy.functions.extend(kept)
-    expand_dense(copy.graph, wide_attention(model, DOMAIN))
+    copy.functions.extend(functions)
+    expand_dense(copy.graph, find_float32_attention(model))
     for graph in _graphs(copy.graph):
         _fold_integers(graph)
         _slice_sequences(graph)
@@ -72,10 +79,10 @@ def for_tensorrt(model: onnx.ModelProto, precision: Precision | None = None) -> 
 def for_onnxruntime_tensorrt(
     model: onnx.ModelProto, precision: Precision | None = None
 ) -> onnx.ModelProto:
-    """A copy for ONNX Runtime's TensorRT provider: as `for_tensorrt`, in that provider's domain.
+    """Copy a graph for ONNX Runtime's TensorRT provider: as `for_tensorrt`, in its own domain.
 
-    The provider declares every registered plugin as an operator of domain `trt.plugins`; a session
-    made from this copy therefore runs only with that provider and the plugin library.
+    The provider declares every registered plugin as an operator of domain `trt.plugins`. A session
+    of this copy therefore runs only with that provider and the plugin library.
     """
     copy = for_tensorrt(model, precision)
     for graph in _graphs(copy.graph):
@@ -99,7 +106,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _lowered(graph: onnx.GraphProto) -> set[str]:
-    """Values that are at most 1: constants, minima with one, and casts of those."""
+    """Find values that are at most 1: constants, minima with such a constant, and their casts."""
     types = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.INT8)
     ones = {name for name, value in _constants(graph, types) if np.all(value <= 1)}
     found = set(ones)
@@ -111,17 +118,17 @@ def _lowered(graph: onnx.GraphProto) -> set[str]:
 
 
 def _name_plugin(node: onnx.NodeProto, precision: str) -> None:
-    wanted = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+    names = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
     if node.op_type == ATTENTION:
-        wanted["precision"] = precision
-    others = [attribute for attribute in node.attribute if attribute.name not in wanted]
+        names["precision"] = precision
+    others = [attribute for attribute in node.attribute if attribute.name not in names]
     del node.attribute[:]
     node.attribute.extend(others)
-    node.attribute.extend(helper.make_attribute(name, text) for name, text in wanted.items())
+    node.attribute.extend(helper.make_attribute(name, text) for name, text in names.items())
 
 
 def _fold_integers(graph: onnx.GraphProto) -> None:
-    """Nodes that compute small integers from constants alone become those constants."""
+    """Replace nodes that compute small integers from constants alone: constant folding."""
     from onnx.reference import ReferenceEvaluator
 
     known = dict(_constants(graph))
@@ -131,8 +138,8 @@ def _fold_integers(graph: onnx.GraphProto) -> None:
         constant = constant and all(name in known for name in node.input)
         if constant and node.op_type in _FOLDED:
             feeds = {name: known[name] for name in node.input}
-            (made,) = ReferenceEvaluator(node).run(None, feeds)
-            value = np.asarray(made)
+            (result,) = ReferenceEvaluator(node).run(None, feeds)
+            value = np.asarray(result)
             if value.dtype == np.int64 and value.size <= _LARGEST:
                 name = node.output[0]
                 known[name] = value
@@ -145,7 +152,7 @@ def _fold_integers(graph: onnx.GraphProto) -> None:
 
 
 def _slice_sequences(graph: onnx.GraphProto) -> None:
-    """SplitToSequence by a constant size, read only by constant SequenceAt, becomes slices."""
+    """Replace SplitToSequence and its SequenceAt by slices where size and indices are constant."""
     constants = dict(_constants(graph))
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -160,7 +167,7 @@ def _slice_sequences(graph: onnx.GraphProto) -> None:
             slices = _slices(node, readers.get(node.output[0], []), constants)
             if slices is not None:
                 replaced[node.output[0]] = []
-                replaced.update((made[-1].output[0], made) for made in slices)
+                replaced.update((nodes[-1].output[0], nodes) for nodes in slices)
     if replaced:
         nodes = [new for old in graph.node for new in replaced.get(old.output[0], [old])]
         del graph.node[:]
@@ -170,7 +177,7 @@ def _slice_sequences(graph: onnx.GraphProto) -> None:
 def _slices(
     split: onnx.NodeProto, readers: list[onnx.NodeProto], constants: dict[str, Integers]
 ) -> list[list[onnx.NodeProto]] | None:
-    """For each SequenceAt of `split` the nodes that replace it, or None where they cannot."""
+    """Return the nodes that replace each SequenceAt of `split`; None if they cannot be replaced."""
     size = _scalar(constants, split.input[1], 0) if len(split.input) > 1 else 0
     places = [
         _scalar(constants, node.input[1], -1) if node.op_type == "SequenceAt" else -1
@@ -187,15 +194,15 @@ def _slices(
 
 def _slice(source: str, target: str, start: int, end: int, axis: int) -> list[onnx.NodeProto]:
     names = {f"{target}.start": start, f"{target}.end": end, f"{target}.axis": axis}
-    made = [
+    bounds = [
         helper.make_node("Constant", [], [name], value_ints=[value])
         for name, value in names.items()
     ]
-    return [*made, helper.make_node("Slice", [source, *names], [target], name=f"{target}.slice")]
+    return [*bounds, helper.make_node("Slice", [source, *names], [target], name=f"{target}.slice")]
 
 
 def _scalar(constants: dict[str, Integers], name: str, otherwise: int) -> int:
-    """An integer; an array of one is none: it splits by listed lengths."""
+    """Return a constant integer; an array of one counts as none, because it lists lengths."""
     value = constants.get(name)
     return int(value) if value is not None and value.ndim == 0 else otherwise
 
@@ -203,7 +210,7 @@ def _scalar(constants: dict[str, Integers], name: str, otherwise: int) -> int:
 def _constants(
     graph: onnx.GraphProto, types: tuple[int, ...] = (onnx.TensorProto.INT64,)
 ) -> Iterator[tuple[str, Integers]]:
-    """The small constants of these types that the graph itself holds."""
+    """Iterate over the small constants of these types that the graph itself contains."""
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
         if node.op_type == "Constant" and len(node.attribute) == 1:

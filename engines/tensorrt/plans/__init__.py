@@ -1,1 +1,1 @@
-"""Plans (built engines) on disk: their records, which one fits a run, and which are trusted."""
+"""Plans (built engines) on disk: records, cache, choice by profile, and the rule of trust."""

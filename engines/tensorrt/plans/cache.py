@@ -1,4 +1,4 @@
-"""Plans on disk, named by what went into them: built once, whole or absent, checked before use."""
+"""Cache of plans on disk: named by the digest of their inputs, built once, verified before use."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ LOCKS: Final = ".locks"
 _KEY_LETTERS: Final = 24  # 96 bits of the key: enough for a file name, and the record has the rest
 
 Write = Callable[[bytes | memoryview], object]
-Tell = Callable[[str], None]
+"""Writes the next piece of a plan."""
+
+OnProgress = Callable[[str], None]
+"""Called with one line of text for the user."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """What is known of a plan besides its bytes.
+class EngineInfo:
+    """Properties of a built engine.
 
     Attributes:
-        layers: the engine inspector's layer information as JSON; empty where there is none.
-        activation_memory: bytes of device memory that a context needs.
+        layers: Layer information of the engine inspector, as JSON; empty if there is none.
+        activation_memory: Device memory in bytes that an execution context needs.
     """
 
     layers: str = ""
     activation_memory: int = 0
 
 
-Examine = Callable[[Path], Built]
-"""Looks at a written plan; raises where it is not what was asked for."""
+Examine = Callable[[Path], EngineInfo]
+"""Inspects a written plan; raises if its engine does not compute what was requested."""
 
 
 class PlanCache:
     """A folder of plans and their records.
 
-    Several processes may use it at once. Locks are the system's own (`flock`), so they go with the
-    process that held them, however it ends.
+    Several processes may use it at once. Locks are the system's own (`flock`), which releases them
+    when a process ends, however it ends.
     """
 
-    def __init__(self, folder: Path, tell: Tell = lambda text: None) -> None:
+    def __init__(self, folder: Path, on_progress: OnProgress = lambda text: None) -> None:
         self.folder = folder
-        self._tell = tell
+        self._on_progress = on_progress
 
     def stem(self, inputs: PlanInputs) -> Path:
-        """The path of a plan's files without their suffixes."""
+        """Return the path of a plan's files without their suffixes."""
         return self.folder / f"{inputs.stage}-{inputs.key()[:_KEY_LETTERS]}"
 
     def find(self, inputs: PlanInputs) -> PlanRecord | None:
-        """The record of a plan that is there and whole, or None.
+        """Return the record of a plan that is present and intact, else None.
 
-        A plan or record that is damaged is as good as none, and is told.
+        A damaged plan or record counts as absent, and is reported.
         """
         path = self._path(inputs, RECORD_SUFFIX)
         if not path.is_file():
@@ -70,15 +73,15 @@ class PlanCache:
         try:
             record = read_record(path)
         except CovisError as error:
-            self._tell(f"built anew: {error}")
+            self._on_progress(f"built anew: {error}")
             return None
         plan = self.folder / record.file
         if record.key() != inputs.key():
-            self._tell(f"built anew: {path} is the record of another plan")
+            self._on_progress(f"built anew: {path} is the record of another plan")
         elif not plan.is_file() or plan.stat().st_size != record.size:
-            self._tell(f"built anew: {plan} is missing or cut off")
+            self._on_progress(f"built anew: {plan} is missing or cut off")
         elif sha256_of(plan) != record.sha256:
-            self._tell(f"built anew: {plan} is not what was built (sha256 differs)")
+            self._on_progress(f"built anew: {plan} is not what was built (sha256 differs)")
         else:
             return record
         return None
@@ -87,20 +90,20 @@ class PlanCache:
         self,
         inputs: PlanInputs,
         build: Callable[[Write], object],
-        examine: Examine = lambda plan: Built(),
+        examine: Examine = lambda plan: EngineInfo(),
         *,
         force: bool = False,
     ) -> tuple[PlanRecord, bool]:
-        """The plan of these inputs, built if it is not there yet.
+        """Return the plan of these inputs, and build it if the cache does not contain it.
 
-        Of several processes that ask for the same plan at once, one builds and the others wait for
-        it; if it fails or is killed, the next one builds.
+        If several processes request the same plan at once, one builds and the others wait for it;
+        if it fails or is killed, the next one builds.
 
         Args:
-            inputs: what the plan is made from.
-            build: writes the plan's bytes in pieces; run under the lock of this plan.
-            examine: looks at the written plan before it gets its name, and may refuse it.
-            force: build even where the plan is there.
+            inputs: Everything that determines the plan.
+            build: Writes the plan's bytes in pieces; called while the plan is locked.
+            examine: Inspects the written plan before it gets its name, and may reject it.
+            force: Build even if the cache contains the plan.
 
         Returns:
             The record, and whether it was built by this call.
@@ -114,7 +117,8 @@ class PlanCache:
             if not force and (found := self.find(inputs)) is not None:
                 return found, False
             plan = self._path(inputs, ".plan")
-            return write_plan(plan, inputs, build, examine, self._tell), True
+            record = write_plan(plan, inputs, build, examine, self._on_progress)
+            return record, True
 
     def _path(self, inputs: PlanInputs, suffix: str) -> Path:
         stem = self.stem(inputs)
@@ -123,7 +127,8 @@ class PlanCache:
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         lock = file_lock(self.folder / LOCKS / f"{name}.lock")
-        with held(lock, lambda: self._tell(f"another process is building {name}; waiting for it")):
+        waiting = f"another process is building {name}; waiting for it"
+        with locked(lock, lambda: self._on_progress(waiting)):
             yield
 
 
@@ -132,11 +137,11 @@ def write_plan(
     inputs: PlanInputs,
     build: Callable[[Write], object],
     examine: Examine,
-    tell: Tell = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> PlanRecord:
-    """Write a plan, what the inspector tells of it, and last its record; all of it or nothing.
+    """Write a plan, its layer information, and last its record; all of them or nothing.
 
-    The record's name is the plan's with `.json` behind; the caller holds the lock.
+    The record's name is the plan's with `.json` appended. The caller must have locked the plan.
 
     Raises:
         CovisError: the folder cannot be written, or the disk is full.
@@ -157,38 +162,38 @@ def write_plan(
         build(write)
         seconds = time.monotonic() - started
         stream.flush()
-        built = examine(Path(stream.name))
-        # The old record goes just before the new plan comes, and the new one comes last: at no
-        # time does a record stand beside a plan that is not its own.
+        info = examine(Path(stream.name))
+        # The old record is removed just before the new plan gets its name, and the new record is
+        # written last, so that at no time a record describes another plan than the one beside it.
         record.unlink(missing_ok=True)
-    told = built.layers.encode()
-    if told:
+    layer_data = info.layers.encode()
+    if layer_data:
         with atomic_file(layers) as stream:
-            stream.write(told)
-    made = PlanRecord(
+            stream.write(layer_data)
+    result = PlanRecord(
         **dict(inputs),
         file=plan.name,
         size=size,
         sha256=digest.hexdigest(),
-        layers=(layers.name, hashlib.sha256(told).hexdigest()) if told else None,
-        activation_memory=built.activation_memory,
+        layers=(layers.name, hashlib.sha256(layer_data).hexdigest()) if layer_data else None,
+        activation_memory=info.activation_memory,
         build_seconds=round(seconds, 3),
     )
     with atomic_file(record) as stream:
-        stream.write(made.model_dump_json(indent=1).encode() + b"\n")
-    if not remember_plan(made.sha256):
-        tell(
+        stream.write(result.model_dump_json(indent=1).encode() + b"\n")
+    if not remember_plan(result.sha256):
+        on_progress(
             "your list of own plans cannot be written: "
-            f"run this one with --trust-plan {made.sha256}"
+            f"run this one with --trust-plan {result.sha256}"
         )
-    return made
+    return result
 
 
 def file_lock(path: Path) -> BaseFileLock:
-    """A lock between processes on this machine; its folder is made where it is missing.
+    """Return a lock between processes on this machine; its folder is created if it is missing.
 
     Raises:
-        CovisError: the folder cannot be made.
+        CovisError: the folder cannot be created.
     """
     from filelock import FileLock
 
@@ -200,8 +205,8 @@ def file_lock(path: Path) -> BaseFileLock:
 
 
 @contextlib.contextmanager
-def held(lock: BaseFileLock, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock; `waiting` is told once where someone else has it.
+def locked(lock: BaseFileLock, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Run the block under a lock; `on_wait` is called once if another process has it.
 
     Raises:
         CovisError: the lock's file cannot be opened: a read-only folder, or no rights.
@@ -213,7 +218,7 @@ def held(lock: BaseFileLock, waiting: Callable[[], None] = lambda: None) -> Iter
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            waiting()
+            on_wait()
             lock.acquire()
     except OSError as error:
         raise _unwritable(path.parent, error) from error

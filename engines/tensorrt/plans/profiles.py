@@ -1,4 +1,4 @@
-"""Ranges of the dynamic dimensions, and the input shapes of an optimization profile they make."""
+"""Ranges of dynamic dimensions, and the input shapes of an optimization profile."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from covis.engines.tensorrt.plans.record import Range
 Symbol = Literal["M", "N", "K"]
 Shape = tuple[int, ...]
 
-# TensorRT refuses tensors of 2^31 elements or more; nobody has that many views.
+# No tensor may have 2^31 elements or more in TensorRT, so larger sizes cannot be built anyway.
 _MOST: Final = 1_000_000
-_NAME: Final = re.compile(r"[^,\s]+")  # names of tensors may hold colons
+_NAME: Final = re.compile(r"[^,\s]+")  # names of tensors may contain colons
 
 
 @dataclass(frozen=True)
 class InputShapes:
-    """Shapes of every input at the ends of a profile and at the point it is tuned for.
+    """Shape of every graph input in an optimization profile.
 
-    `dynamic` names the inputs whose shape the graph leaves open.
+    Attributes:
+        min: Smallest shape of every input, by name.
+        opt: Shape of every input for which kernels are tuned.
+        max: Largest shape of every input.
+        dynamic: Names of the inputs with dynamic dimensions.
     """
 
     min: dict[str, Shape]
@@ -33,10 +37,10 @@ class InputShapes:
 
 
 def parse_range(text: str, option: str) -> Range:
-    """A range from "MIN:OPT:MAX", "MIN:MAX" (tuned for the maximum) or one number.
+    """Parse a range "MIN:OPT:MAX", "MIN:MAX" (tuned for the maximum) or one number.
 
     Raises:
-        CovisError: anything else, or numbers that do not rise.
+        CovisError: the text is no range, or its numbers do not rise.
     """
     words = text.split(":")
     if not all(word.isascii() and word.isdigit() and len(word) < 9 for word in words):
@@ -53,13 +57,13 @@ def parse_range(text: str, option: str) -> Range:
 
 
 def stage_profile(stage: Stage, ranges: Mapping[Symbol, Range]) -> dict[Symbol, Range]:
-    """The ranges of the symbols that a stage's inputs have."""
+    """Select the ranges of the symbols in the shapes of a stage's inputs."""
     used = {size for tensor in stage.inputs for size in tensor.shape if isinstance(size, str)}
     return {symbol: value for symbol, value in ranges.items() if symbol in used}
 
 
 def stage_shapes(stage: Stage, profile: Mapping[Symbol, Range]) -> InputShapes:
-    """The shapes of all inputs of a stage for a profile."""
+    """Compute the shape of every input of a stage for a profile."""
 
     def shapes(end: Literal["min", "opt", "max"]) -> dict[str, Shape]:
         return {
@@ -75,10 +79,10 @@ def stage_shapes(stage: Stage, profile: Mapping[Symbol, Range]) -> InputShapes:
 
 
 def parse_shapes(text: str, option: str) -> dict[str, Shape]:
-    """Shapes in trtexec's words: "images:1x3x392x518,tau:scalar"; "tau:" is a scalar too.
+    """Parse shapes in trtexec's syntax: "images:1x3x392x518,tau:scalar"; "tau:" is a scalar too.
 
     Raises:
-        CovisError: another spelling, or an input named twice.
+        CovisError: the syntax is wrong, or an input is named twice.
     """
     shapes: dict[str, Shape] = {}
     for entry in text.split(","):
@@ -97,7 +101,7 @@ def parse_shapes(text: str, option: str) -> dict[str, Shape]:
 
 
 def format_shapes(shapes: Mapping[str, Shape]) -> str:
-    """The same words back; scalars as `name:scalar`, which every trtexec since 10.0 takes."""
+    """Format shapes in trtexec's syntax; all versions since 10.0 accept `name:scalar`."""
     return ",".join(
         f"{name}:{'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items()
     )

@@ -1,4 +1,4 @@
-"""."""
+"""Records of built plans: the inputs that determine a plan, and the file that contains it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from covis.engines.bundle.manifest import Count, Digest, FileName, Identifier
+from covis.engines.bundle.manifest import Count, Digest, FileName, Identifier, StrictModel
 from covis.engines.errors import environment_error, user_error
 
 RECORD_FORMAT: Final = 1
+BUILD_HINT: Final = "build it here with `covis build`"
+_MAX_RECORD: Final = 1 << 20  # bytes; a record takes about one thousand
 
 
-_MAX_RECORD = 1 << 20
-
-
-BUILD_HINT = "build it here with `covis build`"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Range(_Strict):
-    """The values a dynamic dimension may take in a profile, and the one it is tuned for."""
+class Range(StrictModel):
+    """Smallest, optimal and largest size of a dynamic dimension in an optimization profile."""
 
     min: Annotated[int, Field(ge=1)]
     opt: Annotated[int, Field(ge=1)]
@@ -43,18 +35,21 @@ class Range(_Strict):
         return self.min <= size <= self.max
 
     def clamp(self, size: int) -> int:
-        """The size inside the range that is nearest to `size`."""
+        """Return the size inside the range that is nearest to `size`."""
         return min(max(size, self.min), self.max)
 
     def __str__(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}"
 
 
-class EngineOptions(_Strict):
-    """The build options that change what an engine computes, or how."""
+class EngineOptions(StrictModel):
+    """The build options that change an engine; they are part of a plan's key.
+
+    The names are those of trtexec's options, see `BuildOptions`.
+    """
 
     builder_optimization_level: int = 3
-    workspace: int | None = None  # bytes; None leaves TensorRT's own limit
+    workspace: int | None = None  # bytes; None keeps TensorRT's default limit
     tactic_shared_memory: int | None = None  # bytes
     hardware_compatibility: Literal["none", "ampere+", "sameComputeCapability"] = "none"
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] = "detailed"
@@ -63,23 +58,24 @@ class EngineOptions(_Strict):
     tf32: bool = False
 
 
-class PlanInputs(_Strict):
-    """Everything that goes into a plan; two plans with equal inputs are the same plan.
+class PlanInputs(StrictModel):
+    """Everything that determines a plan: equal inputs give the same plan.
 
     Attributes:
-        stage: of the bundle.
-        precision: the export's, e.g. float32, float16, fp8.
-        graph: sha256 of the ONNX file it is built from.
-        parser_copy: version of the rules by which TensorRT's parser gets a copy of that file.
+        format: Version of this record's format.
+        stage: Name of the stage.
+        precision: Precision of the export, e.g. fp32, fp16, fp8.
+        graph: sha256 of the ONNX file.
+        parser_copy: Version of the rewrites of that file for TensorRT's parser.
         weights: sha256 of the weights file.
-        plugin: sha256 of the plugin library; None where the graph has no node of ours.
-        tensorrt: full version, e.g. "10.15.1.29".
-        cuda: the CUDA version of the driver, e.g. "13.0".
-        driver_branch: e.g. "580".
-        gpu: its name.
-        compute_capability: e.g. (9, 0).
-        profile: range of each symbol (M, N, K).
-        options: see `EngineOptions`.
+        plugin: sha256 of the plugin library; None if the graph has no node of the two ops.
+        tensorrt: Full version of TensorRT, e.g. "10.15.1.29".
+        cuda: CUDA version of the driver, e.g. "13.0".
+        driver_branch: Release branch of the driver, e.g. "580".
+        gpu: Name of the GPU.
+        compute_capability: Compute capability of the GPU, e.g. (9, 0).
+        profile: Range of each symbol (M, N, K).
+        options: Options that change the engine.
     """
 
     format: Literal[1] = RECORD_FORMAT
@@ -98,21 +94,22 @@ class PlanInputs(_Strict):
     options: EngineOptions
 
     def key(self) -> str:
-        """sha256 of all that goes into the plan, in canonical JSON: its name in the cache."""
+        """Return the sha256 of all inputs in canonical JSON: the plan's name in the cache."""
         inputs = self.model_dump(mode="json", include=set(PlanInputs.model_fields))
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 class PlanRecord(PlanInputs):
-    """A built plan: what it was made from, and the file itself.
+    """A built plan: its inputs, and the file that contains it.
 
     Attributes:
-        file: name of the plan beside the record.
-        size: bytes of that file.
-        sha256: of that file.
-        layers: name and sha256 of the engine inspector's layer information beside it, if any.
-        activation_memory: bytes of device memory a context needs at the profile's maximum.
-        build_seconds: how long TensorRT took.
+        file: Name of the plan, in the same folder as the record.
+        size: Size of that file in bytes.
+        sha256: Digest of that file.
+        layers: Name and sha256 of the file with the engine inspector's layer information; None if
+            there is none.
+        activation_memory: Device memory in bytes that a context needs at the profile's maximum.
+        build_seconds: Build time in seconds.
     """
 
     file: FileName
@@ -124,15 +121,15 @@ class PlanRecord(PlanInputs):
 
     @property
     def views(self) -> Range:
-        """The range of the stage's leading symbol: views M, or frames N of a chunk."""
+        """Range of the stage's leading symbol: views M, or frames N of a chunk."""
         return self.profile["M" if "M" in self.profile else "N"]
 
 
 def read_record(path: Path) -> PlanRecord:
-    """A record file.
+    """Read a record file.
 
     Raises:
-        CovisError: not a record of this format (exit code 2).
+        CovisError: the file is not a record of this format (exit code 2).
     """
     try:
         if path.stat().st_size > _MAX_RECORD:
@@ -154,7 +151,7 @@ def read_record(path: Path) -> PlanRecord:
 
 
 def records(folder: Path) -> Iterator[PlanRecord]:
-    """Every plan recorded in a folder, in order of name."""
+    """Read every record in a folder, in the order of their names."""
     if folder.is_dir():
         for path in sorted(folder.glob("*.plan.json")):
             yield read_record(path)

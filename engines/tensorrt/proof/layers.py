@@ -1,4 +1,4 @@
-"""TensorRT's engine inspector in JSON: what each layer of an engine is, reads, writes and runs.
+"""Parse the JSON of TensorRT's engine inspector: kind, kernel, inputs and outputs of each layer.
 
 Format: `IEngineInspector::getEngineInformation(kJSON)` of engines built with detailed profiling
 verbosity, as the TensorRT developer guide shows it: `{"Layers": [...], "Bindings": [...]}`.
@@ -14,7 +14,7 @@ from typing import Any, Final
 from covis.engines.errors import environment_error
 
 _NODE: Final = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX|[\s\x00-\x1f,\ufffd]|$)")
-# "Half" is what newer versions say; older ones "Row major linear FP16 format". Longest words first.
+# Newer versions write "Half", older ones "Row major linear FP16 format". Longest names first.
 _TYPES: Final = (
     (re.compile(r"bfloat16|bf16", re.I), "bfloat16"),
     (re.compile(r"fp8|e4m3", re.I), "float8_e4m3fn"),
@@ -35,13 +35,13 @@ class Layer:
     """A layer of an engine.
 
     Attributes:
-        name: of the layer; for one of a single ONNX node often that node's name.
-        kind: TensorRT's class, e.g. "gemm", "kgen", "PluginV3", "Reformat".
-        kernel: the tactic's name, empty where TensorRT gives none.
-        plugin: the plugin's type, empty for layers of TensorRT's own.
-        nodes: names of the ONNX nodes that it came from.
-        inputs: element type of each input.
-        outputs: element type of each output.
+        name: Name of the layer; often that of the ONNX node if there is only one.
+        kind: TensorRT's class of layer, e.g. "gemm", "kgen", "PluginV3", "Reformat".
+        kernel: Name of the tactic; empty if TensorRT gives none.
+        plugin: Type of the plugin; empty for TensorRT's own layers.
+        nodes: Names of the ONNX nodes that the layer computes.
+        inputs: Element type of each input.
+        outputs: Element type of each output.
     """
 
     name: str
@@ -54,16 +54,16 @@ class Layer:
 
     @property
     def is_plugin(self) -> bool:
-        """Whether a plugin runs it."""
+        """True if a plugin runs the layer."""
         return self.kind.startswith("Plugin") or bool(self.plugin)
 
 
 def parse_layers(text: str, where: str = "layer information") -> tuple[Layer, ...]:
-    """Every layer, in the order they run.
+    """Parse every layer, in the order in which they run.
 
     Raises:
-        CovisError: no such JSON, or names only, as an engine built with less than detailed
-            verbosity tells (exit code 3).
+        CovisError: the text is not such JSON, or contains only names, because the engine was built
+            with less than detailed verbosity (exit code 3).
     """
     try:
         layers = json.loads(text)["Layers"]
@@ -83,7 +83,7 @@ def parse_layers(text: str, where: str = "layer information") -> tuple[Layer, ..
 
 
 def element_type(words: str) -> str:
-    """The element type in TensorRT's words for a tensor's format; "unknown" where none is named."""
+    """Find the element type in TensorRT's description of a tensor's format, else "unknown"."""
     return next((name for pattern, name in _TYPES if pattern.search(words)), "unknown")
 
 

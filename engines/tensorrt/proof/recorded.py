@@ -1,4 +1,4 @@
-"""What the engine inspector told of a plan when it was built, read again without a GPU."""
+"""Repeat the proof of a plan from its recorded layer information, without a GPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from covis.engines.tensorrt.proof.report import EngineReport, report
 
 
 def plan_report(bundle: Bundle, record: PlanRecord, folder: Path) -> EngineReport:
-    """Hold a plan's recorded layers against the bundle's graph.
+    """Compare a plan's recorded layers with the bundle's graph.
 
     Raises:
-        CovisError: the plan is of another graph; its layers were not recorded, or are not the
-            recorded ones.
+        CovisError: the plan was built from another graph, or its layers were not recorded or have
+            changed since.
     """
     manifest = bundle.manifest
     digests = {file.path: file.sha256 for file in manifest.files}

@@ -1,4 +1,4 @@
-"""Is an engine what was asked for? Its layers, as the inspector tells them, against its graph."""
+"""The proof that an engine computes what was requested: its layers compared with its graph."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from covis.engines.tensorrt.proof.layers import Layer
 
 PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 _NARROWING: Final = frozenset({"Cast", "QuantizeLinear"})
+_SAME_VALUES: Final = frozenset({"Reshape", "Flatten", "Transpose", "Identity"})
 # Types in which a product may read its operands; int8 and int4 belong to them once quantised.
 _OPERANDS: Final = frozenset(
     {"float32", "float16", "bfloat16", "float8_e4m3fn", "float4_e2m1fn", "int8", "int4"}
@@ -29,9 +30,9 @@ class ClassRow:
 
     Attributes:
         kind: TensorRT's class of layer.
-        precision: element types that the layers read, e.g. "float16".
-        count: how many there are.
-        kernel: the kernel most of them run.
+        precision: Element types that the layers read, e.g. "float16".
+        count: Number of such layers.
+        kernel: Name of the kernel that most of them run.
     """
 
     kind: str
@@ -42,14 +43,15 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """A node of ours and what runs it.
+    """A node of the two ops and the layer that runs it.
 
     Attributes:
-        node: its name in the graph.
+        node: Name of the node in the graph.
         op: BlockSparseAttention or BlockSelect.
-        level: where its map comes from: "dense", "frame pairs" or "selected blocks".
-        plugin: whether the plugin runs it.
-        precision: element type of its queries in the engine.
+        level: Source of its level map: "dense", "frame pairs" or "selected blocks"; empty for
+            BlockSelect.
+        plugin: The plugin runs the node.
+        precision: Element type of its queries in the engine.
     """
 
     node: str
@@ -61,14 +63,14 @@ class AttentionRow:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What an engine is made of.
+    """Summary of an engine's layers, and their differences from the graph.
 
     Attributes:
-        classes: layers by class and precision, most frequent first.
-        attention: every node of ours, in the graph's order.
-        products: how many matrix products and convolutions the graph has.
-        proven: how many of them a layer is known to run, in the graph's type.
-        faults: what is not as the graph says; empty for an engine that is what was asked for.
+        classes: Layers by class and precision, most frequent first.
+        attention: Every node of the two ops, in the graph's order.
+        products: Number of matrix products and convolutions in the graph.
+        proven: Number of those that a layer provably runs in the graph's type.
+        faults: Differences from the graph; empty for an engine that passes the proof.
     """
 
     classes: tuple[ClassRow, ...]
@@ -78,7 +80,7 @@ class EngineReport:
     faults: tuple[str, ...]
 
     def refuse_faults(self, where: str) -> None:
-        """Raise where the engine is not what was asked for.
+        """Raise an error if the engine differs from its graph.
 
         Raises:
             CovisError: naming the first fault (exit code 4).
@@ -88,7 +90,7 @@ class EngineReport:
 
 
 def refused(where: str, faults: Sequence[str]) -> CovisError:
-    """The error for an engine that is not what was asked for."""
+    """Return the error for an engine that differs from its graph."""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return numerics_error(f"the engine is not what was asked for: {faults[0]}{more}", where=where)
 
@@ -102,16 +104,16 @@ def report(
 ) -> EngineReport:
     """Compare an engine's layers with the graph it was built from.
 
-    Every node of ours must be run by the plugin, in the type of its queries. Every product that a
-    layer names must read the graph's type (FP8 where its operands come from DequantizeLinear)
-    unless the layer also holds the node that makes that type, and no kernel may be a TF32 one
-    unless that was allowed.
+    Every node of the two ops must run in the plugin, in the type of its queries. Every product that
+    a layer names must read the graph's type (FP8 where its operands come from DequantizeLinear)
+    unless the layer also contains the node that casts to that type. TF32 kernels are faults unless
+    TF32 was allowed.
 
     Args:
-        model: the graph as the parser got it.
-        facts: types of its tensors, from `tensor_facts`.
-        layers: from `parse_layers`.
-        tf32: TF32 was allowed.
+        model: Graph that TensorRT's parser read.
+        facts: Types and shapes of its tensors, from `tensor_facts`.
+        layers: Layers of the engine, from `parse_layers`.
+        tf32: The build allowed TF32.
     """
     by_node: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -144,17 +146,17 @@ def _attention(
     faults: list[str],
 ) -> AttentionRow:
     runs = [layer for layer in by_node.get(node.name, ()) if layer.is_plugin]
-    wanted = onnx_name(facts[node.input[0]].dtype)
+    expected = onnx_name(facts[node.input[0]].dtype)
     found = runs[0].inputs[0] if runs and runs[0].inputs else "unknown"
     if not runs:
         faults.append(f"node {node.name!r} ({node.op_type}) is not run by the plugin")
-    elif found != wanted:
-        faults.append(f"node {node.name!r} reads {found} queries, the graph says {wanted}")
+    elif found != expected:
+        faults.append(f"node {node.name!r} reads {found} queries, the graph says {expected}")
     return AttentionRow(node.name, node.op_type, _level(node, producers), bool(runs), found)
 
 
 def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:
-    """Where an attention node's map comes from, looking back through what merges maps."""
+    """Find the source of an attention node's level map, through the nodes that merge maps."""
     if node.op_type != ATTENTION:
         return ""
     kinds: set[str] = set()
@@ -162,16 +164,16 @@ def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str
     names = [node.input[3]]
     while names:
         name = names.pop()
-        maker = producers.get(name)
+        producer = producers.get(name)
         if name in seen:
             continue
         seen.add(name)
         if name == "pair_level":
             kinds.add("frame pairs")
-        elif maker is not None and maker.op_type == SELECT:
+        elif producer is not None and producer.op_type == SELECT:
             kinds.add("selected blocks")
-        elif maker is not None:
-            names += [entry for entry in maker.input if entry]
+        elif producer is not None:
+            names += [entry for entry in producer.input if entry]
     order = ("selected blocks", "frame pairs")
     return next((kind for kind in order if kind in kinds), "dense")
 
@@ -186,14 +188,16 @@ def _product(
 ) -> bool:
     layers = by_node.get(node.name, ())
     reads = {kind for layer in layers for kind in layer.inputs if kind in _OPERANDS}
-    wanted = _operand_type(node, facts, producers)
-    if not reads or wanted is None:
+    expected = _operand_type(node, facts, producers)
+    if not reads or expected is None:
         return False
-    if wanted not in reads:
+    if expected not in reads:
         if any(name in narrowing for layer in layers for name in layer.nodes):
-            return False  # fused with what makes its type: the border's type says nothing
+            return (
+                False  # fused with the cast to its type, so the layer's input has the type before
+            )
         faults.append(
-            f"product {node.name!r} reads {', '.join(sorted(reads))}, the graph says {wanted}"
+            f"product {node.name!r} reads {', '.join(sorted(reads))}, the graph says {expected}"
         )
         return False
     return True
@@ -204,11 +208,12 @@ def _operand_type(
     facts: Mapping[str, TensorFacts],
     producers: Mapping[str, onnx.NodeProto],
 ) -> str | None:
-    maker = producers.get(node.input[0])
-    while maker is not None and maker.op_type in ("Reshape", "Flatten", "Transpose", "Identity"):
-        maker = producers.get(maker.input[0])
-    if maker is not None and maker.op_type == "DequantizeLinear":
-        return _float_name(facts[maker.input[0]])
+    """Return the type in which a product must read its operands: FP8 behind DequantizeLinear."""
+    producer = producers.get(node.input[0])
+    while producer is not None and producer.op_type in _SAME_VALUES:
+        producer = producers.get(producer.input[0])
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        return _float_name(facts[producer.input[0]])
     return _float_name(facts[node.input[0]])
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from covis.engines.tensorrt.plans.cache import Built, PlanCache, Write
+from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache, Write
 from tests.engines.tensorrt.plan_inputs import plan_inputs
 
 PIECE = bytes(range(256)) * 1024
@@ -29,7 +29,7 @@ def main(folder: Path, log: Path, seconds: float) -> None:
         note("done")
 
     record, built = PlanCache(folder).get(
-        plan_inputs(), build, lambda plan: Built('{"Layers": []}', 42)
+        plan_inputs(), build, lambda plan: EngineInfo('{"Layers": []}', 42)
     )
     print(record.sha256, built)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from covis.engines.errors import CovisError, ExitCode
-from covis.engines.tensorrt.plans.cache import Built, PlanCache, Write
+from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache, Write
 from covis.engines.tensorrt.plans.record import EngineOptions, Range, records
 from covis.engines.tensorrt.plans.trust import own_plans, read_plan
 from tests.engines.mini_bundle import flip
@@ -70,7 +70,7 @@ def visible(folder: Path) -> list[str]:
 def test_second_call_finds_it(folder: Path) -> None:
     cache = PlanCache(folder)
     record, built = cache.get(
-        plan_inputs(), lambda write: write(b"plan"), lambda plan: Built(plan.read_text(), 7)
+        plan_inputs(), lambda write: write(b"plan"), lambda plan: EngineInfo(plan.read_text(), 7)
     )
     assert built and record.activation_memory == 7 and record.build_seconds >= 0
     again, built = cache.get(plan_inputs(), never)

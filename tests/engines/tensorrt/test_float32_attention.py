@@ -16,8 +16,8 @@ from covis.engines.errors import CovisError
 from covis.engines.graphs.read import load_graph
 from covis.engines.op import DOMAIN
 from covis.engines.tensorrt.build.options import BuildOptions
-from covis.engines.tensorrt.build.stages import refuse_wide_attention, stage_builds
-from covis.engines.tensorrt.parser_graph.float32_attention import wide_attention
+from covis.engines.tensorrt.build.requests import refuse_float32_attention, stage_requests
+from covis.engines.tensorrt.parser_graph.float32_attention import find_float32_attention
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from tests.places import DEMO
 
@@ -53,34 +53,34 @@ def test_the_products_are_the_attention(words: str, scale: float) -> None:
     [("float", "2", 1, 0), ("float", "1", 1, 0), ("float", "0", 0, 1), ("float16", "2", 0, 0)],
 )
 def test_which_nodes_are_wide(kind: str, level: str, dense: int, mapped: int) -> None:
-    found = wide_attention(graph(kind, level), DOMAIN)
+    found = find_float32_attention(graph(kind, level))
     assert (len(found.dense), len(found.mapped)) == (dense, mapped)
     left = [n for n in for_tensorrt(graph(kind, level)).graph.node if n.domain == DOMAIN]
     assert len(left) == 1 - dense
     moving = graph(kind, level)
     moving.graph.node[0].input[3] = "map"
-    assert len(wide_attention(moving, DOMAIN).mapped) == (kind == "float")
+    assert len(find_float32_attention(moving).mapped) == (kind == "float")
 
 
 def test_types_are_inferred_where_they_are_not_recorded() -> None:
     """Through the function bodies, which the parser's copy has no more."""
     model = load_graph(DEMO / "camera.onnx")
-    recorded = wide_attention(model, DOMAIN)
+    recorded = find_float32_attention(model)
     assert len(recorded.dense) == 4 and not recorded.mapped
     del model.graph.value_info[:]
-    assert wide_attention(model, DOMAIN) == recorded
+    assert find_float32_attention(model) == recorded
 
 
 def test_a_map_in_float32_is_refused_before_anything_is_built(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = open_bundle(DEMO)
-    builds = {b.stage: b for b in stage_builds(bundle, BuildOptions(DEMO))}
+    builds = {b.stage: b for b in stage_requests(bundle, BuildOptions(DEMO))}
     with pytest.raises(
         CovisError, match=r"attention in float32 .*no kernel.*--precision"
     ) as caught:
-        refuse_wide_attention(tuple(builds.values()))
+        refuse_float32_attention(tuple(builds.values()))
     assert caught.value.code == 2 and "stage aggregator" in str(caught.value)
-    refuse_wide_attention([b for b in builds.values() if not b.stage.startswith("aggregator")])
+    refuse_float32_attention([b for b in builds.values() if not b.stage.startswith("aggregator")])
     assert run_command(["build", str(DEMO)]) == 2
     assert "has no kernel on a GPU" in capsys.readouterr().err

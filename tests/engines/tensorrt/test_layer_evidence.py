@@ -13,10 +13,10 @@ from covis.cli import run_command
 from covis.engines.errors import ExitCode
 from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import tensor_facts
-from covis.engines.tensorrt.build import stages as plan_builds
-from covis.engines.tensorrt.build.layer_evidence import kept_evidence, stage_file
+from covis.engines.tensorrt.build import stages
+from covis.engines.tensorrt.build.layer_evidence import preserve_layers, stage_layers_file
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
-from covis.engines.tensorrt.plans.cache import Built, Write
+from covis.engines.tensorrt.plans.cache import EngineInfo, Write
 from tests.engines.tensorrt.layers import as_json, engine_layers
 from tests.engines.tensorrt.plan_inputs import H200, TENSORRT
 from tests.places import DEMO
@@ -39,7 +39,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """What the inspector says, by stage: at first of engines that are what was asked for."""
     said = {stage: layers_of(stage) for stage in STAGES}
 
-    def build_engine(request: plan_builds.EngineRequest, write: Write) -> None:
+    def build_engine(request: stages.EngineRequest, write: Write) -> None:
         write(request.graph.stem.encode())
 
     acted: dict[str, Callable[..., object]] = {
@@ -47,11 +47,11 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
         "import_tensorrt": lambda: SimpleNamespace(__version__=TENSORRT),
         "use_gpu": lambda device: None,
         "build_engine": build_engine,
-        "inspect_plan": lambda plan: Built(said[plan.read_text()], 1),
+        "inspect_plan": lambda plan: EngineInfo(said[plan.read_text()], 1),
         "logger": lambda log: None,
     }
     for name, function in acted.items():
-        monkeypatch.setattr(plan_builds, name, function)
+        monkeypatch.setattr(stages, name, function)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return said
 
@@ -70,7 +70,7 @@ def test_each_stage_has_a_file_of_its_own(told: dict[str, str], tmp_path: Path) 
     for stage in STAGES:
         assert (tmp_path / f"layers.{stage}.json").read_text() == told[stage]
     assert not (tmp_path / "layers.json").exists()
-    assert stage_file(Path("a/l.json"), "depth", 1) == Path("a/l.json")
+    assert stage_layers_file(Path("a/l.json"), "depth", 1) == Path("a/l.json")
 
 
 def test_trtexec_writes_to_the_same_files(capsys: Captured) -> None:
@@ -124,7 +124,7 @@ def test_what_the_proof_cannot_read_is_kept(
 def test_what_trips_the_proof_is_kept(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyError, match="a field nobody foresaw"),
-        kept_evidence("{}", None, tmp_path / "refused"),
+        preserve_layers("{}", None, tmp_path / "refused"),
     ):
         raise KeyError("a field nobody foresaw")
     assert (tmp_path / "refused").read_text() == "{}"

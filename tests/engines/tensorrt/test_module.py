@@ -20,7 +20,7 @@ from covis.engines.errors import CovisError, ExitCode
 from covis.engines.system.native import PLUGIN_LIBRARY, find_kernels_of, find_library
 from covis.engines.tensorrt import module as ours
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
-from covis.engines.tensorrt.build.progress import Silent, monitor
+from covis.engines.tensorrt.build.progress import SilentPhases, monitor
 from covis.engines.tensorrt.plans.record import EngineOptions
 from tests.places import ROOT
 from tests.tensorrt.real import plugin_library, real_tensorrt
@@ -145,7 +145,7 @@ def test_methods_that_the_builder_calls(trt: Any) -> None:
 def test_monitor(trt: Any) -> None:
     said: list[tuple[object, ...]] = []
 
-    class Phases(Silent):
+    class Phases(SilentPhases):
         def begin(self, name: str, depth: int, steps: int) -> None:
             said.append(("begin", name, depth, steps))
 

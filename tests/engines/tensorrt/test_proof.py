@@ -18,7 +18,7 @@ from covis.engines.errors import CovisError, ExitCode
 from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
-from covis.engines.tensorrt.plans.cache import Built, PlanCache
+from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache
 from covis.engines.tensorrt.plans.profiles import InputShapes
 from covis.engines.tensorrt.plans.record import EngineOptions, PlanInputs, Range
 from covis.engines.tensorrt.proof.inspector import prove
@@ -249,17 +249,17 @@ def test_proof_of_a_build() -> None:
     shapes = InputShapes(shape, shape, shape, frozenset())
     layers, said = engine_layers(model, facts), list[str]()
     text = as_json(layers)
-    prove(Built(text), model, shapes, EngineOptions(), "stage x", said.append)
+    prove(EngineInfo(text), model, shapes, EngineOptions(), "stage x", said.append)
     assert said == [
         f"stage x: {len(layers)} layers; 1 of 1 nodes of ours in the plugin; "
         "2 of 2 products shown in the graph's type"
     ]
     worse = text.replace('"Half"', '"Float"')
     with pytest.raises(CovisError, match="not what was asked for") as caught:
-        prove(Built(worse), model, shapes, EngineOptions(), "stage x", said.append)
+        prove(EngineInfo(worse), model, shapes, EngineOptions(), "stage x", said.append)
     assert caught.value.code == ExitCode.NUMERICS
     quiet = EngineOptions(profiling_verbosity="layer_names_only")
-    prove(Built(worse), model, shapes, quiet, "stage x", said.append)
+    prove(EngineInfo(worse), model, shapes, quiet, "stage x", said.append)
     assert said[-1] == "stage x: not proven (built with --profilingVerbosity layer_names_only)"
 
 
@@ -274,7 +274,7 @@ def test_inspect_shows_engines(
     model, facts = stage("aggregator")
     text = as_json(engine_layers(model, facts))
     record, _ = PlanCache(folder).get(
-        inputs, lambda write: write(b"plan"), lambda plan: Built(text, 1)
+        inputs, lambda write: write(b"plan"), lambda plan: EngineInfo(text, 1)
     )
     assert run_command(["inspect", str(DEMO), "--plans", str(folder), "--layers"]) == 0
     out = capsys.readouterr().out
