@@ -11,7 +11,7 @@ import pytest
 
 from covis.commands.demo import demo_bundle
 from covis.engines.errors import CovisError
-from covis.engines.options import RunOptions, Sparsity
+from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.evaluation.accuracy.execution import Crew, Died, LocalCrew, Outcome, run_crew, run_here
 from covis.evaluation.accuracy.job import Job, chosen_scenes
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions
@@ -194,6 +194,8 @@ def test_options_that_decide_a_number_are_in_the_fingerprint(tmp_path: Path) -> 
     for change in ({"views": 3}, {"seed": 1}, {"sampling": "even"}, {"sparsity": Sparsity()},
                    {"score": ScoreOptions(icp=1)}):  # fmt: skip
         assert replace(base, **change).options("d") != base.options("d")  # type: ignore[arg-type]
+    on_gpu = RunOptions(backend=BackendOptions("cuda"))  # rounds in another way
+    assert replace(base, run=on_gpu).options("d") == base.options("d") | {"backend": "cuda"}
     with pytest.raises(CovisError, match="--views: 1 views make no pair"):
         replace(base, views=1)
 
