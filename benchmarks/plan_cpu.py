@@ -17,7 +17,7 @@ import numpy as np
 
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.bundle.manifest import Stage
-from covis.engines.tensorrt.stage_memory import MemoryPlan
+from covis.engines.tensorrt.stage_memory import MemoryEstimate
 from covis.evaluation.bench.measure import peak_bytes, reset_peak
 from covis.runtime.backends.ort_session import Session, SessionOptions
 from covis.runtime.memory.memory import HostMemory
@@ -72,14 +72,14 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", help="default: all")
     options = parser.parse_args()
     bundle = open_bundle(options.bundle)
-    plan = MemoryPlan(bundle)
+    estimate = MemoryEstimate(bundle)
     print("| stage | planned MiB | measured MiB | planned / measured |\n|---|---|---|---|")
     for stage in bundle.manifest.stages:
         if options.stages and stage.name not in options.stages:
             continue
         session = Session(bundle.graph(stage), stage, SessionOptions(threads=1))
         grown(session, stage, 2)
-        planned = plan.need(stage, sizes(options.views)).scratch / 2**20
+        planned = estimate.stage(stage, sizes(options.views)).scratch / 2**20
         measured = grown(session, stage, options.views) / 2**20
         print(f"| {stage.name} | {planned:.1f} | {measured:.1f} | {planned / measured:.2f} |")
 

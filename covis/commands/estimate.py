@@ -15,7 +15,7 @@ from covis.engines.system.json_file import read_json
 
 if TYPE_CHECKING:
     from covis.engines.bundle.bundle import Bundle
-    from covis.engines.tensorrt.stage_memory import MemoryPlan, StageNeed
+    from covis.engines.tensorrt.stage_memory import MemoryEstimate, StageMemory
     from covis.runtime.flow import Step
 
 _WRITE_RECORD = "write one with `covis bench --exportTimes`"
@@ -127,12 +127,12 @@ class _Estimate:
 
     def __init__(self, bundle: Bundle, command: EstimateCommand) -> None:
         from covis.engines.options import SparsityChanges
-        from covis.engines.tensorrt.stage_memory import MemoryPlan
+        from covis.engines.tensorrt.stage_memory import MemoryEstimate
         from covis.runtime.flow import steps
 
         self.bundle, self.command = bundle, command
         self.chunk, self.probes = command.run.frames_at_once, max(command.run.probes, 1)
-        self.memory: MemoryPlan = MemoryPlan(bundle)
+        self.memory: MemoryEstimate = MemoryEstimate(bundle)
         changes = SparsityChanges(selector=command.selector)
         self.sparsity = changes.apply(bundle.manifest.sparsity)
         self.run: tuple[Step, ...] = steps(bundle.manifest, self.sparsity)
@@ -142,10 +142,10 @@ class _Estimate:
         weights = next(f for f in bundle.manifest.files if f.path == bundle.manifest.weights.file)
         self.weights = sum(sizes) if self.on_gpu else min(sum(sizes), weights.size)
 
-    def need(self, step: Step, views: int) -> StageNeed:
+    def need(self, step: Step, views: int) -> StageMemory:
         """Return what one stage needs."""
         sizes = {"M": views, "N": min(self.chunk, views), "K": self.probes}
-        return self.memory.need(step.stage, sizes)
+        return self.memory.stage(step.stage, sizes)
 
     def total(self, views: int) -> int:
         """Return the peak memory of the run in bytes, weights included."""
@@ -158,7 +158,7 @@ class _Estimate:
             views,
             self.chunk,
             self.probes,
-            lambda stage, sizes: self.memory.need(stage, {**sizes, "N": frames}).scratch,
+            lambda stage, sizes: self.memory.stage(stage, {**sizes, "N": frames}).scratch,
         )
         return peak + self.weights
 

@@ -1,1 +1,1 @@
-"""Bundles on disk: the manifest, the checks that open one, and the writer that finishes one."""
+"""Bundles on disk: manifest, verification, pixel rule and patch order."""

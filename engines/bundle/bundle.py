@@ -1,10 +1,11 @@
-"""Bundles on disk: opened only after every file has been checked, written whole or not at all."""
+"""Open a bundle after every file of it has been verified, and replace its manifest atomically."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,43 +14,49 @@ from pydantic import ValidationError
 from covis.engines.bundle.manifest import File, Manifest, Stage, Tensor
 from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.system.atomic import atomic_file, entries
+from covis.engines.system.replace import REPLACE_HINT, check_own_files
 
 MANIFEST = "manifest.json"
-PLANS = "plans"  # built engines: described by files of their own, not by the manifest
+PLANS = "plans"  # folder of built engines, which have records of their own instead of an entry
 _MAX_MANIFEST = 16 << 20
 _REEXPORT = "export the bundle again or copy it anew"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle whose files all had the listed size and digest."""
+    """An opened bundle, whose files all had the listed size and digest.
+
+    Attributes:
+        path: Folder of the bundle.
+        manifest: Contents of its manifest.
+    """
 
     path: Path
     manifest: Manifest
 
     def graph(self, stage: Stage) -> Path:
-        """The ONNX file of a stage."""
+        """Return the path of a stage's ONNX file."""
         return self.path / stage.graph
 
     @property
     def weights(self) -> Path:
-        """The safetensors file the graphs' initializers point into."""
+        """Path of the safetensors file that the graphs' initializers point into."""
         return self.path / self.manifest.weights.file
 
     def digest(self) -> str:
-        """sha256 of the manifest, which holds every other file's digest."""
+        """Return the sha256 of the manifest, which contains the digest of every other file."""
         return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
 
 
 def open_bundle(path: Path | str) -> Bundle:
-    """Check a bundle and open it.
+    """Verify a bundle and open it.
 
-    Every file must be listed, lie in the folder itself (no symbolic links, no hard links to
-    elsewhere), and have the listed size and sha256; graphs may only point into the listed weights
-    file. Nothing is loaded before all of that holds.
+    Every file must be listed, be in the folder itself (no symbolic links, no hard links to
+    elsewhere), and have the listed size and sha256. Graphs may only point into the listed weights
+    file. Nothing is loaded before all of this is verified.
 
     Raises:
-        CovisError: naming the file that is wrong (exit code 2).
+        CovisError: naming the faulty file (exit code 2).
     """
     folder = Path(path)
     try:
@@ -73,36 +80,31 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that is no bundle, or that holds files besides one.
-
-    A slip such as `--out ~ --force` must not cost anyone their files.
+    """Refuse to replace a folder that is no bundle, or that contains other files; see `replace`.
 
     Raises:
-        CovisError: naming what is no part of a bundle.
+        CovisError: naming the first file that is no part of a bundle (exit code 2).
     """
-    cure = "choose another name, or remove it yourself"
-    if folder.is_symlink():
-        raise user_error("is a link, and is not replaced", where=folder, hint=cure)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+    is_bundle = folder.is_dir() and not folder.is_symlink() and any(folder.iterdir())
     try:
-        _check_listing(folder, _read_manifest(folder))
+        is_listed = _listing(_read_manifest(folder)) if is_bundle else lambda name: False
     except CovisError as error:
         raise user_error(
             f"is no intact bundle, and is not replaced ({error.where}: {error.what})",
             where=folder,
-            hint=cure,
+            hint=REPLACE_HINT,
         ) from error
+    check_own_files(folder, is_listed, "which its manifest does not list")
 
 
 def describe_file(folder: Path, name: str) -> File:
-    """The manifest entry of a file in `folder`."""
+    """Create the manifest entry of a file in `folder`."""
     path = folder / name
     return File(path=name, size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file of any size."""
+    """Return the sha256 of a file of any size, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -114,7 +116,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise user_error("is larger than 16 MiB", where=path, hint=_REEXPORT)
     try:
         return Manifest.model_validate_json(path.read_bytes())
-    except CovisError as error:  # an option's own range check
+    except CovisError as error:  # from the range check of an option
         raise user_error(f"is not valid: {error}", where=path, hint=_REEXPORT) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -124,25 +126,31 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _check_listing(folder: Path, manifest: Manifest) -> None:
+def _listing(manifest: Manifest) -> Callable[[str], bool]:
+    """Return the test whether a file, by its path in the folder, belongs to the bundle."""
     listed = {file.path for file in manifest.files} | {MANIFEST}
+    return lambda name: name in listed or name.startswith(f"{PLANS}/")
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    is_listed = _listing(manifest)
     for name in entries(folder):
-        if name not in listed and not name.startswith(f"{PLANS}/"):
+        if not is_listed(name):
             raise user_error("is not listed in the manifest", where=folder / name, hint="remove it")
 
 
 def _check_plain(folder: Path, name: str) -> os.stat_result:
-    """A regular file of the bundle's own: not a link of either kind, nor below a linked folder."""
+    """Refuse links of either kind, linked folders, and everything else but a regular file."""
     path = folder / name
     try:
         facts = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise user_error("is missing", where=path, hint=_REEXPORT) from None
-    below = path.parent
-    while below != folder:
-        if below.is_symlink():
-            raise user_error("is a symbolic link", where=below, hint="put the folder itself there")
-        below = below.parent
+    parent = path.parent
+    while parent != folder:
+        if parent.is_symlink():
+            raise user_error("is a symbolic link", where=parent, hint="put the folder itself there")
+        parent = parent.parent
     if stat.S_ISLNK(facts.st_mode):
         raise user_error("is a symbolic link", where=path, hint="put the file itself there")
     if not stat.S_ISREG(facts.st_mode):
@@ -166,7 +174,7 @@ def _check_file(folder: Path, file: File) -> None:
 
 
 def _check_graph(folder: Path, stage: Stage, manifest: Manifest) -> None:
-    """The graph reads and writes what the manifest says, and no byte outside the weights file."""
+    """Compare a graph's inputs, outputs and external data with the manifest."""
     from covis.engines.graphs.read import external_data, load_graph, signature
 
     path = folder / stage.graph
@@ -203,7 +211,7 @@ def _check_graph(folder: Path, stage: Stage, manifest: Manifest) -> None:
 
 
 def _fits(tensor: Tensor, shape: tuple[int | None, ...] | None) -> bool:
-    """Whether a graph's shape can be the manifest's: numbers equal, symbols left open."""
+    """Return True if a graph's shape matches the manifest's; its symbols match any size."""
     if shape is None:
         return True
     listed = tuple(size if isinstance(size, int) else None for size in tensor.shape)
@@ -219,10 +227,9 @@ def _dims(shape: tuple[int | str | None, ...] | None) -> str:
 
 
 def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
-    """Replace the manifest of a bundle, and nothing else of it; an interruption leaves the old one.
+    """Replace only the manifest of a bundle, atomically.
 
-    The bundle's digest changes with it: what was measured or built for the old manifest is known
-    by the old digest.
+    The bundle's digest changes with it, so records that name the old digest do not match any more.
 
     Raises:
         CovisError: the folder cannot be written.

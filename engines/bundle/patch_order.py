@@ -1,7 +1,7 @@
-"""Orders in which a frame's patches can be walked, so that neighbours in the sequence are near.
+"""Orders of a frame's patches in the sequence: raster, or along a generalised Hilbert curve.
 
 The pooled selector averages runs of 64 and 128 patches. In raster order a run is a stripe across
-the image; along a Hilbert curve it is a compact patch of it, whose mean says more.
+the image. Along a Hilbert curve it is a compact region, whose mean represents its patches better.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ _Vector = tuple[int, int]
 
 
 def patch_order(kind: str, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The raster index (row * columns + column) of the n-th patch of that order.
+    """Return the raster index (row * columns + column) of every patch, in that order.
 
     Args:
         kind: "raster" (rows from the top) or "hilbert" (generalised Hilbert curve).
-        rows, columns: patches of the image, both at least 1.
+        rows: Rows of patches, at least 1.
+        columns: Columns of patches, at least 1.
 
     Returns:
         int64 (rows * columns,), a permutation: tokens in the order are `tokens[patch_order(...)]`.
 
     Raises:
-        CovisError: an unknown kind, or a size below 1.
+        CovisError: the kind is unknown, or a size is below 1.
     """
     if kind not in ORDERS:
         raise user_error(f"is {kind!r}", where="order", hint=f"give one of {', '.join(ORDERS)}")
@@ -43,7 +44,7 @@ def patch_order(kind: str, rows: int, columns: int) -> np.ndarray[Any, np.dtype[
 
 
 def inverse(order: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The permutation that undoes an order: `tokens[order][inverse(order)]` is `tokens`."""
+    """Invert a permutation: `tokens[order][inverse(order)]` is `tokens`."""
     result = np.empty_like(order)
     result[order] = np.arange(order.size)
     return result
@@ -55,8 +56,8 @@ def _walk(start: _Vector, along: _Vector, across: _Vector) -> Iterator[_Vector]:
     `along` and `across` are the rectangle's sides as axis-parallel vectors. The Hilbert curve's
     own rule, for any sides: go up one half, along the far side, and down the other half - three
     rectangles, the outer two walked with the sides exchanged. A rectangle longer than 3:2 is first
-    cut in two along its length. Halves are made even where possible, because only a walk along an
-    even side ends where the next one can begin without a diagonal step.
+    cut in two along its length. Halves have even length where possible, because only a walk along
+    an even side ends where the next one can begin without a diagonal step.
     """
     length, width = _size(along), _size(across)
     step, rise = _unit(along), _unit(across)
@@ -87,7 +88,7 @@ def _add(a: _Vector, b: _Vector, times: int = 1) -> _Vector:
 
 
 def _half(side: _Vector) -> _Vector:
-    """Half of a side, rounded down in coordinates (not in length): the curve's usual convention."""
+    """Halve a side, rounding coordinates (not the length) down: the curve's usual convention."""
     return side[0] // 2, side[1] // 2
 
 

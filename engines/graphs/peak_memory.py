@@ -1,4 +1,4 @@
-"""How many bytes of intermediate results a graph holds at once, from its shapes alone."""
+"""Estimate the peak memory of a graph's intermediate results from its shapes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import onnx
 
 from covis.engines.graphs.shapes import TensorFacts
 
-# Another shape of the same bytes: no runtime copies for these.
+# Another shape of the same bytes: no runtime copies data for these.
 _VIEWS: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-# May write over an operand of the same size that nobody reads later, as ONNX Runtime does.
+# May overwrite an operand of the same size that no later node reads, as ONNX Runtime does.
 _IN_PLACE: Final = frozenset(
     {"Add", "Sub", "Mul", "Div", "Neg", "Exp", "Sqrt", "Abs", "Relu", "Gelu", "Sigmoid", "Tanh"}
     | {"Clip", "Min", "Max", "And", "Or", "Not", "Softmax"}
@@ -21,12 +21,12 @@ _IN_PLACE: Final = frozenset(
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment at which a graph holds most.
+    """Peak memory of a graph.
 
     Attributes:
-        bytes: of intermediate results; without the graph's inputs, outputs and weights.
-        node: the node that runs then.
-        tensors: the largest results alive then, with their bytes.
+        bytes: Intermediate results in bytes, without the graph's inputs, outputs and weights.
+        node: Name of the node that runs at the peak.
+        tensors: The three largest results alive at the peak, with their sizes in bytes.
     """
 
     bytes: int
@@ -35,19 +35,19 @@ class Peak:
 
 
 def peak_memory(model: onnx.ModelProto, facts: Mapping[str, TensorFacts]) -> Peak:
-    """The peak of a run of the nodes in their order, each result freed after its last reader.
+    """Simulate a run of the nodes in their order, and return its peak memory.
 
-    Views share their source's bytes, and element-wise nodes take over an operand of their own size
-    that dies with them. A kernel's scratch memory is not in the graph and not in the number; a
-    runtime that fuses nodes needs less.
+    A result counts from the node that produces it to the last node that reads it. Reshapes share
+    their source's memory, and element-wise nodes overwrite an operand of equal size that no later
+    node reads. The workspace of kernels is not included. A runtime that fuses nodes needs less.
 
     Args:
-        model: the graph.
-        facts: from `tensor_facts`.
+        model: The graph.
+        facts: Types and shapes of its tensors, from `tensor_facts`.
     """
     graph = model.graph
-    # Bytes that are not ours: weights, and buffers of the caller. A result that is an output is
-    # written straight into the caller's buffer.
+    # Memory that does not count: weights, and buffers of the caller. A result that is an output
+    # is written directly into the caller's buffer.
     outside = {t.name for t in graph.initializer} | {v.name for v in graph.input}
     storage: dict[str, str] = {}
     for node in graph.node:
@@ -56,7 +56,7 @@ def peak_memory(model: onnx.ModelProto, facts: Mapping[str, TensorFacts]) -> Pea
     outside |= {storage.get(v.name, v.name) for v in graph.output}
     last = _last_readers(graph, storage)
     live: dict[str, int] = {}
-    held = 0
+    live_bytes = 0
     best = Peak(0, "", ())
     for index, node in enumerate(graph.node):
         dying = {
@@ -68,18 +68,18 @@ def peak_memory(model: onnx.ModelProto, facts: Mapping[str, TensorFacts]) -> Pea
             if not name or name in storage or name in outside:
                 continue
             size = facts[name].bytes
-            spent = _overwritten(node, size, dying, live, storage)
-            if spent is not None:
-                dying.discard(spent)
-                held -= live.pop(spent)
+            operand = _overwritten(node, size, dying, live, storage)
+            if operand is not None:
+                dying.discard(operand)
+                live_bytes -= live.pop(operand)
             live[name] = size
-            held += size
-        if held > best.bytes:
+            live_bytes += size
+        if live_bytes > best.bytes:
             largest = sorted(live.items(), key=lambda item: -item[1])[:3]
-            best = Peak(held, node.name or node.op_type, tuple(largest))
+            best = Peak(live_bytes, node.name or node.op_type, tuple(largest))
         unread = {n for n in node.output if n in live and last.get(n, index) == index}
         for name in dying | unread:
-            held -= live.pop(name)
+            live_bytes -= live.pop(name)
     return best
 
 
@@ -97,7 +97,7 @@ def _overwritten(
 
 
 def _last_readers(graph: onnx.GraphProto, storage: Mapping[str, str]) -> dict[str, int]:
-    """Index of the last node that reads each stored result, through any of its views."""
+    """Find the index of the last node that reads each stored result, also through reshapes."""
     last: dict[str, int] = {}
     for index, node in enumerate(graph.node):
         for name in (*node.input, *node.output):

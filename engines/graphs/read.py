@@ -1,4 +1,4 @@
-"""Reading ONNX files without their weights."""
+"""Read ONNX files without their weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from covis.engines.op import ATTRIBUTES
 
 @dataclass(frozen=True)
 class ExternalData:
-    """Where a tensor keeps its bytes: a file beside the graph, offset and length in bytes."""
+    """Place of a tensor's bytes outside the graph.
+
+    Attributes:
+        tensor: Name of the tensor.
+        location: Path of the file, relative to the graph's folder.
+        offset: Offset in the file, in bytes; -1 if it is invalid.
+        length: Length in bytes; -1 if it is invalid.
+    """
 
     tensor: str
     location: str
@@ -26,14 +33,14 @@ class ExternalData:
 
 @dataclass(frozen=True)
 class Port:
-    """Element type and shape of an input or output; None stands for what the graph leaves open."""
+    """Element type and shape of an input or output; None stands for an unknown size or rank."""
 
     dtype: str
     shape: tuple[int | None, ...] | None
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; external weights stay on the disk.
+    """Parse an ONNX file without loading its external weights.
 
     Raises:
         CovisError: the file is not an ONNX model.
@@ -49,7 +56,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def external_data(model: onnx.ModelProto) -> Iterator[ExternalData]:
-    """Every tensor with external bytes, those of attributes, subgraphs and functions too."""
+    """Iterate over all external tensors, also those of attributes, subgraphs and functions."""
     for tensor in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -57,12 +64,12 @@ def external_data(model: onnx.ModelProto) -> Iterator[ExternalData]:
         location = entries.get("location", "")
         offset, length = _number(entries.get("offset", "0")), _number(entries.get("length", ""))
         if len(entries) != len(tensor.external_data):
-            offset = -1  # a key given twice: readers differ in which one they take
+            offset = -1  # a key occurs twice, and readers differ in which one they take
         yield ExternalData(tensor.name, location, offset, length)
 
 
 def signature(model: onnx.ModelProto) -> tuple[dict[str, Port], dict[str, Port]]:
-    """The graph's inputs and outputs by name: element type and shape."""
+    """Return element type and shape of the graph's inputs and outputs, by name."""
     known = {initializer.name for initializer in model.graph.initializer}
     inputs = {v.name: _port(v) for v in model.graph.input if v.name not in known}
     return inputs, {v.name: _port(v) for v in model.graph.output}
@@ -84,7 +91,7 @@ def _port(value: onnx.ValueInfoProto) -> Port:
 
 
 def _number(text: str) -> int:
-    """A plain decimal number of bytes, or -1. (`isdigit` alone also lets superscripts through.)"""
+    """Parse a plain decimal number of bytes, else -1 (`isdigit` alone accepts superscripts)."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 

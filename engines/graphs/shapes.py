@@ -1,7 +1,7 @@
-"""Types and shapes of every tensor of a graph, for given shapes of its inputs.
+"""Infer type and shape of every tensor of a graph, for given shapes of its inputs.
 
-ONNX's own inference leaves tensors open whose shape is computed in the graph; here those small
-computations are carried out, node by node, and every shape becomes a row of numbers.
+ONNX's own inference does not determine shapes that are computed inside the graph. Here those small
+computations are evaluated, node by node, so that every shape becomes a tuple of numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from covis.engines.op import ATTENTION, DOMAIN
 
 Shape = tuple[int, ...]
 
-# Shape arithmetic handles a few numbers; ranges of views or tokens are data and stay unknown.
+# Shape arithmetic handles a few numbers; indices of views or tokens are data, and not evaluated.
 _SMALL: Final = 64
 _GROWING: Final = frozenset({"Range", "Expand", "ConstantOfShape", "Tile"})
 
@@ -42,7 +42,7 @@ class TensorFacts:
 
     @property
     def bytes(self) -> int:
-        """Size in memory; types below a byte are packed."""
+        """Size in memory in bytes; elements below a byte are packed."""
         kind = BY_ONNX.get(self.dtype)
         if kind is not None:
             bits = kind.bits
@@ -52,20 +52,20 @@ class TensorFacts:
 
 
 def tensor_facts(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[str, TensorFacts]:
-    """Facts of every input, initializer and node output of a graph, by name.
+    """Infer every input, initializer and node output of a graph, by name.
 
     Args:
-        model: a graph without sequences and subgraphs, as `for_tensorrt` makes it.
-        inputs: shape of each input.
+        model: A graph without sequences and subgraphs, from `for_tensorrt`.
+        inputs: Shape of every graph input.
 
     Raises:
-        CovisError: a shape cannot be known before the graph runs (exit code 2).
+        CovisError: a shape depends on data of the run (exit code 2).
     """
     return ShapeEvaluator(model)(inputs)
 
 
 class ShapeEvaluator:
-    """The same for many shapes of one graph's inputs: what does not depend on them is done once."""
+    """Infers one graph for many input shapes; nodes that depend on none are evaluated once."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._opsets = list(model.opset_import)
@@ -82,39 +82,39 @@ class ShapeEvaluator:
             small = math.prod(tensor.dims) <= _SMALL
             if small and tensor.data_location != onnx.TensorProto.EXTERNAL:
                 self._values[tensor.name] = numpy_helper.to_array(tensor)
-        self._moving: list[onnx.NodeProto] = []
+        self._dynamic: list[onnx.NodeProto] = []
         for node in model.graph.node:
             if node.op_type == "Constant" or self._foldable(node):
                 self._visit(node)
             else:
-                self._moving.append(node)
-        self._fixed = dict(self._facts), dict(self._values)
+                self._dynamic.append(node)
+        self._constant = dict(self._facts), dict(self._values)
 
     def __call__(self, inputs: Mapping[str, Shape]) -> dict[str, TensorFacts]:
-        """See `tensor_facts`."""
-        self._facts, self._values = dict(self._fixed[0]), dict(self._fixed[1])
+        """Infer all tensors for these input shapes, see `tensor_facts`."""
+        self._facts, self._values = dict(self._constant[0]), dict(self._constant[1])
         for name, kind in self._inputs.items():
             if name in inputs:
                 self._facts[name] = TensorFacts(kind, inputs[name])
-        for node in self._moving:
+        for node in self._dynamic:
             self._visit(node)
         return self._facts
 
     def _visit(self, node: onnx.NodeProto) -> None:
         if node.domain == DOMAIN:
-            self._facts[node.output[0]] = self._ours(node)
+            self._facts[node.output[0]] = self._op_output(node)
         elif node.op_type == "Shape":
             start = next((a.i for a in node.attribute if a.name == "start"), 0)
             end = next((a.i for a in node.attribute if a.name == "end"), None)
             shape = self._facts[node.input[0]].shape[start:end]
-            self._know(node.output[0], np.asarray(shape, np.int64))
+            self._record(node.output[0], np.asarray(shape, np.int64))
         elif node.op_type == "Constant" or self._foldable(node):
             for name, value in zip(node.output, self._run(node), strict=False):
-                self._know(name, np.asarray(value))
+                self._record(name, np.asarray(value))
         else:
             self._infer(node)
 
-    def _know(self, name: str, value: Any) -> None:
+    def _record(self, name: str, value: Any) -> None:
         dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
         self._facts[name] = TensorFacts(dtype, tuple(value.shape))
         if value.size <= _SMALL:
@@ -125,7 +125,7 @@ class ShapeEvaluator:
             return False
         if node.op_type not in _GROWING:
             return True
-        self._infer(node)  # a row of indices over all tokens is not to be written out
+        self._infer(node)  # indices over all tokens would be a large array, and no shape needs them
         return self._facts[node.output[0]].elements <= _SMALL
 
     def _infer(self, node: onnx.NodeProto) -> None:
@@ -140,12 +140,12 @@ class ShapeEvaluator:
         )
         for name in node.output:
             if name:
-                self._facts[name] = self._closed(node, name, found.get(name))
+                self._facts[name] = self._known_shape(node, name, found.get(name))
 
-    def _closed(self, node: onnx.NodeProto, name: str, kind: Any) -> TensorFacts:
+    def _known_shape(self, node: onnx.NodeProto, name: str, kind: Any) -> TensorFacts:
         tensor = (kind or onnx.TypeProto()).tensor_type
-        known = tensor.HasField("shape")
-        if not known or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        has_rank = tensor.HasField("shape")
+        if not has_rank or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             raise user_error(
                 f"the shape of {name!r} ({node.op_type}) is not known before the graph runs",
                 where="graph",
@@ -162,8 +162,8 @@ class ShapeEvaluator:
             self._schemas[node.op_type] = defs.get_schema(node.op_type, self._opset, node.domain)
         return self._schemas[node.op_type]
 
-    def _ours(self, node: onnx.NodeProto) -> TensorFacts:
-        """The output of a node of ours: see the contracts of the two ops."""
+    def _op_output(self, node: onnx.NodeProto) -> TensorFacts:
+        """Infer the output of a node of the two ops, by their contracts in `plugins/`."""
         query = self._facts[node.input[0]]
         if node.op_type == ATTENTION:
             value = self._facts[node.input[2]].shape

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all."""
+"""Write folders and files atomically: complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from covis.engines.errors import environment_error, user_error
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """A new folder to fill, which becomes `target` at the end, or vanishes on any failure.
+    """Create a folder that becomes `target` at the end of the block, or is removed on any failure.
 
-    Parents of `target` that were missing are made, and vanish with it.
+    Missing parents of `target` are created, and removed with it.
 
     Args:
-        target: the folder to be; must not exist, unless `force`.
-        force: replace an existing folder; it stays untouched until the new one is complete.
+        target: Path of the final folder; must not exist, unless `force`.
+        force: Replace an existing folder, which stays unchanged until the new one is complete.
 
     Yields:
         A temporary folder beside `target` (same file system, so the rename is atomic).
@@ -32,10 +32,10 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     scratch: Path | None = None
-    made: list[Path] = []
+    new_parents: list[Path] = []
     try:
         _check_target(target, force)
-        made = [parent for parent in target.parents if not parent.exists()]
+        new_parents = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(
             tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -44,7 +44,7 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         yield scratch
         sync_tree(scratch)
         _replace(scratch, target, force)
-        scratch, made = None, []
+        scratch, new_parents = None, []
     except OSError as error:
         raise environment_error(
             f"cannot be written ({error.strerror or error})",
@@ -55,7 +55,7 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # another program may have put something there
-            for parent in made:
+            for parent in new_parents:
                 parent.rmdir()
 
 
@@ -100,7 +100,7 @@ def _replace(scratch: Path, target: Path, force: bool) -> None:
 
 
 def entries(folder: Path) -> Iterator[str]:
-    """Everything below a folder that is no folder itself, relative to it; links count as such."""
+    """Iterate over all files below a folder, as paths relative to it; links count as files."""
     for place, folders, names in os.walk(folder):
         here = Path(place)
         links = [name for name in folders if (here / name).is_symlink()]
@@ -109,7 +109,7 @@ def entries(folder: Path) -> Iterator[str]:
 
 
 def umask() -> int:
-    """The permissions that new files of this process lack."""
+    """Return the permissions that new files of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -121,33 +121,32 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     with source.open("rb") as reader, target.open("wb") as writer:
-        left = os.fstat(reader.fileno()).st_size
-        while left > 0:
+        remaining = os.fstat(reader.fileno()).st_size
+        while remaining > 0:
             try:
-                done = os.copy_file_range(reader.fileno(), writer.fileno(), min(left, 1 << 30))
+                done = os.copy_file_range(reader.fileno(), writer.fileno(), min(remaining, 1 << 30))
             except OSError as error:
-                # Old kernels refuse it across file systems; a real failure (no space) goes up.
+                # Old kernels refuse it across file systems; a real failure (no space) is raised.
                 if error.errno not in (18, 22, 38, 95):
                     raise
                 shutil.copyfileobj(reader, writer, 1 << 24)
                 return
             if done == 0:
                 break
-            left -= done
+            remaining -= done
 
 
 @contextlib.contextmanager
 def atomic_file(target: Path, *, keep_mode: bool = False) -> Iterator[BinaryIO]:
-    """A new file to write, which becomes `target` at the end, or vanishes on any failure.
+    """Open a new file that becomes `target` at the end of the block, or is removed on any failure.
 
-    It is flushed to the disk before it gets its name, and the name before this returns, so that
-    whoever sees it sees all of it, even after a power cut. A process that is killed leaves a hidden
-    `.NAME.*.partial` behind; `remove_partials` takes those away.
+    The data are flushed to the disk before the file gets its name, and the name before this
+    returns, so that a visible file is complete even after a power cut. A process that is killed
+    leaves a hidden `.NAME.*.partial`; `remove_partials` removes those.
 
     Args:
-        target: the file to be; see `check_file_target`.
-        keep_mode: take the permissions of the file that is there, instead of 0o644 or less, as
-            the umask has it.
+        target: Path of the final file; see `check_file_target`.
+        keep_mode: Take the permissions of the existing file, instead of 0o644 without the umask.
 
     Raises:
         CovisError: the folder cannot be written, or the disk is full.
@@ -181,12 +180,12 @@ def atomic_file(target: Path, *, keep_mode: bool = False) -> Iterator[BinaryIO]:
 
 
 def check_file_target(target: Path) -> None:
-    """Refuse what `atomic_file` would refuse, before the work whose result it is to hold.
+    """Refuse what `atomic_file` would refuse, before the work whose result it will contain.
 
-    Only an ordinary file is replaced: a rename would put one in the place of /dev/null, too.
+    Only a regular file is replaced, because a rename would also replace /dev/null by one.
 
     Raises:
-        CovisError: there is a folder, a link or a device; there is no folder to write into.
+        CovisError: the target is a folder, a link or a device, or its folder cannot be written.
     """
     try:
         mode = target.lstat().st_mode
@@ -209,7 +208,7 @@ def check_file_target(target: Path) -> None:
 
 
 def remove_partials(target: Path) -> None:
-    """Remove what killed writers of `target` left; call it only where no other can be writing."""
+    """Remove files left by killed writers of `target`; no other writer may be running."""
     for path in target.parent.glob(f".{target.name}.*.partial"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-"""What a plan depends on besides TensorRT: the GPU and its driver."""
+"""Properties of the GPU and its driver on which a plan depends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Gpu:
     """A GPU and the driver that runs it.
 
     Attributes:
-        name: as the driver says it, e.g. "NVIDIA H200".
-        compute_capability: e.g. (9, 0).
-        memory: bytes in all.
-        driver: the driver's version, e.g. "580.95.05".
-        cuda: the newest CUDA version this driver serves, e.g. "13.0".
+        name: Name of the GPU as the driver reports it, e.g. "NVIDIA H200".
+        compute_capability: Compute capability, e.g. (9, 0).
+        memory: Total memory in bytes.
+        driver: Version of the driver, e.g. "580.95.05".
+        cuda: Newest CUDA version that this driver supports, e.g. "13.0".
     """
 
     name: str
@@ -29,15 +29,16 @@ class Gpu:
 
     @property
     def driver_branch(self) -> str:
-        """The release branch: what NVIDIA keeps stable within, e.g. "580"."""
+        """Release branch, within which NVIDIA keeps the driver compatible, e.g. "580"."""
         return self.driver.split(".")[0]
 
 
 def find_gpu(index: int = 0) -> Gpu:
-    """The GPU of that index, as CUDA counts them.
+    """Describe the GPU with that index, in CUDA's order.
 
     Raises:
-        CovisError: no cuda-python, no driver, no GPU, or none of that index (exit code 3 or 2).
+        CovisError: there is no cuda-python, driver or GPU (exit code 3), or no GPU with that index
+            (exit code 2).
     """
     try:
         core = importlib.import_module("cuda.core")
@@ -47,7 +48,7 @@ def find_gpu(index: int = 0) -> Gpu:
         ) from None
     try:
         devices = core.Device.get_all_devices()
-    except Exception as error:  # the library cannot be found, or the driver answers with an error
+    except Exception as error:  # the library is missing, or the driver reports an error
         raise environment_error(
             f"no NVIDIA driver answers ({first_line(error, 200)})",
             hint="install the driver; bundles still run on the CPU (`covis run`)",

@@ -1,4 +1,4 @@
-"""Ctrl-C, where it must not strike at any moment."""
+"""Defer Ctrl-C while a library is being imported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Within this block Ctrl-C waits for its end.
+    """Defer Ctrl-C to the end of this block.
 
-    For imports: trimesh takes KeyboardInterrupt for a library that is missing and goes on, and
-    native modules turn it into an ImportError. Outside the main thread nothing changes, since only
-    that one hears signals; nor where somebody else handles Ctrl-C.
+    Imports need it: trimesh treats KeyboardInterrupt as a missing library and continues, and native
+    modules turn it into an ImportError. Nothing changes outside the main thread, because only that
+    one receives signals, or if another handler of Ctrl-C is installed.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, where Ctrl-C was pressed in it.
+        KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed inside it.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     pressed = False

@@ -1,4 +1,4 @@
-"""Small JSON files that a user names on the command line."""
+"""Read small JSON files that a user names on the command line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _MOST_BYTES: Final = 64 << 20
 
 
 def read_json(path: Path, hint: str) -> Any:
-    """What the file holds.
+    """Read and parse a JSON file.
 
     Args:
-        path: of a regular file; a pipe or a device could be read for ever.
-        hint: what to do where it is no JSON.
+        path: A regular file, because a pipe or a device could be read for ever.
+        hint: Hint of the error if the file is no JSON.
 
     Raises:
-        CovisError: it cannot be read, is no regular file, is larger than 64 MiB, or is no JSON
-            (exit code 2).
+        CovisError: the file cannot be read, is no regular file, is larger than 64 MiB, or is no
+            JSON (exit code 2).
     """
     try:
         if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""Native libraries of the project: where each one lies, in a package or in a checkout."""
+"""Find the project's native libraries, in an installed package or in a checkout."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ KERNELS_LIBRARY: Final = "libcovis_kernels.so"
 _BUILD_FOLDER: Final = {PLUGIN_LIBRARY: "build/tensorrt", KERNELS_LIBRARY: "build/cuda"}
 
 
-def find_library(name: str, given: Path | None = None) -> Path | None:
-    """Find a native library of the project; None where it was not built.
+def find_library(name: str, path: Path | None = None) -> Path | None:
+    """Find a native library of the project; return None if it was not built.
 
-    The first place that holds it counts: `covis/lib` of the package that this module belongs to,
+    The first place that contains it wins: `covis/lib` of the package that this module belongs to,
     the checkout's build folder, `covis/lib` of the installed distribution (where an editable
-    install keeps what it compiled).
+    install puts what it compiled).
 
     Args:
-        name: file name of the library, one of the constants above.
-        given: a file that the user named: only it is looked for.
+        name: File name of the library, one of the constants above.
+        path: File that the user named; no other place is searched then.
     """
     root = Path(__file__).resolve().parents[2]  # the package `covis`, or a checkout's root
-    if given is not None:
-        return given.resolve() if given.is_file() else None
+    if path is not None:
+        return path.resolve() if path.is_file() else None
     places = [root / "lib" / name]
     if name in _BUILD_FOLDER:
         places.append(root / _BUILD_FOLDER[name] / name)
@@ -38,10 +38,9 @@ def find_library(name: str, given: Path | None = None) -> Path | None:
 
 
 def find_kernels_of(plugin: Path) -> Path | None:
-    """Find the kernels that a plugin library loads: beside it, else in the build tree's place.
+    """Find the kernels that a plugin library loads: beside it, else in the build tree.
 
-    None: the plugin takes those that the dynamic loader finds, which only the running process
-    knows.
+    None: the plugin takes those that the dynamic loader finds when the process runs.
     """
     folder = plugin.resolve().parent
     places = (folder / KERNELS_LIBRARY, folder.parent / "cuda" / KERNELS_LIBRARY)
@@ -49,7 +48,7 @@ def find_kernels_of(plugin: Path) -> Path | None:
 
 
 def instruction_set(library: Path) -> str:
-    """Name of the kernel variant that `libcovis_ort` uses on this processor, e.g. "avx2"."""
+    """Return the kernel variant that `libcovis_ort` uses on this processor, e.g. "avx2"."""
     function = ctypes.CDLL(str(library)).covis_cpu_instruction_set
     function.restype = ctypes.c_char_p
     name: bytes = function()

@@ -1,4 +1,4 @@
-"""The memory that a bundle's stages need at a number of views, before anything is loaded."""
+"""Estimate the memory of a bundle's stages for a number of views, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 
 
 @dataclass(frozen=True)
-class StageNeed:
-    """What one run of a stage needs.
+class StageMemory:
+    """Memory of one run of a stage.
 
     Attributes:
-        scratch: bytes of intermediate results at their highest, each kept from its writer to its
-            last reader. TensorRT fuses nodes and needs less; kernels' own workspace is not in it.
-        node: the node that runs at that moment.
-        largest: name of the tensor with the most elements.
-        elements: how many it has.
+        scratch: Peak memory of intermediate results in bytes; each counts from the node that
+            produces it to the last node that reads it. TensorRT fuses nodes and needs less; the
+            kernels' own workspace is not included.
+        node: Name of the node that runs at the peak.
+        largest: Name of the tensor with the most elements.
+        elements: Number of elements of that tensor.
     """
 
     scratch: int
@@ -34,33 +35,35 @@ class StageNeed:
     elements: int
 
 
-class MemoryPlan:
-    """Predictions for the stages of a bundle, from the shapes in their graphs."""
+class MemoryEstimate:
+    """Estimates for the stages of a bundle, from the tensor shapes in their graphs."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._models: dict[str, onnx.ModelProto] = {}
         self._shapes: dict[str, ShapeEvaluator] = {}
-        self._needs: dict[tuple[str, tuple[tuple[str, int], ...]], StageNeed] = {}
+        self._estimates: dict[tuple[str, tuple[tuple[str, int], ...]], StageMemory] = {}
 
     def weights(self, stage: Stage) -> int:
-        """Bytes of a stage's weights: a plan holds a copy of its own, ONNX Runtime's CPU maps the
-        file that all stages share.
+        """Return the size of a stage's weights in bytes.
+
+        A plan contains its own copy of them; ONNX Runtime on the CPU maps the file that all stages
+        share.
         """
         model = self._model(stage)
-        outside = {(e.location, e.offset): e.length for e in external_data(model)}
-        inside = sum(len(t.raw_data) for t in model.graph.initializer)
-        return sum(outside.values()) + inside
+        external = {(e.location, e.offset): e.length for e in external_data(model)}
+        internal = sum(len(t.raw_data) for t in model.graph.initializer)
+        return sum(external.values()) + internal
 
-    def need(self, stage: Stage, sizes: Mapping[str, int]) -> StageNeed:
-        """What a run of `stage` needs where its symbols (M, N, K) have these values."""
+    def stage(self, stage: Stage, sizes: Mapping[str, int]) -> StageMemory:
+        """Estimate a run of `stage` with these values of its symbols (M, N, K)."""
         used = {n for t in stage.inputs for n in t.shape if isinstance(n, str)}
         key = stage.name, tuple(sorted((n, sizes[n]) for n in used))
-        if key not in self._needs:
-            self._needs[key] = self._reckon(stage, sizes)
-        return self._needs[key]
+        if key not in self._estimates:
+            self._estimates[key] = self._estimate(stage, sizes)
+        return self._estimates[key]
 
-    def _reckon(self, stage: Stage, sizes: Mapping[str, int]) -> StageNeed:
+    def _estimate(self, stage: Stage, sizes: Mapping[str, int]) -> StageMemory:
         model = self._model(stage)
         if stage.name not in self._shapes:
             self._shapes[stage.name] = ShapeEvaluator(model)
@@ -71,7 +74,7 @@ class MemoryPlan:
         facts = self._shapes[stage.name](shapes)
         peak = peak_memory(model, facts)
         name, fact = max(facts.items(), key=_elements)
-        return StageNeed(peak.bytes, peak.node, name, fact.elements)
+        return StageMemory(peak.bytes, peak.node, name, fact.elements)
 
     def _model(self, stage: Stage) -> onnx.ModelProto:
         if stage.name not in self._models:
@@ -80,10 +83,18 @@ class MemoryPlan:
 
 
 def largest_views(needs: Callable[[int], int], budget: int, limit: int) -> int:
-    """The largest number of views up to `limit` whose need is within the budget; 0: not even one.
+    """Find the largest number of views whose need is within a budget.
 
-    `needs` must not fall with the number of views, and is asked rarely: first at numbers that grow
-    eightfold, then by regula falsi (Illinois variant).
+    Few evaluations are made, because each may take seconds: first at numbers that grow eightfold,
+    then by regula falsi (Illinois variant).
+
+    Args:
+        needs: Returns the need of a number of views; must not decrease with that number.
+        budget: Largest need that is allowed, in the same unit.
+        limit: Largest number of views to consider.
+
+    Returns:
+        The number of views, at most `limit`; 0 if not even one view fits.
     """
     low, high = 0, 1
     while needs(high) <= budget:

@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server: a model a stage, and an ensemble that ties them.
+"""Write a model repository for Triton Inference Server: one model a stage, and their ensemble.
 
 Fields and values are those of Triton's `model_config.proto`.
 """
@@ -19,17 +19,19 @@ from onnx import helper
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.bundle.names import PAIR_LEVEL
 from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import external_data, load_graph
 from covis.engines.op import DOMAIN
-from covis.engines.system.atomic import atomic_folder, copy_file, entries
+from covis.engines.system.atomic import atomic_folder, copy_file
 from covis.engines.system.native import (
     KERNELS_LIBRARY,
     PLUGIN_LIBRARY,
     find_kernels_of,
     find_library,
 )
+from covis.engines.system.replace import check_own_files
 from covis.engines.tensorrt.module import missing_plugin
 from covis.engines.tensorrt.plans.record import PlanRecord, records
 from covis.engines.tensorrt.plans.trust import read_plan
@@ -37,7 +39,7 @@ from covis.engines.tensorrt.plans.trust import read_plan
 Backend = Literal["tensorrt", "onnxruntime"]
 ENSEMBLE: Final = "covis"
 MODELS: Final = "models"
-PLUGINS: Final = "plugins"  # beside the models: Triton takes every folder among them for a model
+PLUGINS: Final = "plugins"  # beside the models, because Triton treats all folders there as models
 _OURS: Final = re.compile(
     rf"README\.txt|{PLUGINS}/lib[\w.]+\.so"
     rf"|{MODELS}/{ENSEMBLE}\w*/(config\.pbtxt|1/model\.(plan|onnx(/[\w.-]+\.(onnx|safetensors))?))"
@@ -46,16 +48,16 @@ _OURS: Final = re.compile(
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """What goes into a model repository.
+    """Options of a model repository.
 
     Attributes:
         backend: `tensorrt` serves the plans of `covis build`, `onnxruntime` the graphs.
-        stages: of the ensemble, in order.
-        views: number of views it is to be fast for; the plan tuned nearest is taken.
-        plans: folder of the plans.
-        plugin: the plugin library; None looks in the package.
+        stages: Stages of the ensemble, in order.
+        views: Typical number of views; the plan tuned for the nearest number is served.
+        plans: Folder of the plans.
+        plugin: Plugin library; None searches the package.
         trusted: sha256 of plans to serve although this user did not build them.
-        gpu: index of the GPU on the server.
+        gpu: Index of the GPU on the server.
     """
 
     backend: Backend
@@ -68,23 +70,20 @@ class TritonOptions:
 
 
 def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force: bool) -> str:
-    """Write the repository, whole or not at all.
+    """Write the repository, all of it or nothing.
 
     Returns:
         The command that serves it.
 
     Raises:
         CovisError: a plan or the plugin is missing, or a plan is not trusted (2, 3); `out` exists,
-            or holds what is no part of a repository of covis.
+            or contains a file that is no part of a repository of covis.
     """
-    # `--force` must not cost anyone a file.
-    others = (name for name in entries(out) if not _OURS.fullmatch(name))
-    foreign = next(others, None) if force else None
-    if foreign is not None:
-        raise user_error(
-            f"holds {foreign!r}, which is no part of a repository of covis, and is not replaced",
-            where=out,
-            hint="choose another name, or remove the folder yourself",
+    if force:
+        check_own_files(
+            out,
+            lambda name: _OURS.fullmatch(name) is not None,
+            "which is no part of a repository of covis",
         )
     command = f"tritonserver --model-repository={out}/{MODELS}"
     with atomic_folder(out, force=force) as folder:
@@ -93,7 +92,7 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         for stage in options.stages:
             place = models / model_name(stage)
             (place / "1").mkdir(parents=True)
-            backend = served_by(bundle, stage, options)
+            backend = stage_backend(bundle, stage, options)
             if backend == "tensorrt":
                 record = _plan_for(bundle, stage, options)
                 data = read_plan(record, options.plans, options.trusted)
@@ -101,7 +100,7 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
             else:
                 weights = _place_onnx(bundle, stage, place / "1" / "model.onnx", weights)
             (place / "config.pbtxt").write_text(stage_config(stage, options, backend))
-        (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton wants a version, even an empty one
+        (models / ENSEMBLE / "1").mkdir(parents=True)  # Triton requires a version, even if empty
         text = ensemble_config(options.stages)
         (models / ENSEMBLE / "config.pbtxt").write_text(text)
         if options.backend == "tensorrt":
@@ -123,12 +122,15 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
     return command
 
 
-def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
-    """What runs a stage: Triton gives a plan no scalars, so a stage that takes some (saliency, a
-    small one) is served as its graph, by ONNX Runtime on the same GPU.
+def stage_backend(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
+    """Choose the backend of a stage.
+
+    Triton passes no scalars to a plan. A stage with scalar inputs, which is the small saliency
+    stage, is therefore served as its graph by ONNX Runtime.
 
     Raises:
-        CovisError: the stage also holds ops of ours, which run in TensorRT alone (exit code 2).
+        CovisError: the stage also contains nodes of the two ops, which only TensorRT runs here
+            (exit code 2).
     """
     if options.backend == "onnxruntime" or all(tensor.shape for tensor in stage.inputs):
         return options.backend
@@ -142,7 +144,7 @@ def served_by(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
 
 
 def stage_config(stage: Stage, options: TritonOptions, backend: Backend) -> str:
-    """The `config.pbtxt` of one stage."""
+    """Return the `config.pbtxt` of one stage."""
     on_gpu = options.backend == "tensorrt"
     lines = [
         f"name: {_text(model_name(stage))}",
@@ -159,24 +161,24 @@ def stage_config(stage: Stage, options: TritonOptions, backend: Backend) -> str:
 
 
 def ensemble_config(stages: Sequence[Stage]) -> str:
-    """The `config.pbtxt` of the ensemble: photos and controls in, every result out.
+    """Return the `config.pbtxt` of the ensemble, from photos and control inputs to every result.
 
-    Triton's ensembles do not loop, so the stages that elsewhere run in chunks see all views here.
+    Triton's ensembles do not loop, so the stages that elsewhere run in chunks get all views here.
     """
-    made = {tensor.name for stage in stages for tensor in stage.outputs}
-    wanted = {tensor.name: tensor for s in stages for tensor in s.inputs if tensor.name not in made}
+    produced = {tensor.name for stage in stages for tensor in stage.outputs}
+    inputs = {t.name: t for stage in stages for t in stage.inputs if t.name not in produced}
     read = {tensor.name for stage in stages for tensor in stage.inputs}
     results = [
         tensor
         for stage in stages
         for tensor in stage.outputs
-        if tensor.name not in read or tensor.name == "pair_level"
+        if tensor.name not in read or tensor.name == PAIR_LEVEL
     ]
     lines = [
         f"name: {_text(ENSEMBLE)}",
         'platform: "ensemble"',
         "max_batch_size: 0",
-        *(_tensor("input", tensor) for tensor in wanted.values()),
+        *(_tensor("input", tensor) for tensor in inputs.values()),
         *(_tensor("output", tensor) for tensor in results),
         "ensemble_scheduling {",
     ]
@@ -194,13 +196,13 @@ def ensemble_config(stages: Sequence[Stage]) -> str:
 
 
 def model_name(stage: Stage) -> str:
-    """A stage's name in the repository."""
+    """Return the name of a stage's model in the repository."""
     return f"{ENSEMBLE}_{stage.name}"
 
 
 def _tensor(kind: str, tensor: Tensor) -> str:
     dims = [-1 if isinstance(size, str) else size for size in tensor.shape]
-    # Triton has no tensors of rank 0, and refuses to reshape to one without batches.
+    # Triton has no tensors of rank 0, and cannot reshape to one in models without batches.
     shape = "".join(f" dims: {size}" for size in dims or [1])
     name, data_type = _text(tensor.name), BY_NAME[tensor.dtype].triton
     return f"{kind} {{ name: {name} data_type: {data_type}{shape} }}"
@@ -211,26 +213,29 @@ def _text(words: str) -> str:
 
 
 def _plan_for(bundle: Bundle, stage: Stage, options: TritonOptions) -> PlanRecord:
-    """The plan of this very graph and weights tuned nearest to the views.
+    """Find the plan of this graph and these weights that is tuned nearest to the views.
 
-    Whether it suits the server's GPU, driver and TensorRT is seen there; Triton refuses others.
+    GPU, driver and TensorRT are not compared, because those of the server count: Triton refuses a
+    plan that does not match them.
     """
     digests = {file.path: file.sha256 for file in bundle.manifest.files}
     weights = digests[bundle.manifest.weights.file]
-    mine = [
+    matching = [
         record
         for record in records(options.plans)
         if (record.stage, record.graph, record.weights)
         == (stage.name, digests[stage.graph], weights)
     ]
-    if not mine:
+    if not matching:
         raise user_error(
             "has no plan of this bundle's graph",
             where=f"stage {stage.name}",
             hint=f"covis build {bundle.path} --stages {stage.name} "
             f"--views 1:{options.views}:{options.views} --chunk {options.views}",
         )
-    best = min(mine, key=lambda r: (options.views not in r.views, abs(r.views.opt - options.views)))
+    best = min(
+        matching, key=lambda r: (options.views not in r.views, abs(r.views.opt - options.views))
+    )
     if options.views not in best.views:
         raise user_error(
             f"no plan holds {options.views} views (nearest: {best.views})",
@@ -242,9 +247,12 @@ def _plan_for(bundle: Bundle, stage: Stage, options: TritonOptions) -> PlanRecor
 
 
 def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None) -> Path | None:
-    """The graph and the weights it points to, in a folder named `model.onnx` as Triton wants it.
+    """Write the graph and its weights into a folder named `model.onnx`, as Triton requires.
 
-    The weights are written once; further stages get other names of the same file.
+    The weights are written once; further stages get hard links to the same file.
+
+    Returns:
+        Path of the weights for the next stage; None as long as no stage has any.
     """
     place.mkdir()
     model = load_graph(bundle.graph(stage))
@@ -255,26 +263,29 @@ def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None)
         (place / "model.onnx").write_bytes(model.SerializeToString())
     if not any(True for _ in external_data(model)):
         return weights
-    mine = place / bundle.manifest.weights.file
+    target = place / bundle.manifest.weights.file
     if weights is None:
-        copy_file(bundle.weights, mine)
+        copy_file(bundle.weights, target)
     else:
-        os.link(weights, mine)
-    return mine
+        os.link(weights, target)
+    return target
 
 
 def _widen_scalars(graph: onnx.GraphProto) -> None:
-    """Let every input of rank 0 be a row of one number, in place."""
+    """Turn every input of rank 0 into a vector of one element, in place."""
     scalars = [v for v in graph.input if not v.type.tensor_type.shape.dim]
-    inside = {value.name: f"{value.name}.scalar" for value in scalars}
+    scalar_names = {value.name: f"{value.name}.scalar" for value in scalars}
     for node in graph.node:
-        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.input[:] = [scalar_names.get(name, name) for name in node.input]
     axes = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "scalar.axes")
     graph.initializer.append(axes)
-    made = [helper.make_node("Squeeze", [name, axes.name], [new]) for name, new in inside.items()]
+    squeezes = [
+        helper.make_node("Squeeze", [name, axes.name], [scalar])
+        for name, scalar in scalar_names.items()
+    ]
     for value in scalars:
         value.type.tensor_type.shape.dim.add().dim_value = 1
-    nodes = [*made, *graph.node]
+    nodes = [*squeezes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 

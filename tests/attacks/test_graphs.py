@@ -123,7 +123,7 @@ def test_one_graph_serving_two_stages(mini_bundle: Path) -> None:
         (lambda m: m.graph.output[0].type.tensor_type.shape.dim.add(),
          r"is float32 \(\?, 4, \?\) in the graph"),
         (lambda m: m.graph.output[0].type.tensor_type.__setattr__("elem_type", 11),
-         "is unknown .* in the graph"),
+         "is float64 .* in the graph"),
         (lambda m: m.graph.input[0].__setattr__("name", "pictures"),
          "only the manifest has input 'images'"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from covis.engines.errors import environment_error, user_error
-from covis.engines.system.atomic import entries
+from covis.engines.system.replace import check_own_files
 
 if TYPE_CHECKING:
     from covis.runtime.scene.scene import Scene
@@ -99,13 +99,7 @@ def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = Fa
         raise user_error("is a file, not a folder", where=target, hint="choose another name")
     if not force:
         raise user_error("already exists", where=target, hint="choose another name or pass --force")
-    foreign = _foreign_file(target)
-    if foreign is not None:
-        raise user_error(
-            f"holds {foreign!r}, which covis did not write, and is not replaced",
-            where=target,
-            hint="choose another name, or remove the folder yourself",
-        )
+    check_own_files(target, _listed_files(target).__contains__)
 
 
 def _check_parent(target: Path) -> None:
@@ -121,16 +115,15 @@ def _check_parent(target: Path) -> None:
         )
 
 
-def _foreign_file(folder: Path) -> str | None:
-    """A file below `folder` that its `scene.json` does not list."""
-    known: set[str] = set()
+def _listed_files(folder: Path) -> frozenset[str]:
+    """Read the list of files that covis wrote from a folder's `scene.json`; empty without one."""
     path = folder / SUMMARY
     # Opening a pipe or a device could wait, or be read, for ever.
     if path.is_file() and not path.is_symlink():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             summary = json.loads(path.read_text(encoding="utf-8"))
-            known = {SUMMARY, *summary["covis_files"]}
-    return next((name for name in entries(folder) if name not in known), None)
+            return frozenset({SUMMARY, *summary["covis_files"]})
+    return frozenset()
 
 
 def _writer(name: str) -> Writer:

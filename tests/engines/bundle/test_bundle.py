@@ -61,7 +61,10 @@ def test_nothing_else_is_replaced(mini_bundle: Path, tmp_path: Path) -> None:
     for folder, message in [
         (tmp_path / "home", "is no intact bundle, and is not replaced .*manifest.json: is missing"),
         (tmp_path / "link", "is a link, and is not replaced"),
-        (mini_bundle, "notes.txt: is not listed .*; choose another name"),
+        (
+            mini_bundle,
+            "holds 'notes.txt', which its manifest does not list, .*; choose another name",
+        ),
     ]:
         with pytest.raises(CovisError, match=message):
             check_replaceable(folder)

@@ -15,7 +15,7 @@ from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
 from covis.engines.op import MOST_ELEMENTS
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
-from covis.engines.tensorrt.stage_memory import MemoryPlan, largest_views
+from covis.engines.tensorrt.stage_memory import MemoryEstimate, largest_views
 from tests.places import DEMO
 
 SIZES = {"M": 3, "N": 2, "K": 4}
@@ -138,14 +138,16 @@ def test_most_views() -> None:
 def test_limit_of_tensorrt() -> None:
     bundle = open_bundle(DEMO)
     stage = bundle.manifest.stage("camera")
-    plan = MemoryPlan(bundle)
+    estimate = MemoryEstimate(bundle)
 
     def elements(views: int) -> int:
-        return plan.need(stage, {"M": views}).elements
+        return estimate.stage(stage, {"M": views}).elements
 
     most = largest_views(elements, MOST_ELEMENTS, 20_000_000)
     assert elements(most) <= MOST_ELEMENTS < elements(most + 1)
-    fixed = plan.need(stage, {"M": 8})
+    fixed = estimate.stage(stage, {"M": 8})
     assert fixed.scratch > 0 and fixed.largest and fixed.node
-    weights = sum(plan.weights(s) for s in bundle.manifest.stages if s.name != "aggregator_pooled")
+    weights = sum(
+        estimate.weights(s) for s in bundle.manifest.stages if s.name != "aggregator_pooled"
+    )
     assert 0 < weights <= 1.05 * bundle.weights.stat().st_size
