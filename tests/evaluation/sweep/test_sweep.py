@@ -55,7 +55,7 @@ def test_layers_dropped(depth: int) -> None:
     assert not len(spread) or spread.max() - spread.min() <= 1
 
 
-def test_a_axes_is_every_combination_once() -> None:
+def test_the_settings_are_every_combination_once() -> None:
     axes = SweepAxes(taus=(0.5, 0.9), keep_ratios=(0.1,), layers=("third", "all"), shares=(0.25,))
     points = settings(axes, Sparsity(low_precision=True, min_neighbours=2), 8)
     names = [point.name for point in points]
@@ -77,13 +77,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def command(out: Path, **changes: Any) -> SweepCommand:
-    """The same sweep as an object."""
+    """Return the same sweep as an object, with some axes changed."""
+    axes = SweepAxes((0.0, 1.0), ("saliency",), layers=("third", "all"), shares=(0.75,))
     values: dict[str, Any] = {
         "bundle": demo_bundle(), "dataset": "synthetic", "paths": (DATA,), "out": out, "views": 4,
         "metrics": ("pose",), "pictures": False, "run": RunOptions(threads=1),
-        "axes": SweepAxes((0.0, 1.0), ("saliency",), layers=("third", "all"), shares=(0.75,)),
+        "axes": replace(axes, **changes),
     }  # fmt: skip
-    return SweepCommand(**{**values, **changes})
+    return SweepCommand(**values)
 
 
 def test_what_it_measures(swept: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_scene_that_fails_does_not_stop_the_others(
     monkeypatch.setattr(SyntheticScenes, "load", load_one)
     assert run_command(arguments) == 2
     told = capsys.readouterr().err
-    assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; their reasons" in (
+    assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; the reasons" in (
         " ".join(told.split()).replace(f"studio/scatter/{HELD_OUT_SEEDS.start}/5: 1 of", "1 of")
     )
     assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 1
@@ -199,7 +200,7 @@ def test_other_options_are_refused(swept: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--taus", "1.5"], "--tau: holds a number outside [0, 1]"),
+        (["--taus", "1.5"], "--taus: holds a number outside [0, 1]"),
         (["--shares", "0"], "--shares: holds a number outside (0, 1]"),
         (["--layers", "99"], "--layers: '99' names none of the model's"),
         (["--also", "/nowhere"], "/nowhere: no such bundle folder"),
