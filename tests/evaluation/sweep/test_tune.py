@@ -123,7 +123,7 @@ def test_a_bound_that_only_dense_holds(
     assert run_command([*arguments, *bounds, "--dry-run"]) == 0
     assert (bundle / MANIFEST).read_bytes() == manifest
     said = capsys.readouterr().out
-    assert "dense only: none of" in said and "left as it is" in said
+    assert "dense only: none of" in said and "the bundle is unchanged" in said
     assert run_command([*arguments, *bounds]) == 0
     written = json.loads((bundle / MANIFEST).read_text())
     assert written["sparsity"]["selector"] == "dense"
