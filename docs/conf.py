@@ -62,6 +62,8 @@ napoleon_use_rtype = False
 # Pages
 html_theme = "pydata_sphinx_theme"
 html_title = "covis"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "covis"},

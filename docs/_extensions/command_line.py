@@ -14,7 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from covis.cli import COMMANDS, run_command
 
-WIDTH = "92"
+WIDTH = "84"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,7 +40,7 @@ class CommandLine(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The nodes that take the directive's place."""
-        parts = [f"```text\n{help_of()}\n```"]
+        parts = [f"## covis\n\n```text\n{help_of()}\n```"]
         for name, command in COMMANDS.items():
             parts.append(f"## covis {name}\n\n{command.summary}\n\n```text\n{help_of(name)}\n```")
         return self.parse_text_to_nodes("\n\n".join(parts), allow_section_headings=True)
