@@ -1,6 +1,7 @@
-"""From torch checkpoints to bundles of ONNX graphs; the only part of covis that needs torch.
+"""Export torch checkpoints to bundles of ONNX graphs; the only part of covis that needs torch.
 
-Public: `export_bundle` and its `ExportOptions`; `accelerate` and `restore` for a model of your own.
+Public: `export_bundle` with its `ExportOptions`, and `accelerate` and `restore` for a torch model
+of your own.
 """
 
 from __future__ import annotations

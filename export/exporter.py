@@ -1,4 +1,7 @@
-"""A checkpoint becomes a bundle: graphs, weights, verdicts and manifest, whole or not at all."""
+"""Export a checkpoint to a bundle: graphs, weights, verification results and manifest.
+
+The folder appears complete or not at all.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,11 @@ from covis.export.models.stages import stages as model_stages
 from covis.export.options import ExportOptions, read_config
 from covis.export.precision.precision import base_passes, stored_dtype
 from covis.export.selection.saliency import saliency_stage
-from covis.export.stage import StageModule
+from covis.export.stage import OnProgress, StageModule
 from covis.export.weights.convert import convert_weights
 from covis.export.weights.load import find_weights
 from covis.export.write import (
     WEIGHTS,
-    Progress,
     record_passes,
     trace_stages,
     write_graphs,
@@ -56,22 +58,23 @@ LoadPhotos = Callable[[Path, PixelRule], NDArray[np.float32]]
 
 def export_bundle(
     options: ExportOptions,
-    tell: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     load_photos: LoadPhotos | None = None,
 ) -> Manifest:
     """Export, verify and write a bundle.
 
     Args:
-        options: see `ExportOptions`.
-        tell: told of each step in words.
-        load_photos: reads `options.calibration`; the exporter itself opens no pictures.
+        options: Options of the export, see `ExportOptions`.
+        on_progress: Called with one line of text at the start or end of each step.
+        load_photos: Reads the photos of `options.calibration`, because the exporter itself opens no
+            image files.
 
     Returns:
         The manifest as written.
 
     Raises:
-        CovisError: wrong options or weights (2), no space or network (3), or a graph that does not
-            compute what torch computes (4). Nothing is left behind.
+        CovisError: wrong options or weights (2), no space or network (3), or a graph whose results
+            differ from torch's (4). An export that fails leaves no files behind.
     """
     info = model_info(options.model)
     rule = PixelRule(_rule_kind(options), options.height, options.width, PATCH)
@@ -82,28 +85,28 @@ def export_bundle(
     with atomic_folder(options.out, force=options.force) as folder:
         photos = _calibration_images(options, rule, load_photos)
         source = find_weights(options.weights or info.repository, revision)
-        tell(f"reading {source.name}")
+        on_progress(f"reading {source.name}")
         model = load_model(options.model, config, source)
         parse_layers(options.sparsity.layers, model.global_layers)
         stages = _stages(model, rule, options)
         checks: Sequence[Check] = ()
         if options.precision == "fp32":
-            weights = _place_weights(source, folder, options, tell)
+            weights = _place_weights(source, folder, options, on_progress)
             if options.dtype != "float32":
-                # What is verified must be what is stored: torch takes the rounded weights too.
+                # Torch uses the rounded weights too, because the stored weights are to be verified.
                 model = load_model(options.model, config, weights)
                 stages = _stages(model, rule, options)
-            records = write_graphs(stages, weights, folder, model, tell, options.max_views)
+            records = write_graphs(stages, weights, folder, model, on_progress, options.max_views)
             precision = Precision(passes=record_passes(base_passes("sequence")))
             if options.verify:
-                checks = _verify(stages, folder, rule, tell)
+                checks = _verify(stages, folder, rule, on_progress)
         else:
-            graphs = trace_stages(stages, source, model, tell, options.max_views)
+            graphs = trace_stages(stages, source, model, on_progress, options.max_views)
             records, precision = write_narrow(
-                graphs, stages, source, folder, model, options, tell, photos
+                graphs, stages, source, folder, model, options, on_progress, photos
             )
             if options.verify:
-                precision = _measure(precision, stages, folder, rule, tell)
+                precision = _measure(precision, stages, folder, rule, on_progress)
         files = [stage.graph for stage in records] + [WEIGHTS]
         manifest = Manifest(
             format=FORMAT,
@@ -135,7 +138,7 @@ def export_bundle(
 def _stages(
     model: MultiViewModel, rule: PixelRule, options: ExportOptions
 ) -> tuple[StageModule, ...]:
-    """The model's own stages, with saliency after the encoder."""
+    """Return the model's own stages, with the saliency stage after the encoder."""
     encoder, *others = model_stages(model, rule.height, rule.width, options.max_views)
     channels = encoder.outputs[0].shape[-1]
     assert isinstance(channels, int)
@@ -149,29 +152,32 @@ def _rule_kind(options: ExportOptions) -> RuleKind:
     return options.model
 
 
-def _place_weights(source: Path, folder: Path, options: ExportOptions, tell: Progress) -> Path:
+def _place_weights(
+    source: Path, folder: Path, options: ExportOptions, on_progress: OnProgress
+) -> Path:
     target = folder / WEIGHTS
     if options.dtype != "float32":
-        tell(f"converting the weights to {options.dtype}")
+        on_progress(f"converting the weights to {options.dtype}")
         convert_weights(source, target, getattr(torch, options.dtype))
         return target
     if _movable(source, options) and source.stat().st_nlink == 1:
         try:
-            # A second name for now; the first goes when the bundle is complete.
+            # A second hard link for now; the first is removed when the bundle is complete.
             os.link(source, target)
             return target
         except OSError:
             pass  # another file system: copy, then remove
-    tell(f"copying the weights ({source.stat().st_size / 1e9:.2f} GB)")
+    on_progress(f"copying the weights ({source.stat().st_size / 1e9:.2f} GB)")
     copy_file(source.resolve(), target)
     return target
 
 
 def _movable(source: Path, options: ExportOptions) -> bool:
-    """Whether the weights can be moved: asked for, one plain file, in a folder we may change.
+    """Return True if the weights may be moved: requested, one plain file, in a writable folder.
 
-    A file of the bundle that is being replaced goes with that bundle, and links belong to a
-    download cache; a second hard link would make the bundle refuse its own weights.
+    A file of the bundle that is being replaced is removed with that bundle, and a link belongs to a
+    download cache. A file with a second hard link is not moved, because the bundle would then
+    reject its own weights.
     """
     return (
         options.move_weights
@@ -198,14 +204,14 @@ def _calibration_images(
 
 
 def _verify(
-    stages: Sequence[StageModule], folder: Path, rule: PixelRule, tell: Progress
+    stages: Sequence[StageModule], folder: Path, rule: PixelRule, on_progress: OnProgress
 ) -> tuple[Check, ...]:
     checks = []
     current = ""
     for check in verify_stages(stages, folder, (rule.height, rule.width)):
         if check.stage != current:
             current = check.stage
-            tell(f"verified {current} against torch")
+            on_progress(f"verified {current} against torch")
         checks.append(check)
     refuse_failures(checks)
     return tuple(checks)
@@ -216,10 +222,10 @@ def _measure(
     stages: Sequence[StageModule],
     folder: Path,
     rule: PixelRule,
-    tell: Progress,
+    on_progress: OnProgress,
 ) -> Precision:
-    """`precision` with its drift."""
-    measured = measure_drift(stages, folder, (rule.height, rule.width), precision.name, tell)
+    """Return `precision` with its drift."""
+    measured = measure_drift(stages, folder, (rule.height, rule.width), precision.name, on_progress)
     return precision.model_copy(update=measured)
 
 

@@ -1,7 +1,7 @@
-"""How many elements the tensors of a graph have, for any number of views.
+"""Number of elements of a graph's tensors, for any number of views.
 
-TensorRT counts the elements of a tensor in 31 bits. A graph whose tensors pass that at some number
-of views cannot be built for it, however much memory there is.
+TensorRT counts the elements of a tensor in 31 bits. A graph with a tensor above that limit at some
+number of views cannot be built for that number, however much memory there is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import sympy  # type: ignore[import-untyped]
 
 from covis.engines.op import MOST_ELEMENTS
 
-PROBES = 64  # queries whose attention mass is measured, at most, where a graph is sized
+PROBES = 64  # largest number of probe queries for which a graph is sized
 MOST = 1_000_000  # views
 
-_SYMBOL = re.compile(r"\b[su]\d+\b")  # as the tracer writes one
+_SYMBOL = re.compile(r"\b[su]\d+\b")  # a symbol as the tracer writes it
 Lengths = Mapping[str, int]
 
 
@@ -58,14 +58,14 @@ def _length(text: str, lengths: tuple[tuple[str, int], ...]) -> int | None:
 
 
 def dimension(dim: int | ir.SymbolicDim, lengths: Lengths) -> int | None:
-    """A dimension as a number; None where the graph does not say, or names another symbol."""
+    """Return a dimension as a number, or None if the graph does not fix it by these symbols."""
     if isinstance(dim, int):
         return dim
     return None if dim.value is None else _length(str(dim.value), tuple(sorted(lengths.items())))
 
 
 def elements(value: ir.Value, lengths: Lengths) -> int | None:
-    """Elements of `value` where the symbols have these lengths; None where it has no full shape."""
+    """Return the elements of `value` for these symbol lengths; None without a full shape."""
     if value.shape is None:
         return None
     sizes = [dimension(dim, lengths) for dim in value.shape]
@@ -73,13 +73,13 @@ def elements(value: ir.Value, lengths: Lengths) -> int | None:
 
 
 def too_large(graph: ir.Graph, lengths: Lengths, limit: int = MOST_ELEMENTS) -> list[ir.Value]:
-    """The tensors with more than `limit` elements, in the graph's order."""
+    """Return the tensors with more than `limit` elements, in the order of the graph."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     return [value for value in values if (elements(value, lengths) or 0) > limit]
 
 
 def longest(graph: ir.Graph, symbol: str, limit: int = MOST_ELEMENTS) -> int:
-    """The largest length of `symbol` at which no tensor passes `limit`, at most `MOST`."""
+    """Return the largest length of `symbol`, at most `MOST`, at which no tensor exceeds `limit`."""
     fits, fails = 0, MOST + 1
     while fails - fits > 1:
         middle = (fits + fails) // 2

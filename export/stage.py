@@ -1,7 +1,8 @@
-"""What a model hands to the exporter: its stages, each a small module with named ports."""
+"""Stages that a model gives to the exporter: small modules with named ports."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,15 +14,19 @@ VIEWS = "M"  # symbol: all views of the scene
 FRAMES = "N"  # symbol: the frames of one chunk
 PROBES = "K"  # symbol: queries sampled to measure attention mass
 
+OnProgress = Callable[[str], None]
+"""Called with one line of text at the start or end of each step of an export."""
+
 
 @dataclass(frozen=True)
 class Port:
     """A named tensor between stages.
 
     Attributes:
-        name: the same word in every stage, in the graph and at run time.
-        shape: numbers fixed at export, or a symbol (`M` views, `N` frames of a chunk, `K` probes).
-        dtype: element type of the float32 graph.
+        name: Name of the tensor, the same in every stage, in the graph and at run time.
+        shape: Dimensions: numbers fixed at export, or a symbol (`M` views, `N` frames of a chunk,
+            `K` probes).
+        dtype: Element type in the float32 graph.
     """
 
     name: str
@@ -31,15 +36,17 @@ class Port:
 
 @dataclass(frozen=True)
 class StageModule:
-    """One graph to be.
+    """One stage of a model, which becomes one graph.
 
     Attributes:
-        name: the stage's and the graph file's name.
-        scope: `frames` (run in chunks of frames) or `sequence` (sees all views at once).
-        module: takes the inputs in their order, returns the outputs in theirs (a tensor or a
-            tuple). It holds the model as `self.model`, so that parameters keep official names.
-        inputs: the ports it reads; those no earlier stage wrote are `images` or control inputs.
-        outputs: the ports it writes.
+        name: Name of the stage and, with `.onnx`, of its graph file.
+        scope: `frames` (runs in chunks of frames) or `sequence` (needs all views at once).
+        module: Module that takes the inputs in order and returns the outputs in order, as a tensor
+            or a tuple. It stores the model as `self.model`, so that parameters keep their official
+            names.
+        inputs: Ports that the stage reads. Ports that no earlier stage writes are `images` or
+            control inputs.
+        outputs: Ports that the stage writes.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One stage of a model becomes one ONNX graph."""
+"""Trace one stage of a model to one ONNX graph."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from covis.export.selection.block_maps import Q_BLOCK
 from covis.export.sizes import name_symbols
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
-_EXAMPLE = {FRAMES: 3, PROBES: 5}  # 0 and 1 would be taken for constants
+_EXAMPLE = {FRAMES: 3, PROBES: 5}  # the tracer treats 0 and 1 as constants
 _PREFIX = "model."  # stage modules hold the model under this attribute
-_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note: modules from outermost, then the op
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata: modules from the outermost one, then the op
 
 
 def export_graph(stage: StageModule) -> ir.Model:
-    """Trace a stage and give it the names the runtime knows.
+    """Trace a stage and name inputs, outputs, dimensions, parameters and nodes for the runtime.
 
     Returns:
         A model in opset 20 whose attention nodes are `covis::BlockSparseAttention` and
-        `covis::BlockSelect`, without function bodies (passes come first); initializers carry the
-        names of the checkpoint and, as yet, the module's own tensors.
+        `covis::BlockSelect`, without function bodies, because passes run first. Initializers have
+        the names of the checkpoint; tensors that the module computed itself are initializers too.
     """
     views = _example_views(stage)
     inputs = tuple(_example(port, views) for port in stage.inputs)
@@ -68,7 +68,11 @@ def export_graph(stage: StageModule) -> ir.Model:
 
 
 def _example_views(stage: StageModule) -> int:
-    """Views while tracing: enough for three blocks of queries, or one block would be a constant."""
+    """Return the number of views for tracing.
+
+    Queries have to fill three blocks, because with a single block the tracer would fix their
+    number.
+    """
     patches = [p.shape[1] for p in stage.inputs if p.name == "patch_tokens"]
     return max([3, *(-(-2 * Q_BLOCK // int(n)) + 1 for n in patches)])
 
@@ -81,7 +85,10 @@ def _example(port: Port, views: int) -> Tensor:
 
 @contextlib.contextmanager
 def _named_inputs(stage: StageModule) -> Iterator[None]:
-    """Lets the tracer see one parameter a port: torch 2.9 cannot tell those of `*tensors` apart."""
+    """Give `forward` one named parameter for each port while tracing.
+
+    torch 2.9 cannot distinguish the inputs of a function of `*tensors`.
+    """
     forward = stage.module.forward
 
     def named(*tensors: Tensor) -> Any:
@@ -98,9 +105,9 @@ def _named_inputs(stage: StageModule) -> Iterator[None]:
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """torch.nn.functional.linear as Gemm(transB=1) on flattened rows.
+    """Write torch.nn.functional.linear as Gemm(transB=1) on flattened rows.
 
-    The exporter's own MatMul with a transposed weight makes runtimes fold the transposition at
+    The exporter's own MatMul has a transposed weight. Runtimes would fold the transposition at
     load, which copies every weight out of the memory-mapped file.
     """
     rows = op.Flatten(x, axis=-1)
@@ -115,7 +122,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _name_ports(graph: ir.Graph, stage: StageModule) -> None:
-    """Every shape speaks in the symbols of the ports in place of the tracer's (`s77`)."""
+    """Write all shapes in the symbols of the ports instead of the tracer's (such as `s77`)."""
     symbols = {}
     for value, port in zip(graph.inputs, stage.inputs, strict=True):
         for dim, name in zip(value.shape or (), port.shape, strict=True):
@@ -138,14 +145,14 @@ def _name_parameters(graph: ir.Graph) -> None:
 
 
 def layer_of(node: ir.Node) -> str:
-    """The layer a node belongs to, as the checkpoint names it ("" for the stage's own code)."""
+    """Return the layer of a node by its name in the checkpoint; "" for the stage's own code."""
     return (node.name or "").rpartition("/")[0]
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """`<layer>/<operator>_<number>`: what engines, comparisons and `--keep-fp32` call a node.
+    """Name nodes `<layer>/<operator>_<number>`, for engines, comparisons and `--keep-fp32`.
 
-    The layer is the innermost module whose code made the node, by its path in the checkpoint.
+    The layer is the innermost module whose code created the node, by its path in the checkpoint.
     """
     count: Counter[str] = Counter()
     for node in graph:
@@ -158,7 +165,10 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _drop_traces(graph: ir.Graph) -> None:
-    """The exporter keeps a Python stack trace on every node: most of the file, and our paths."""
+    """Remove the Python stack traces that the exporter stores on every node.
+
+    They are most of the file, and contain local paths.
+    """
     for node in ir.traversal.RecursiveGraphIterator(graph):
         node.metadata_props.clear()
         node.meta.clear()
@@ -170,7 +180,7 @@ def _drop_traces(graph: ir.Graph) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages that our users do not need."""
+    """Suppress the exporter's messages about packages that users of covis do not need."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Traced stages become ONNX files beside the weights they point to."""
+"""Write traced stages as ONNX files beside the weights that they refer to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,14 +27,13 @@ from covis.export.precision.precision import (
     stored_types,
 )
 from covis.export.sizes import longest
-from covis.export.stage import FRAMES, VIEWS, Port, StageModule
+from covis.export.stage import FRAMES, VIEWS, OnProgress, Port, StageModule
 from covis.export.trace import export_graph
 from covis.export.weights.convert import convert_weights
 from covis.export.weights.initializers import Entry, point_at_weights, read_entries
 from covis.export.weights.load import canonical
 
 WEIGHTS = "model.safetensors"
-Progress = Callable[[str], None]
 
 
 def write_graphs(
@@ -42,15 +41,15 @@ def write_graphs(
     weights: Path,
     folder: Path,
     model: MultiViewModel,
-    tell: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     max_views: int = MAX_VIEWS,
 ) -> tuple[Stage, ...]:
-    """Export stages to `<stage>.onnx` in `folder`, pointing into `weights`, which lies there."""
+    """Export stages to `<stage>.onnx` in `folder`; they refer to `weights` in the same folder."""
     entries = read_entries(weights)
     keys = canonical(entries, model.aliases)
     records = []
     for stage in stages:
-        tell(f"exporting {stage.name}")
+        on_progress(f"exporting {stage.name}")
         graph = trace(stage, entries, keys, base_passes(stage.scope, max_views))
         records.append(save(stage, graph, weights, entries, keys))
     return tuple(records)
@@ -60,15 +59,15 @@ def trace_stages(
     stages: Sequence[StageModule],
     source: Path,
     model: MultiViewModel,
-    tell: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     max_views: int = MAX_VIEWS,
 ) -> dict[str, ir.Model]:
-    """Every stage as a float32 graph, by name, its parameters marked as tensors of `source`."""
+    """Return every stage as a float32 graph, with parameters marked as tensors of `source`."""
     entries = read_entries(source)
     keys = canonical(entries, model.aliases)
     graphs = {}
     for stage in stages:
-        tell(f"exporting {stage.name}")
+        on_progress(f"exporting {stage.name}")
         graphs[stage.name] = trace(stage, entries, keys, base_passes(stage.scope, max_views))
     return graphs
 
@@ -80,13 +79,25 @@ def write_narrow(
     folder: Path,
     model: MultiViewModel,
     options: ExportOptions,
-    tell: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     images: NDArray[np.float32] | None = None,
 ) -> tuple[tuple[Stage, ...], Precision]:
-    """Turn traced stages into `options.precision`; write them and the weights they want.
+    """Convert traced stages to `options.precision`, and write them with their weights.
 
-    In which types the weights are stored is known only when every stage has been rewritten.
-    `images` (M, 3, H, W) calibrate FP8.
+    The types of the stored weights are only known after every stage was rewritten.
+
+    Args:
+        graphs: Traced float32 graphs by stage; rewritten in place.
+        stages: Stages in the order of the data flow.
+        source: Weights file of the model in float32.
+        folder: Folder for graphs and weights.
+        model: Model that the stages belong to.
+        options: Options of the export.
+        on_progress: Called with one line of text at the start or end of each step.
+        images: Calibration images (M, 3, H, W) in [0, 1]; required for FP8.
+
+    Returns:
+        The stages and the precision as the manifest records them.
     """
     keep = KeepList.parse(options.keep_fp32)
     keep.check(graphs)
@@ -97,12 +108,12 @@ def write_narrow(
     scales = Scales()
     if options.precision == "fp8":
         assert images is not None
-        scales = _calibrate(graphs, stages, source, keep, images, tell)
+        scales = _calibrate(graphs, stages, source, keep, images, on_progress)
         for name, graph in graphs.items():
             added = fp8_passes(scales, keep, name, options.fp8_attention)
             run_passes(graph, added)
         passes += added
-    tell(f"converting the weights to {options.precision}")
+    on_progress(f"converting the weights to {options.precision}")
     target = folder / WEIGHTS
     types = stored_types(graphs.values())
     cure = "use --precision bf16, or keep that layer with --keep-fp32"
@@ -125,20 +136,22 @@ def _calibrate(
     source: Path,
     keep: KeepList,
     images: NDArray[np.float32],
-    tell: Progress,
+    on_progress: OnProgress,
 ) -> Scales:
-    """Scales of every linear layer that can be in FP8."""
+    """Return the scales of every linear layer that can be computed in FP8."""
     layers: dict[str, str] = {}
     for name, model in graphs.items():
         layers |= quantizable(model.graph, partial(keep.keeps, name))
-    wanted = [s for s in stages if s.name != "aggregator_pooled"]  # the aggregator's own layers
+    # The pooled aggregator is left out: it has the layers and weights of the aggregator.
+    distinct = [stage for stage in stages if stage.name != "aggregator_pooled"]
     return Scales(
-        input_peaks(wanted, images, tell), weight_scales(source, sorted(set(layers.values())))
+        input_peaks(distinct, images, on_progress),
+        weight_scales(source, sorted(set(layers.values()))),
     )
 
 
 def record_passes(passes: Sequence[Pass]) -> tuple[PassRecord, ...]:
-    """What the manifest says of passes."""
+    """Return names and versions of passes as the manifest records them."""
     return tuple(PassRecord(name=each.name, version=each.version) for each in passes)
 
 
@@ -148,7 +161,7 @@ def trace(
     keys: Mapping[str, str],
     passes: Sequence[Pass],
 ) -> ir.Model:
-    """A stage as a graph that went through `passes`, its parameters marked."""
+    """Trace a stage to a graph, mark its parameters, and run `passes` on it."""
     graph = export_graph(stage)
     Parameters.mark(graph.graph, entries, keys)
     run_passes(graph, passes)
@@ -162,7 +175,7 @@ def save(
     entries: Mapping[str, Entry],
     keys: Mapping[str, str],
 ) -> Stage:
-    """Point a graph into `weights`, write it beside that file, and describe the stage."""
+    """Make a graph refer to `weights`, write it beside that file, and describe the stage."""
     point_at_weights(graph.graph, weights, entries, weights.name, keys)
     attach_functions(graph)
     name = f"{stage.name}.onnx"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,28 @@ from covis.evaluation.metrics.drift import drift
 from covis.export.check.rounded import run_rounded
 from covis.export.check.verify import (
     VIEW_COUNTS,
-    cannot_run,
     control_inputs,
     feed,
     helper,
+    run_in,
     run_torch,
 )
 from covis.export.models.cameras import quaternion_to_matrix, rotation_from_nine
-from covis.export.stage import StageModule
+from covis.export.stage import OnProgress, StageModule
 from covis.export.weights.page_cache import release_pages
 
 Values = dict[str, Tensor]
-# ONNX Runtime's CPU provider has float16 (it widens by itself) and float8 with float16 scales, but
-# no bfloat16 arithmetic: those graphs run as a copy that rounds every result to bfloat16.
+# ONNX Runtime's CPU provider supports float16 (it widens by itself) and float8 with float16 scales.
+# It has no bfloat16 arithmetic: such graphs run as a copy that rounds every result to bfloat16.
 _NATIVE = "as it is"
 _ROUNDED = "with its bfloat16 operators in float32, each result rounded to bfloat16"
 _NO_KERNELS = {"bf16": "BFLOAT16"}
 
-# Above these the graph is taken to be wrong, not narrow: root mean square of the differences over
-# that of the values. Figures that were seen: docs/decisions/0004-precision.md.
+# Largest root mean square of the differences over that of the values. A graph above it is treated
+# as wrong instead of imprecise. Measured values are in docs/decisions/0004-precision.md.
 LIMITS = {"fp16": 0.05, "bf16": 0.25, "fp8": 0.5}
-# Levels of pairs and shares of blocks jump where a similarity crosses its threshold, and so does
-# all that the pooled selector touches: on record, but neither judged nor passed on.
+# Levels of pairs and shares of blocks jump where a similarity crosses its threshold, and so do all
+# results of the pooled selector. They are recorded, but neither judged nor passed to later stages.
 _CHOSEN = frozenset(["pair_level", "kept_blocks", "kept_mass"])
 _CHOOSES = "aggregator_pooled"
 
@@ -48,20 +48,21 @@ def measure_drift(
     folder: Path,
     image_size: tuple[int, int],
     precision: str,
-    tell: Callable[[str], None] = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Run every graph on what the graphs before it wrote, and torch in float32 beside it.
+    """Run every graph on the results of the earlier graphs, and torch in float32 beside it.
 
-    Block maps and other choices are taken from float32, so that what is compared is arithmetic.
+    Block maps and other choices are taken from float32, so that the comparison covers arithmetic
+    only.
 
     Args:
-        stages: with float32 weights, in the order of the data flow.
-        folder: holds the narrow graphs and the weights they point to.
-        image_size: (H, W).
-        precision: of the graphs.
-        tell: told of each stage in words.
-        seed: of the check's images.
+        stages: Stages with float32 weights, in the order of the data flow.
+        folder: Folder with the narrow graphs and the weights that they refer to.
+        image_size: Height and width of the images in pixels.
+        precision: Precision of the graphs: "fp16", "bf16" or "fp8".
+        on_progress: Called with one line of text after each stage.
+        seed: Seed of the test images.
 
     Returns:
         `drift`, `scene` and `ran_as` of the manifest's `Precision`.
@@ -79,11 +80,8 @@ def measure_drift(
                 reference = run_torch(stage, {p.name: feed(p, values, stage) for p in stage.inputs})
                 release_pages(stage.module.parameters())
                 own = {p.name: feed(p, narrow[views], stage).numpy() for p in stage.inputs}
-                try:
-                    path = folder / f"{stage.name}.onnx"
-                    got = pool.submit(run_rounded, path, own, dtype).result()
-                except Exception as error:  # ONNX Runtime's types, and the process dying
-                    raise cannot_run(stage.name, error) from error
+                graph = folder / f"{stage.name}.onnx"
+                got = run_in(pool, stage.name, run_rounded, graph, own, dtype)
                 for name, expected in reference.items():
                     drifts.append(_compare(stage.name, views, name, expected, got[name], precision))
                 if stage.name == _CHOOSES:
@@ -91,7 +89,7 @@ def measure_drift(
                 values.update(reference)
                 narrow[views].update({n: torch.from_numpy(a) for n, a in got.items()})
                 narrow[views].update({n: reference[n] for n in _CHOSEN & reference.keys()})
-            tell(f"measured the drift of {stage.name} from float32")
+            on_progress(f"measured the drift of {stage.name} from float32")
     scenes = tuple(_scene(views, exact[views], narrow[views]) for views in exact)
     return {
         "drift": tuple(drifts),

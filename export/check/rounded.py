@@ -1,6 +1,6 @@
-"""Running a narrow graph on the CPU where ONNX Runtime has no kernels for its types.
+"""Run a narrow graph on the CPU where ONNX Runtime has no kernels for its types.
 
-Imports no torch: it runs in the verifier's helper process.
+Imports no torch, because it runs in the verifier's helper process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from covis.engines.system.ort_settings import import_onnxruntime, session_settin
 
 _COPY = "rounded.onnx"
 _KERNELS = {"", "ai.onnx"}
-# With kernels for bfloat16, or dissolved into such: they move numbers and round nothing.
+# Operators that have bfloat16 kernels or vanish at load; they move numbers and round nothing.
 _MOVING = frozenset(["Cast", "CastLike", "Shape", "Constant", "Identity"])
 
 
 def round_results(model: ir.Model, dtype: ir.DataType) -> None:
     """Make every operator of the main graph that has `dtype` compute in float32.
 
-    Inputs are widened before it and results rounded to `dtype` after it, so each value of that type
-    is what a kernel with a float32 accumulator would write. Casts among them stay as they are.
+    Its inputs are widened and its results are rounded to `dtype`. So each value of that type equals
+    the result of a kernel with a float32 accumulator. Existing casts stay as they are.
     """
     graph = model.graph
     for node in list(graph):
@@ -51,24 +51,24 @@ def round_results(model: ir.Model, dtype: ir.DataType) -> None:
 def run_rounded(
     graph: Path, inputs: Mapping[str, NDArray[Any]], dtype: str | None
 ) -> dict[str, NDArray[Any]]:
-    """Every output of a graph by name, from ONNX Runtime's CPU provider.
+    """Return every output of a graph by name, computed by ONNX Runtime's CPU provider.
 
     Args:
-        graph: the file.
-        inputs: by name.
-        dtype: an ONNX type such as BFLOAT16 whose operators run as `round_results` says; None: the
-            graph runs as it is.
+        graph: ONNX file.
+        inputs: Input arrays by name.
+        dtype: ONNX type, such as BFLOAT16, whose operators run as in `round_results`. None runs the
+            graph unchanged.
     """
     ort = import_onnxruntime()
     settings = session_settings()
-    # Optimisations take casts there and back for nothing, and fold weights into wide copies.
+    # Optimisations would remove pairs of casts that round, and fold weights into wide copies.
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     path = graph
     try:
         if dtype is not None:
             model = ir.load(graph)
             round_results(model, ir.DataType[dtype])
-            path = graph.with_name(_COPY)  # beside the weights that it points to
+            path = graph.with_name(_COPY)  # beside the weights that it refers to
             ir.save(model, path)
         session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]

@@ -1,4 +1,4 @@
-"""Running one ONNX graph in a process of its own; imports no torch, so that it stays small."""
+"""Run one ONNX graph in its own process; imports no torch, so that the process stays small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from covis.engines.system.ort_settings import import_onnxruntime, session_settin
 
 
 def run_graph(graph: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Every output of a graph by name, from ONNX Runtime's CPU provider and standard ops alone."""
+    """Return every output of a graph by name, computed by ONNX Runtime's CPU provider.
+
+    No custom op library is registered: the graph has to run on standard operators alone.
+    """
     session = import_onnxruntime().InferenceSession(
         str(graph), session_settings(), providers=["CPUExecutionProvider"]
     )

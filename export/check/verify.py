@@ -1,11 +1,11 @@
-"""Every exported graph against the torch code it came from, before the bundle is finished."""
+"""Compare every exported graph with its torch module before the bundle is finished."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,38 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covis.engines.bundle.manifest import Check
-from covis.engines.errors import CovisError, environment_error, numerics_error, printable
+from covis.engines.errors import environment_error, numerics_error, printable
 from covis.export.check.run_graph import run_graph
 from covis.export.stage import Port, StageModule
 from covis.export.weights.page_cache import release_pages
 
 VIEW_COUNTS = (1, 2)
-_FLOAT64_LIMIT = 50_000_000  # parameters up to which float64 is affordable as the truth
+_FLOAT64_LIMIT = 50_000_000  # parameters up to which a float64 reference is affordable
 
-# Difference between float32 and float64 of the original implementations, over the largest value:
-# the worst seen in tests/golden is 1.1e-5 over all outputs of all models. Depth adds to it, so
-# models too large for a float64 run get it as their noise.
+# Largest difference between float32 and float64 of the original implementations, over the largest
+# value, among all outputs of all models in tests/golden. Noise grows with depth, so models that are
+# too large for a float64 run use this figure as their noise.
 _TYPICAL_NOISE = 1.1e-5
 
 
 def verify_stages(
     stages: Sequence[StageModule], folder: Path, image_size: tuple[int, int], seed: int = 0
 ) -> Iterator[Check]:
-    """Compare each graph of a bundle with torch, each fed with torch's own results.
+    """Compare each graph of a bundle with torch; each is fed with torch's own results.
 
-    The rule for "the same" is max(10 x noise, 1e-5 x largest value), the noise being the
-    difference of torch's float32 and float64 results, or for large models a fixed share of the
-    largest value. ONNX Runtime runs in a process of its own without torch, and the pages of a
-    stage's weights are given back after it, so memory stays near one stage's weights.
+    A result passes within max(10 x noise, 1e-5 x largest value). The noise is the difference
+    between torch's float32 and float64 results; for large models it is a fixed share of the largest
+    value. ONNX Runtime runs in its own process without torch, and the pages of a stage's weights
+    are released after the stage, so peak memory stays near the weights of one stage.
 
     Args:
-        stages: in the order of the data flow.
-        folder: holds the graphs as `<stage>.onnx` and the weights they point to.
-        image_size: (H, W).
+        stages: Stages in the order of the data flow.
+        folder: Folder with the graphs as `<stage>.onnx` and the weights that they refer to.
+        image_size: Height and width of the images in pixels.
+        seed: Seed of the test images.
 
     Yields:
-        A `Check` per output, stage and view count, passed or not.
+        A `Check` for each output, stage and number of views, passed or not.
 
     Raises:
         CovisError: a graph cannot be run at all.
@@ -61,10 +62,7 @@ def verify_stages(
                 release_pages(stage.module.parameters())
                 arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
                 graph = folder / f"{stage.name}.onnx"
-                try:
-                    got = pool.submit(run_graph, graph, arrays).result()
-                except Exception as error:  # ONNX Runtime's types, and the process itself dying
-                    raise cannot_run(stage.name, error) from error
+                got = run_in(pool, stage.name, run_graph, graph, arrays)
                 for port in stage.outputs:
                     yield _compare(stage.name, views, port.name, reference[port.name], got, noise)
                 values.update(reference)
@@ -72,7 +70,7 @@ def verify_stages(
 
 @contextlib.contextmanager
 def helper() -> Iterator[ProcessPoolExecutor]:
-    """A process without torch that does not hear Ctrl-C: the parent does, and then ends it."""
+    """Start a process without torch that ignores Ctrl-C; the parent handles Ctrl-C and ends it."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -90,17 +88,30 @@ def helper() -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def cannot_run(stage: str, error: Exception) -> CovisError:
-    reason = printable(str(error).strip() or type(error).__name__)[:400]
-    return environment_error(
-        f"the graph cannot be run ({reason})",
-        where=f"stage {stage}",
-        hint="free memory if it was short; otherwise please report it",
-    )
+def run_in(
+    pool: ProcessPoolExecutor,
+    stage: str,
+    run: Callable[..., dict[str, NDArray[Any]]],
+    *arguments: object,
+) -> dict[str, NDArray[Any]]:
+    """Run the graph of a stage in the helper process, by `run` with these arguments.
+
+    Raises:
+        CovisError: the graph cannot be run.
+    """
+    try:
+        return pool.submit(run, *arguments).result()
+    except Exception as error:  # an exception type of ONNX Runtime, or the process died
+        reason = printable(str(error).strip() or type(error).__name__)[:400]
+        raise environment_error(
+            f"the graph cannot be run ({reason})",
+            where=f"stage {stage}",
+            hint="free memory if it was short; otherwise please report it",
+        ) from error
 
 
 def refuse_failures(checks: Sequence[Check]) -> None:
-    """Raise for the worst check that did not pass (exit code 4)."""
+    """Raise CovisError (exit code 4) for the worst check that did not pass, if there is one."""
     failed = [check for check in checks if not check.passed]
     if not failed:
         return
@@ -114,7 +125,10 @@ def refuse_failures(checks: Sequence[Check]) -> None:
 
 
 def control_inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[str, Tensor]:
-    """Smooth random pictures: nets behave on them as on photos, unlike on white noise."""
+    """Return test inputs with smooth random pictures.
+
+    Networks behave on smooth pictures as on photos, but not on white noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(views, 3, 8, 8, generator=generator)
     images = nn.functional.interpolate(coarse, size=image_size, mode="bicubic").clamp(0, 1)
@@ -131,10 +145,11 @@ def control_inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[s
 
 
 def feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor:
+    """Return the tensor of a port: from `values`, or a test value of a control input."""
     if port.name in values:
         return values[port.name]
     if port.name == "sparse_layers":
-        # Every other layer sparse: both branches of the selector are seen.
+        # Every other layer is sparse, so that both branches of the selector run.
         return torch.arange(int(port.shape[0])) % 2 == 0
     if port.name == "patch_order":
         return torch.arange(int(port.shape[0])).flip(0)
@@ -142,6 +157,7 @@ def feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor
 
 
 def run_torch(stage: StageModule, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run the torch module of a stage and return its outputs by name."""
     outputs = stage.module.eval()(*(feeds[port.name] for port in stage.inputs))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {port.name: value for port, value in zip(stage.outputs, outputs, strict=True)}
@@ -150,7 +166,7 @@ def run_torch(stage: StageModule, feeds: Mapping[str, Tensor]) -> dict[str, Tens
 def _noise(
     stage: StageModule, feeds: Mapping[str, Tensor], reference: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """By output: how far float32 is from float64, or what it typically is."""
+    """Return, by output, the difference of float32 from float64, or its typical value."""
     if sum(p.numel() for p in stage.module.parameters()) > _FLOAT64_LIMIT:
         return {name: _TYPICAL_NOISE * _largest(value) for name, value in reference.items()}
     import copy
@@ -158,7 +174,7 @@ def _noise(
     wide = StageModule(
         stage.name, stage.scope, copy.deepcopy(stage.module).double(), stage.inputs, stage.outputs
     )
-    # Scalars are options of the selector, float32 by contract.
+    # Scalars are options of the selector, which are float32 by contract.
     exact = run_torch(
         wide, {n: t.double() if t.is_floating_point() and t.ndim else t for n, t in feeds.items()}
     )
@@ -183,7 +199,7 @@ def _compare(
     expected = reference.numpy()
     tolerance = max(10.0 * noise[output], 1e-5 * _largest(reference.double()))
     if ours.shape != expected.shape or not np.isfinite(ours).all():
-        difference = 1e30  # JSON knows no infinity
+        difference = 1e30  # JSON has no infinity
     else:
         difference = float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0))
     return Check(

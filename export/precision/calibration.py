@@ -1,19 +1,20 @@
-"""The largest magnitudes that linear layers read on a user's photos, for FP8 scales.
+"""Calibrate FP8 scales: the largest magnitude that each linear layer reads on a user's photos.
 
-Absolute maxima, one a layer, and no percentile: e4m3 is a floating-point type, so a large scale
-costs small numbers no relative precision until they are 2^15 below the largest, while clipping
-would cut the few tokens of very large norm that these encoders keep their global state in.
+Scales are absolute maxima, one a layer, and no percentiles, because e4m3 is a floating-point type.
+A large scale costs small numbers no relative precision until they are 2^15 below the largest.
+Clipping would cut the few tokens of very large norm, in which these encoders store their global
+state.
 
-The statistics are taken in torch and not in ONNX Runtime, because the graphs' own attention builds
-the S x S matrix, 4.4 GB at eight photos of the full model. nvidia-modelopt is not used: it
-calibrates one graph by itself, where a stage here reads what other stages wrote, and would bring
-its own exporter and versions of torch for what is one number a layer.
+The statistics are computed in torch and not in ONNX Runtime, because the graphs' own attention
+allocates the S x S matrix: 4.4 GB at eight photos of the full model. nvidia-modelopt is not used.
+It calibrates one graph by itself, but a stage here reads the results of other stages. It would also
+bring its own exporter and versions of torch for one number a layer.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +26,27 @@ from torch import Tensor, nn
 from covis.engines.errors import numerics_error
 from covis.export.check.verify import control_inputs, feed, run_torch
 from covis.export.passes.quantize import scale_of
-from covis.export.stage import StageModule
+from covis.export.stage import OnProgress, StageModule
 from covis.export.weights.page_cache import release_pages
 
-MOST_PHOTOS = 16  # one scene of them; more photos change maxima little and cost their square
+MOST_PHOTOS = 16  # of one scene; more photos hardly change maxima, and cost grows with the square
 _CHUNK = 4  # frames at once
 
 
 def input_peaks(
     stages: Sequence[StageModule],
     images: NDArray[np.float32],
-    tell: Callable[[str], None] = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> dict[str, float]:
-    """By layer: the largest magnitude that each linear layer reads, over these photos.
+    """Return, by layer, the largest magnitude that each linear layer reads over these photos.
 
     Args:
-        stages: with float32 weights, in the order of the data flow.
-        images: (M, 3, H, W) in [0, 1]; at most `MOST_PHOTOS` of them are used, evenly spread.
-        tell: told of each stage in words.
+        stages: Stages with float32 weights, in the order of the data flow.
+        images: Photos (M, 3, H, W) in [0, 1]; at most `MOST_PHOTOS`, evenly spread, are used.
+        on_progress: Called with one line of text after each stage.
 
     Raises:
-        CovisError: a layer reads what is not finite (exit code 4).
+        CovisError: a layer reads numbers that are not finite (exit code 4).
     """
     chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_PHOTOS)).round().astype(int)
     photos = torch.from_numpy(images[chosen])
@@ -58,7 +59,7 @@ def input_peaks(
                 feeds = {port.name: feed(port, values, stage) for port in stage.inputs}
                 values.update(_run(stage, feeds, len(photos)))
             release_pages(stage.module.parameters())
-            tell(f"calibrated {stage.name} on {len(photos)} photos")
+            on_progress(f"calibrated {stage.name} on {len(photos)} photos")
     for layer, peak in peaks.items():
         if not np.isfinite(peak):
             raise numerics_error(
@@ -70,7 +71,7 @@ def input_peaks(
 
 
 def weight_scales(source: Path, keys: Sequence[str]) -> dict[str, float]:
-    """By name: the scale at which a tensor of a safetensors file fills FP8."""
+    """Return, by name, the scale at which a tensor of a safetensors file fills the FP8 range."""
     with safe_open(source, framework="pt") as file:
         return {key: scale_of(float(file.get_tensor(key).abs().max())) for key in keys}
 
@@ -92,7 +93,7 @@ def _run(stage: StageModule, feeds: Mapping[str, Tensor], views: int) -> dict[st
 
 @contextlib.contextmanager
 def _watching(module: nn.Module, peaks: dict[str, float]) -> Iterator[None]:
-    """While this lasts, every linear layer that runs raises its entry of `peaks`."""
+    """Raise the entries of `peaks` by the inputs of every linear layer that runs here."""
     handles = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):

@@ -1,10 +1,10 @@
-"""Makes the bundle that ships with covis, from the released weights of covis-mini.
+"""Build the bundle that ships with covis, from the released weights of covis-mini.
 
     python -m covis.export.training.release RUN RELEASE
     python -m covis.export.training.demo_bundle --weights RELEASE/covis-mini.safetensors
 
-The training record (`covis-mini.json`, beside the weights) and the licence of the weights are put
-beside the bundle: what the package ships says how it came about.
+The training record (`covis-mini.json`, beside the weights) and the licence of the weights are
+written beside the bundle, so that the package documents where the weights come from.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ def make(
     sparsity: Sparsity = SPARSITY,
     verify: bool = True,
 ) -> Path:
-    """Export the bundle to `out`, replacing the one there; record and licence go beside it.
+    """Export the bundle to `out`, replacing an old one; record and licence are written beside it.
 
     Args:
-        weights: `covis-mini.safetensors` as released, which names its configuration.
-        out: folder of the bundle.
-        record: the training record; the file of the same name beside the weights if None.
-        sparsity: the bundle's own selector options.
-        verify: run every graph against torch.
+        weights: Released file `covis-mini.safetensors`, which contains its configuration.
+        out: Folder of the bundle.
+        record: Training record; None: the file of the same name beside the weights.
+        sparsity: Selector options of the bundle.
+        verify: Compare every graph with torch.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        CovisError: no released weights, no record, too large, or `out` holds something else.
+        CovisError: no released weights, no record, weights that are too large, or something else
+            than this bundle in `out`.
     """
     config, licence = _metadata(weights)
     record = record or weights.with_suffix(".json")
@@ -86,9 +87,9 @@ def make(
             verify=verify,
             sparsity=sparsity,
         )
-        export_bundle(options, tell=lambda text: print(text, file=sys.stderr))
+        export_bundle(options, on_progress=lambda text: print(text, file=sys.stderr))
         bundle = open_bundle(options.out)
-        # The exporter takes weights of this architecture for the official ones.
+        # The exporter assumes that weights of this architecture are the official ones.
         origin = bundle.manifest.weights.model_copy(
             update={"licence": licence, "source": weights.name}
         )
@@ -102,7 +103,7 @@ def make(
 
 
 def _metadata(weights: Path) -> tuple[dict[str, Any], str]:
-    """Configuration and licence that the released file names."""
+    """Return the configuration and the licence in the released file."""
     try:
         with safe_open(weights, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -116,7 +117,7 @@ def _metadata(weights: Path) -> tuple[dict[str, Any], str]:
 
 
 def _image_size(record: Path, weights: Path) -> int:
-    """Side of the images that the weights were trained on; the record must be of these weights."""
+    """Return the side of the training images; the record must belong to these weights."""
     from covis.engines.bundle.bundle import sha256_of
 
     try:
@@ -139,16 +140,15 @@ def main(
     layers: str = SPARSITY.layers,
     min_neighbours: int = SPARSITY.min_neighbours,
 ) -> None:
-    """
-    Make the bundle that ships, from released weights.
+    """Build the bundle that ships with covis, from released weights.
 
     Args:
-        weights: covis-mini.safetensors as released.
-        out: folder of the bundle.
-        record: the training record; default: beside the weights.
-        tau: the bundle's own threshold.
-        layers: the bundle's own sparse layers.
-        min_neighbours: the bundle's own least number of neighbours.
+        weights: Released file covis-mini.safetensors.
+        out: Folder of the bundle.
+        record: Training record; default: the file beside the weights.
+        tau: Similarity threshold of the bundle, 0 to 1.
+        layers: Sparse global layers of the bundle.
+        min_neighbours: Smallest number of neighbours of a view in the bundle.
     """
     sparsity = Sparsity(tau=tau, layers=layers, min_neighbours=min_neighbours)
     print(make(weights, out, record, sparsity))
