@@ -1,7 +1,7 @@
-"""Rewrites of the exported graphs, one a file, in the order they run.
+"""Rewrites of the exported graphs, one file each, in the order in which they run.
 
-What a pass did is on record in the manifest by its name and version; a version goes up when the
-pass makes another graph of the same input.
+The manifest records each pass by name and version. The version is raised when the pass produces
+another graph from the same input.
 """
 
 from covis.export.passes.base import Parameters, Pass, run_passes

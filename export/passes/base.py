@@ -1,4 +1,4 @@
-"""What all passes share: a name and a version for the manifest, and the marks on parameters."""
+"""Base of all passes: name and version for the manifest, and marks on parameters."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Pass(ir.passes.InPlacePass):
     """A rewrite of one stage's graph, in place.
 
     Attributes:
-        name: as in the manifest.
-        version: counts what the pass makes of the same graph.
+        name: Name in the manifest.
+        version: Version in the manifest; raised when the pass produces another graph from the same
+            input.
     """
 
     name: ClassVar[str]
@@ -31,19 +32,20 @@ class Pass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, self.rewrite(model))
 
     def rewrite(self, model: ir.Model) -> bool:
-        """Rewrite `model`; whether anything changed."""
+        """Rewrite `model` in place, and return True if anything changed."""
         raise NotImplementedError
 
 
 class Parameters:
-    """Which initializers are tensors of the weights file, and how each is to be stored.
+    """Marks on the initializers that are tensors of the weights file.
 
-    The mark is the tensor's name in the file; all else is a table made at export.
+    The mark is the name of the tensor in the file. An initializer without a mark is a table that
+    was computed at export.
     """
 
     @staticmethod
     def mark(graph: ir.Graph, names: Iterable[str], keys: Mapping[str, str]) -> None:
-        """Mark the initializers whose name (by `keys`, where it has another) is in the file."""
+        """Mark the initializers whose name is in the file; `keys` maps names that differ there."""
         known = set(names)
         for name, value in graph.initializers.items():
             key = keys.get(name, name)
@@ -52,7 +54,7 @@ class Parameters:
 
     @staticmethod
     def key(value: ir.Value | None) -> str | None:
-        """The tensor's name in the weights file; None for all but parameters."""
+        """Return the name of a parameter in the weights file; None if `value` is no parameter."""
         return None if value is None else value.meta.get(_KEY)
 
     @staticmethod
@@ -63,7 +65,7 @@ class Parameters:
 
     @staticmethod
     def first_row(value: ir.Value) -> int | None:
-        """Where a part of a parameter begins; None: it is whole."""
+        """Return the first row of a part of a parameter; None for a whole parameter."""
         row: int | None = value.meta.get(_FIRST_ROW)
         return row
 
@@ -75,11 +77,11 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> None:
 
 
 class SplitOversized(Pass):
-    """Rewrites each Gemm whose result would pass a limit.
+    """Base of passes that rewrite each Gemm whose result would exceed a limit.
 
     Args:
-        lengths: the largest length of each symbol.
-        limit: elements of one tensor.
+        lengths: Largest length of each symbol.
+        limit: Largest number of elements of one tensor.
     """
 
     def __init__(self, lengths: Lengths, limit: int = MOST_ELEMENTS) -> None:
@@ -96,5 +98,5 @@ class SplitOversized(Pass):
         return changed
 
     def split(self, graph: ir.Graph, gemm: ir.Node) -> bool:
-        """Cut what `gemm` begins, if it is of the kind that this pass knows; whether it did."""
+        """Split the operators that start with `gemm`, and return True if the pass supports them."""
         raise NotImplementedError

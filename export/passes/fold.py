@@ -1,4 +1,4 @@
-"""What the exporter leaves to be computed again at every run, computed once."""
+"""Constant folding of what the exporter leaves to be recomputed at every run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from covis.export.passes.base import Parameters, Pass
 
-_LARGEST = 1024  # elements of a constant: shapes and indices, never a weight
+_LARGEST = (
+    1024  # elements of a folded constant: enough for shapes and indices, too few for a weight
+)
 
 
 class Fold(Pass):
-    """Folds shape arithmetic, sequences of tensors become Split, and every value gets its shape.
+    """Fold shape arithmetic, replace sequences of tensors by Split, and infer every value's shape.
 
-    TensorRT knows no sequences. Parameters are never folded: they stay what the weights file holds.
+    Sequences are replaced because TensorRT does not support them. Parameters are never folded: they
+    stay as they are in the weights file.
     """
 
     name = "fold"
@@ -43,19 +46,22 @@ class Fold(Pass):
 
 
 def _complete_shapes(graph: ir.Graph) -> None:
-    """Products of symbols, which shape inference leaves open: tokens as rows of a matrix."""
+    """Set shapes with products of symbols, such as tokens as rows of a matrix.
+
+    Shape inference leaves them open.
+    """
     for node in graph:
         data = node.inputs[0] if node.inputs else None
         if data is None or data.shape is None:
             continue
         if node.op_type == "Flatten" and node.attributes["axis"].as_int() == -1:
             rows = [str(dim) if isinstance(dim, int) else str(dim.value) for dim in data.shape[:-1]]
-            count = "*".join(f"({n})" for n in rows) if rows else 1  # one token alone is a row
+            count = "*".join(f"({n})" for n in rows) if rows else 1  # a single token is one row
             node.outputs[0].shape = ir.Shape([count, data.shape[-1]])
         elif node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].shape:
             node.outputs[0].shape = ir.Shape([data.shape[0], node.inputs[1].shape[0]])
 
 
 def _without_parameters(node: ir.Node) -> bool | None:
-    """False for what reads a parameter; None leaves the choice to the folder."""
+    """Return False for a node that reads a parameter; None lets the folding pass decide."""
     return False if any(Parameters.key(value) for value in node.inputs) else None

@@ -1,4 +1,4 @@
-"""Level maps in int32 between the ops: other operators know little of int8."""
+"""Level maps in int32 between the ops, because other operators hardly support int8."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _INT8, _INT32 = ir.DataType.INT8, ir.DataType.INT32
 
 
 class WidenLevels(Pass):
-    """Makes every int8 tensor int32, but what the ops read and write and the graph's own ports.
+    """Turn int8 tensors into int32, except inputs and outputs of the ops and of the graph.
 
-    ONNX Runtime below 1.31 has no Where for int8; TensorRT casts from and to it, hands it to
-    plugins, and takes it for a quantised number everywhere else, constants too. Levels are 0, 1
-    and 2, so that nothing is lost on the way. It runs after whatever computes with maps.
+    ONNX Runtime below 1.31 has no Where for int8. TensorRT casts from and to int8 and passes it to
+    plugins, but treats it as a quantised number everywhere else, in constants too. Levels are 0, 1
+    and 2, so widening loses nothing. The pass runs after all passes that compute with maps.
     """
 
     name = "widen_levels"
@@ -63,7 +63,7 @@ def _is_level(node: ir.Node, place: int) -> bool:
 
 
 def _widen_sources(graph: ir.Graph) -> None:
-    """Constants of int8 and casts to it become int32."""
+    """Turn int8 constants and casts to int8 into int32."""
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.dtype == _INT8:
@@ -73,7 +73,7 @@ def _widen_sources(graph: ir.Graph) -> None:
         for name, attribute in list(node.attributes.items()):
             if (node.op_type, name) == ("Cast", "to") and attribute.as_int() == _INT8:
                 node.attributes[name] = ir.AttrInt64(name, _INT32)
-            elif attribute.type == ir.AttributeType.TENSOR:  # of Constant and ConstantOfShape
+            elif attribute.type == ir.AttributeType.TENSOR:  # Constant and ConstantOfShape have one
                 tensor = attribute.as_tensor()
                 if tensor.dtype == _INT8:
                     wide = ir.Tensor(tensor.numpy().astype(np.int32), name=tensor.name)
@@ -81,7 +81,7 @@ def _widen_sources(graph: ir.Graph) -> None:
 
 
 def _widen_types(graph: ir.Graph, narrow: Container[ir.Value]) -> set[ir.Value]:
-    """The values that are int32 from now on, with that type on record."""
+    """Set the type of all int8 values that become int32, and return these values."""
     wide = {
         value
         for node in graph.all_nodes()
@@ -94,16 +94,16 @@ def _widen_types(graph: ir.Graph, narrow: Container[ir.Value]) -> set[ir.Value]:
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, name: str | None = None) -> ir.Value:
-    """`value` in another type, by a node right behind the one that makes it."""
+    """Insert a cast of `value` right after its producer, and return the result."""
     node = ir.node("Cast", [value], attributes={"to": int(to)})
-    (made,) = node.outputs
-    made.name = name or f"{value.name}.{to.name.lower()}"
-    made.type, made.shape = ir.TensorType(to), value.shape
+    (result,) = node.outputs
+    result.name = name or f"{value.name}.{to.name.lower()}"
+    result.type, result.shape = ir.TensorType(to), value.shape
     producer = value.producer()
-    node.name = f"{'' if producer is None else layer_of(producer)}/{made.name}"
+    node.name = f"{'' if producer is None else layer_of(producer)}/{result.name}"
     if producer is None:
         graph.insert_before(graph[0], node)
     else:
         assert producer.graph is not None
         producer.graph.insert_after(producer, node)
-    return made
+    return result

@@ -15,13 +15,13 @@ _LOW = 1  # "low precision allowed", in the op's contract
 
 
 class LowAttention(Pass):
-    """Lowers the level of every attention to 1 where it is 2: a permission, by the op's contract.
+    """Lower the level of every attention from 2 to 1, which permits FP8 by the op's contract.
 
-    Special and trailing tokens stay exact whatever the level. Runtimes without an FP8 kernel
-    compute level 1 as they compute level 2.
+    Special and trailing tokens stay exact at every level. Runtimes without an FP8 kernel compute
+    level 1 as they compute level 2.
 
     Args:
-        keep: whether the layer of that name stays wide in this stage.
+        keep: Returns True for the name of a layer that stays wide in this stage.
     """
 
     name = "low_attention"
@@ -44,7 +44,7 @@ class LowAttention(Pass):
 
 
 def _lowered(graph: ir.Graph, before: ir.Node, level: ir.Value) -> ir.Value:
-    """min(level, 1), by way of int32, as other operators get levels (`WidenLevels`)."""
+    """Compute min(level, 1) in int32, the type of levels between the ops (`WidenLevels`)."""
     one = ir.Value(
         name=f"{level.name}.most", type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([])
     )

@@ -1,4 +1,4 @@
-"""Casts where they cost least: behind the operators that only move numbers, or not at all."""
+"""Move casts to where they cost least: after operators that only move numbers, or nowhere."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from covis.export.passes.base import Parameters, Pass
 from covis.export.passes.narrow import WIDE, widen_output
 from covis.export.trace import layer_of
 
-# These give the same numbers in any type; only the first input is data, but for Concat.
+# These return the same numbers in any type. Only the first input is data, except for Concat.
 _MOVING = frozenset(
     "Concat DepthToSpace Expand Flatten Gather Identity Relu "  # noqa: SIM905
     "Reshape Slice Split Squeeze Transpose Unsqueeze".split()
 )
-# Within an MLP its activation sits between two narrow layers, which round what it reads and what
-# it gives: it loses nothing that the layers have not lost. The models were trained that way.
+# In an MLP the activation is between two narrow layers, which round its input and its output. So a
+# narrow activation loses nothing more, and the models were trained that way.
 _ACTIVATIONS = frozenset(["Gelu", "Mul", "Sigmoid"])
 _MLP = "mlp"
 
 
 class MoveCasts(Pass):
-    """Moves casts back to float32 down past operators that only move numbers, and drops pairs.
+    """Move casts to float32 behind operators that only move numbers, and remove pairs of casts.
 
-    x -> narrow -> float32 -> narrow is x -> narrow: a narrow number survives the way there and
-    back. Parameters that only narrow operators read become narrow themselves.
+    x -> narrow -> float32 -> narrow equals x -> narrow, because a narrow number survives the way to
+    float32 and back. Parameters that only narrow operators read become narrow themselves.
     """
 
     name = "move_casts"
@@ -54,7 +54,7 @@ def _passes_through(node: ir.Node) -> bool:
 
 
 def _before_widening(value: ir.Value | None) -> ir.Value | None:
-    """What a cast to float32 made `value` of; None for anything else."""
+    """Return the value that a cast to float32 turned into `value`; None without such a cast."""
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "Cast" or value is None or value.dtype != WIDE:
         return None
@@ -77,7 +77,7 @@ def _sink(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _cancel(cast: ir.Node) -> None:
-    """Readers of a cast of a widened value to its old type read the old value."""
+    """Let readers of a cast back to the type before widening read the value before widening."""
     out = cast.outputs[0]
     source = _before_widening(cast.inputs[0])
     if source is not None and source.dtype == out.dtype and not out.is_graph_output():
@@ -85,7 +85,7 @@ def _cancel(cast: ir.Node) -> None:
 
 
 def _store_narrow(value: ir.Value) -> None:
-    """A parameter that is only ever cast to one type is stored in it."""
+    """Store a parameter in the type that all its readers cast it to."""
     casts = [node for node, _ in value.uses()]
     types = {node.outputs[0].dtype for node in casts if node.op_type == "Cast"}
     if (
@@ -97,6 +97,6 @@ def _store_narrow(value: ir.Value) -> None:
     (dtype,) = types
     assert dtype is not None
     value.type = ir.TensorType(dtype)
-    value.const_value = None  # what is there is still wide; the weights file will have it
+    value.const_value = None  # the numbers here are still wide; the weights file gets narrow ones
     for cast in casts:
         cast.outputs[0].replace_all_uses_with(value)

@@ -11,7 +11,7 @@ from covis.export.passes.base import Pass
 from covis.export.trace import layer_of
 
 WIDE = ir.DataType.FLOAT
-# Operators that compute in the narrow type, and how many of their inputs are of it.
+# Operators that compute in the narrow type, and the number of inputs that have this type.
 _COMPUTE: dict[tuple[str, str], int] = {
     ("", "Gemm"): 3,
     ("", "Conv"): 3,
@@ -19,19 +19,19 @@ _COMPUTE: dict[tuple[str, str], int] = {
     (DOMAIN, "BlockSparseAttention"): 3,
     (DOMAIN, "BlockSelect"): 2,
 }
-_NO_BFLOAT16 = {"Conv", "ConvTranspose"}  # in opset 20; ONNX gave them the type with opset 22
+_NO_BFLOAT16 = {"Conv", "ConvTranspose"}  # in opset 20; opset 22 added the type
 
 
 class Narrow(Pass):
-    """Casts around every operator that computes in the narrow type; all else stays float32.
+    """Insert casts around every operator that computes in the narrow type.
 
-    Wide stay by that: the residual stream with its LayerScale, LayerNorm, rotary embedding, and
-    softmax statistics (inside the attention op by its contract). An operator's accumulator is
-    float32 in every runtime; what is rounded is what it reads and writes.
+    Everything else stays in float32: the residual stream with its LayerScale, LayerNorm, rotary
+    embedding, and softmax statistics (inside the attention op, by its contract). The accumulator of
+    an operator is float32 in every runtime; only its inputs and outputs are rounded.
 
     Args:
         dtype: FLOAT16 or BFLOAT16.
-        keep: whether the layer of that name stays wide in this stage.
+        keep: Returns True for the name of a layer that stays wide in this stage.
     """
 
     name = "narrow"
@@ -62,7 +62,7 @@ class Narrow(Pass):
         return changed
 
     def _narrowed(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
-        """A cast of `value`, right behind what makes it."""
+        """Insert a cast of `value` right after its producer, and return the result."""
         node = ir.node("Cast", [value], attributes={"to": int(self.dtype)})
         out = node.outputs[0]
         out.type, out.shape = ir.TensorType(self.dtype), value.shape
@@ -77,7 +77,7 @@ class Narrow(Pass):
 
 
 def widen_output(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
-    """Let `node` write `value` in `dtype`, and its readers read a cast back to what it was."""
+    """Let `node` write `value` in `dtype`, and let its readers read a cast back to the old type."""
     wide, name = value.dtype, value.name
     assert wide is not None and name is not None
     cast = ir.node("Cast", [value], attributes={"to": int(wide)})
@@ -87,9 +87,9 @@ def widen_output(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.Data
     graph.insert_after(node, cast)
     value.replace_all_uses_with(out, replace_graph_outputs=True)
     cast.replace_input_with(0, value)
-    # A type of its own: values may share the object that holds it.
+    # A new type object, because values may share one.
     value.type, value.name = ir.TensorType(dtype), f"{name}.{_suffix(dtype)}"
-    out.name = name  # a graph output keeps its name
+    out.name = name  # the name of a graph output must not change
 
 
 def _suffix(dtype: ir.DataType) -> str:

@@ -1,4 +1,4 @@
-"""Fused Q, K, V projections whose packed result is too large for TensorRT, as three."""
+"""Split fused Q, K, V projections whose packed result is too large for TensorRT."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _NAMES = "qkv"
 
 
 class SplitQkv(SplitOversized):
-    """One product for each of Q, K and V, where all three together would pass TensorRT's limit.
+    """Compute Q, K and V by one product each, where one for all would exceed TensorRT's limit.
 
-    Each reads its own rows of the one weight, so nothing is stored twice and no number changes.
+    Each product reads its own rows of the one weight, so nothing is stored twice and no number
+    changes.
     """
 
     name = "split_qkv"
@@ -37,23 +38,23 @@ def _split(graph: ir.Graph, gemm: ir.Node) -> bool:
         return False
     weight, bias = gemm.inputs[1], gemm.inputs[2]
     assert weight is not None and bias is not None
-    kept = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([0, 1, 3, 4]))})
-    kept.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-    kept.outputs[0].shape = ir.Shape([4])
-    heads = ir.node("Gather", [shape, kept.outputs[0]], attributes={"axis": 0})
+    axes = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([0, 1, 3, 4]))})
+    axes.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    axes.outputs[0].shape = ir.Shape([4])
+    heads = ir.node("Gather", [shape, axes.outputs[0]], attributes={"axis": 0})
     heads.outputs[0].type, heads.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([4])
-    made = [kept, heads]
-    for node in made:
+    nodes = [axes, heads]
+    for node in nodes:
         node.name = f"{gemm.name}/{node.op_type}"
         node.outputs[0].name = f"{node.name}.out"
-    graph.insert_before(transpose, made)
+    graph.insert_before(transpose, nodes)
     for which, old in ends:
         _project(graph, transpose, gemm, (_part(weight, which), _part(bias, which)), heads, old)
     return True
 
 
 def _unpacking(gemm: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """The transposition that puts the three first, and the (B, S, 3, H, D) it had before."""
+    """Return the transposition that puts the three first, and its input's shape (B, S, 3, H, D)."""
     value = gemm.outputs[0]
     for _ in range(2):
         reshape = _only_user(value, "Reshape")
@@ -68,7 +69,7 @@ def _unpacking(gemm: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
 
 
 def _piece(node: ir.Node) -> tuple[int, ir.Value]:
-    """Which of the three a Slice and its Squeeze take, and what they give; -1 if neither."""
+    """Return which of the three a Slice and its Squeeze select, and their result; -1 if neither."""
     start = node.inputs[1].const_value if node.op_type == "Slice" and node.inputs[1] else None
     squeeze = _only_user(node.outputs[0], "Squeeze")
     if start is None or squeeze is None:
@@ -77,7 +78,7 @@ def _piece(node: ir.Node) -> tuple[int, ir.Value]:
 
 
 def _part(value: ir.Value, which: int) -> ir.Value:
-    """A third of a parameter's rows, as a parameter of its own over the same bytes."""
+    """Return a third of a parameter's rows as a parameter of its own over the same bytes."""
     graph = value.graph
     assert graph is not None and value.shape is not None and value.dtype is not None
     name = f"{value.name}.{_NAMES[which]}"
@@ -101,7 +102,7 @@ def _project(
     heads: ir.Node,
     old: ir.Value,
 ) -> None:
-    """Rows -> product -> (B, S, H, D) -> (B, H, S, D), in place of `old`."""
+    """Insert rows -> product -> (B, S, H, D) -> (B, H, S, D) in place of `old`."""
     rows, name = gemm.inputs[0], weights[0].name
     width = weights[0].shape
     assert (

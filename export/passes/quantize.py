@@ -1,4 +1,4 @@
-"""Linear layers in FP8: QuantizeLinear and DequantizeLinear on what they read."""
+"""Linear layers in FP8: QuantizeLinear and DequantizeLinear on both operands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from covis.export.passes.base import Parameters, Pass
 from covis.export.trace import layer_of
 
 FP8 = ir.DataType.FLOAT8E4M3FN
-LARGEST = 448.0  # finite number of e4m3fn
-_SMALLEST_SCALE = 2.0**-14  # smallest normal float16: scales are float16, as what they scale
-_MULTIPLE = 16  # FP8 matrix units take rows and columns in such steps
+LARGEST = 448.0  # largest finite number of e4m3fn
+_SMALLEST_SCALE = 2.0**-14  # smallest normal float16; scales have the type of the scaled tensors
+_MULTIPLE = 16  # FP8 matrix units require rows and columns in multiples of it
 
 
 def scale_of(peak: float) -> float:
-    """The scale at which `peak` is the largest FP8 number, rounded up to float16."""
+    """Return the scale at which `peak` becomes the largest FP8 number, rounded up to float16."""
     scale = np.float16(peak / LARGEST)
     if float(scale) * LARGEST < peak:
         scale = np.nextafter(scale, np.float16(np.inf))
@@ -25,15 +25,15 @@ def scale_of(peak: float) -> float:
 
 
 class Quantize(Pass):
-    """Q and DQ before both operands of every half-precision linear layer; weights held in FP8.
+    """Insert Q and DQ before both operands of half-precision linear layers; store weights in FP8.
 
-    One scale a tensor on both sides: TensorRT runs an FP8 product for these, and falls back to
-    float16 products for scales by channel. Biases and results stay float16.
+    Each tensor has one scale, on both sides: TensorRT runs an FP8 product for these, but falls back
+    to float16 products for scales by channel. Biases and results stay float16.
 
     Args:
-        peaks: by layer, the largest magnitude of its input over the calibration photos.
-        weights: by name in the weights file, the scale that parameter is stored at.
-        keep: whether the layer of that name stays wide in this stage.
+        peaks: Largest magnitude of each layer's input over the calibration photos, by layer.
+        weights: Scale of each stored parameter, by its name in the weights file.
+        keep: Returns True for the name of a layer that stays wide in this stage.
     """
 
     name = "quantize"
@@ -83,7 +83,7 @@ class Quantize(Pass):
 
 
 def quantizable(graph: ir.Graph, keep: Callable[[str], bool]) -> dict[str, str]:
-    """Layer -> its weight's name in the file, of the linear layers that `Quantize` can take."""
+    """Return the weight's name in the file for each linear layer that `Quantize` supports."""
     found = {}
     for node in graph:
         weight = node.inputs[1] if node.op_type == "Gemm" else None

@@ -1,4 +1,4 @@
-"""MLPs whose hidden tensor is too large for TensorRT, computed a part of the tokens at a time."""
+"""Split MLPs whose hidden tensor is too large for TensorRT: compute the tokens in parts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import onnx_ir as ir
 from covis.export.passes.base import SplitOversized
 from covis.export.sizes import Lengths, elements
 
-# What lies between the two matrix products: each row of the result comes from one row alone.
+# Operators between the two matrix products; each row of a result depends on one row alone.
 _BY_ROW = frozenset(["Flatten", "Gelu", "Mul", "Relu", "Reshape", "Sigmoid", "Split"])
 _RESHAPES = frozenset(["Flatten", "Reshape"])
 
 
 class SplitRows(SplitOversized):
-    """Cuts the tokens of an MLP into parts, where its hidden tensor would pass TensorRT's limit.
+    """Split the tokens of an MLP into parts, where its hidden tensor would exceed TensorRT's limit.
 
-    A row of a matrix product depends on no other row, so the parts give the same numbers; cutting
-    the hidden columns instead would change the order of the sums. Smaller MLPs stay whole.
+    A row of a matrix product depends on no other row, so the parts give the same numbers. A split
+    of the hidden columns would change the order of the sums instead. Smaller MLPs stay whole.
     """
 
     name = "split_rows"
@@ -34,7 +34,7 @@ class SplitRows(SplitOversized):
 
 
 def _region(first: ir.Node) -> list[ir.Node] | None:
-    """The nodes from one Gemm to the next one that uses all that it gives, or None."""
+    """Return the nodes from one Gemm to the next one that uses all its results, or None."""
     order: list[ir.Node] = [first]
     inside = {first}
     last: ir.Node | None = None
@@ -58,7 +58,7 @@ def _region(first: ir.Node) -> list[ir.Node] | None:
 
 
 def _reads_leading(node: ir.Node) -> bool:
-    """A Shape of all dimensions but the last, which are the same before the region."""
+    """Return True for a Shape of all dimensions but the last, which the region does not change."""
     return (
         node.op_type == "Shape"
         and "end" in node.attributes
@@ -67,13 +67,13 @@ def _reads_leading(node: ir.Node) -> bool:
 
 
 def _tokens(first: ir.Node) -> ir.Value | None:
-    """The (.., C) that is flattened to the rows of the first product."""
+    """Return the (..., C) tensor that is flattened to the rows of the first product."""
     flatten = None if first.inputs[0] is None else first.inputs[0].producer()
     return flatten.inputs[0] if flatten is not None and flatten.op_type == "Flatten" else None
 
 
 def _parts(region: Sequence[ir.Node], lengths: Lengths, limit: int) -> int:
-    """The fewest parts whose tensors all keep to `limit`."""
+    """Return the smallest number of parts whose tensors all stay within `limit`."""
     largest = max(elements(v, lengths) or 0 for node in region[:-1] for v in node.outputs)
     rows = _rows(region)
     count = elements(rows, lengths)
@@ -98,11 +98,11 @@ def _split(graph: ir.Graph, region: Sequence[ir.Node], parts: int) -> None:
         for user, place in list(value.uses()):
             if user.op_type == "Shape":
                 user.replace_input_with(place, tokens_in)
-    made: list[ir.Node] = []
+    nodes: list[ir.Node] = []
 
     def add(op: str, inputs: Sequence[ir.Value | None], **attributes: object) -> ir.Value:
         node = ir.node(op, inputs, attributes=attributes)  # type: ignore[arg-type]
-        made.append(node)
+        nodes.append(node)
         return node.outputs[0]
 
     def number(*values: int) -> ir.Value:
@@ -121,22 +121,22 @@ def _split(graph: ir.Graph, region: Sequence[ir.Node], parts: int) -> None:
         first = add("Mul", [length, number(part)])
         stop = add("Mul", [length, number(part + 1)])
         piece = add("Slice", [rows, first, stop, number(0)])
-        # Another text for each part: what reads the same is taken to be of the same length.
+        # The text differs for each part, because equal texts mean equal lengths.
         length_here = f"Min({share}, Max(0, ({tokens}) - {part}*{share}))"
         piece.type, piece.shape = ir.TensorType(rows.dtype), ir.Shape([length_here, rows.shape[1]])
-        results.append(_copy(region, rows, piece, length_here, part, made))
-    for value in (v for node in made for v in node.outputs if v.type is None):
+        results.append(_copy(region, rows, piece, length_here, part, nodes))
+    for value in (v for node in nodes for v in node.outputs if v.type is None):
         value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
     old = last.outputs[0]
     whole = add("Concat", results, axis=0)
     whole.type, whole.shape = old.type, old.shape
-    for i, node in enumerate(made):
+    for i, node in enumerate(nodes):
         if node.name is None:
             node.name = f"{region[0].name}/rows/{node.op_type}_{i}"
         for value in node.outputs:
             if value.name is None:
                 value.name = f"{node.name}.out"
-    graph.insert_before(last, made)
+    graph.insert_before(last, nodes)
     old.replace_all_uses_with(whole)
 
 
@@ -146,9 +146,9 @@ def _copy(
     piece: ir.Value,
     tokens: str,
     part: int,
-    made: list[ir.Node],
+    nodes: list[ir.Node],
 ) -> ir.Value:
-    """The region over again for one part, on matrices of tokens: its reshapes fall away."""
+    """Copy the region for one part, on matrices of tokens; its reshapes are left out."""
     twin: dict[ir.Value, ir.Value] = {rows: piece}
     for node in region:
         inputs = [None if v is None else twin.get(v, v) for v in node.inputs]
@@ -158,7 +158,7 @@ def _copy(
             continue
         attributes = dict(node.attributes)
         if node.op_type == "Split":
-            attributes["axis"] = ir.AttrInt64("axis", -1)  # it was the last one of three
+            attributes["axis"] = ir.AttrInt64("axis", -1)  # the last axis, now of two
         copy = ir.Node(
             node.domain,
             node.op_type,
@@ -172,5 +172,5 @@ def _copy(
             new.type, new.shape = ir.TensorType(old.dtype), ir.Shape([tokens, old.shape[-1]])
             new.name = f"{old.name}.{part}"
             twin[old] = new
-        made.append(copy)
+        nodes.append(copy)
     return twin[region[-1].outputs[0]]

@@ -1,4 +1,4 @@
-"""What `--precision` and `--keep-fp32` mean: the passes of a stage and the types of the weights."""
+"""Map `--precision` and `--keep-fp32` to the passes of a stage and the types of the weights."""
 
 from __future__ import annotations
 
@@ -39,24 +39,25 @@ _TRUNK = ("encoder", "saliency", "aggregator", "aggregator_pooled")
 
 @dataclass(frozen=True)
 class KeepList:
-    """The parts of a model that stay in float32.
+    """Parts of a model that stay in float32.
 
     Attributes:
-        entries: `heads` (every stage after the aggregator), a stage, or `stage/layer`, where a
-            layer is a module's path in the checkpoint and stands for all that is inside it. The two
-            aggregators are the same layers over the same weights: either name stands for both.
+        entries: Names of the parts: `heads` (every stage after the aggregator), a stage, or
+            `stage/layer`. A layer is the path of a module in the checkpoint and includes all
+            modules inside it. The two aggregators are the same layers over the same weights, so the
+            name of either one selects both.
     """
 
     entries: tuple[str, ...]
 
     @staticmethod
     def parse(text: str) -> KeepList:
-        """From a list with commas; `none` or nothing at all keeps nothing."""
+        """Parse a list with commas; `none` or an empty text selects nothing."""
         words = [word.strip() for word in text.split(",")]
         return KeepList(tuple(word for word in words if word and word != "none"))
 
     def keeps(self, stage: str, layer: str) -> bool:
-        """Whether that layer of that stage stays in float32."""
+        """Return True if that layer of that stage stays in float32."""
         return any(self._covers(entry, stage, layer) for entry in self.entries)
 
     @staticmethod
@@ -68,10 +69,10 @@ class KeepList:
         return not inner or layer == inner or layer.startswith(f"{inner}.")
 
     def check(self, graphs: Mapping[str, ir.Model]) -> None:
-        """Refuse an entry that names nothing in these stages.
+        """Reject an entry that matches nothing in these stages.
 
         Raises:
-            CovisError: naming the entry and what there is.
+            CovisError: an unknown entry; the text lists what exists.
         """
         for entry in self.entries:
             layers = [
@@ -100,8 +101,8 @@ def _some_layer(layers: Sequence[tuple[str, str]]) -> str:
 
 
 def base_passes(scope: Scope = "frames", max_views: int = MAX_VIEWS) -> list[Pass]:
-    """What every graph goes through; those that see all views at once are cut to size as well."""
-    if scope == "frames":  # the runtime chooses how many frames they take at once
+    """Return the passes of every graph; graphs with all views at once are also split to fit."""
+    if scope == "frames":  # the runtime chooses the number of frames of a chunk
         return [Fold(), WidenLevels()]
     lengths = {VIEWS: max_views, PROBES: MOST_PROBES}
     return [Fold(), SplitQkv(lengths), SplitRows(lengths), WidenLevels()]
@@ -109,11 +110,11 @@ def base_passes(scope: Scope = "frames", max_views: int = MAX_VIEWS) -> list[Pas
 
 @dataclass(frozen=True)
 class Scales:
-    """What calibration found.
+    """Scales found by calibration.
 
     Attributes:
-        peaks: by layer, the largest magnitude it read.
-        weights: by name in the weights file, the scale it is stored at.
+        peaks: Largest magnitude that each layer read, by layer.
+        weights: Scale of each stored tensor, by its name in the weights file.
     """
 
     peaks: Mapping[str, float] = field(default_factory=dict)
@@ -121,14 +122,14 @@ class Scales:
 
 
 def narrowing_passes(precision: Precision, keep: KeepList, stage: str) -> list[Pass]:
-    """What a stage goes through after the base passes, to half precision."""
+    """Return the passes that follow the base passes and lead to half precision."""
     if precision == "fp32":
         return []
     return [Narrow(NARROW[precision], lambda layer: keep.keeps(stage, layer)), MoveCasts()]
 
 
 def fp8_passes(scales: Scales, keep: KeepList, stage: str, attention: bool) -> list[Pass]:
-    """What a half-precision stage goes through to FP8."""
+    """Return the passes from half precision to FP8."""
 
     def keeps(layer: str) -> bool:
         return keep.keeps(stage, layer)
@@ -138,7 +139,7 @@ def fp8_passes(scales: Scales, keep: KeepList, stage: str, attention: bool) -> l
 
 
 def stored_dtype(options: ExportOptions) -> WeightsDtype:
-    """The type of the linear layers' weights in the bundle."""
+    """Return the type of the linear layers' weights in the bundle."""
     if options.precision == "fp32":
         return options.dtype
     if options.precision == "fp8":
@@ -147,9 +148,9 @@ def stored_dtype(options: ExportOptions) -> WeightsDtype:
 
 
 def stored_types(graphs: Iterable[ir.Model]) -> dict[str, torch.dtype]:
-    """By name in the weights file: the type a parameter is stored in.
+    """Return the stored type of each parameter, by its name in the weights file.
 
-    Where stages differ the widest counts; the others cast it as they read it.
+    Where stages differ, the widest type is stored, and the other stages cast it as they read it.
     """
     types: dict[str, torch.dtype] = {}
     for model in graphs:

@@ -1,4 +1,4 @@
-"""Weights files converted to half precision, with one tensor in memory at a time."""
+"""Convert weights files to half precision or FP8, with one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def convert_weights(
     """Write `source` with its tensors rounded.
 
     Args:
-        source: a safetensors file.
-        target: the file to write.
-        dtype: of all tensors, or by name; tensors that are not named are left out.
-        cure: what to do where a number overflows.
-        scales: by name, what a tensor is divided by before it is rounded to FP8.
+        source: Safetensors file to read.
+        target: File to write.
+        dtype: Type of all tensors, or of each tensor by name; tensors without a name are left out.
+        cure: Hint of the error message if a number overflows.
+        scales: Divisor of a tensor before it is rounded to FP8, by name.
 
     Raises:
         CovisError: a number overflows in its type (exit code 4).
@@ -58,8 +58,8 @@ def write_safetensors(
 ) -> None:
     """Stream tensors, in the order of `shapes`, into a new safetensors file; one type or by name.
 
-    The library's own writer wants them all in memory at once. Format: 8-byte little-endian length
-    of a JSON header, padded with spaces to 8 bytes, then the raw tensors.
+    The library's own writer needs all tensors in memory at once. Format: 8-byte little-endian
+    length of a JSON header, padded with spaces to 8 bytes, then the raw tensors.
     """
     header: dict[str, object] = {}
     offset = 0
@@ -82,7 +82,7 @@ def write_safetensors(
 
 
 def _scaled(tensor: Tensor, dtype: torch.dtype, scale: float | None) -> Tensor:
-    """What is stored: FP8 in units of its scale, and never past its largest number."""
+    """Divide a tensor by its FP8 scale, and clamp it to the largest FP8 number."""
     if dtype != torch.float8_e4m3fn:
         return tensor
     assert scale is not None

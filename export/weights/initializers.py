@@ -1,4 +1,4 @@
-"""Initializers that point into a safetensors file instead of holding their numbers."""
+"""Initializers that refer to a safetensors file instead of containing their numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_HEADER = 100 << 20  # safetensors' own limit
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor of a safetensors file lies; offset and length in bytes from its start."""
+    """Position of one tensor in a safetensors file; offset and length in bytes from its start."""
 
     dtype: ir.DataType
     shape: tuple[int, ...]
@@ -26,16 +26,16 @@ class Entry:
     length: int
 
     def rows(self, first: int, count: int) -> Entry:
-        """Some of its rows (first dimension), which lie one behind the other."""
+        """Return the entry of some rows (first dimension), which are contiguous."""
         row = self.length // self.shape[0]
         return Entry(self.dtype, (count, *self.shape[1:]), self.offset + first * row, count * row)
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """The table of a safetensors file (an 8-byte length, a JSON header, then raw tensors).
+    """Read the table of a safetensors file (an 8-byte length, a JSON header, then raw tensors).
 
     Raises:
-        CovisError: no safetensors file, cut off, or of a type no graph can point to.
+        CovisError: no safetensors file, a truncated one, or a type that a graph cannot refer to.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -77,18 +77,18 @@ def point_at_weights(
     """Replace every parameter of `graph` by a reference into the weights file.
 
     Args:
-        graph: its initializers carry the parameters' names in the model.
-        weights: the file as it lies now.
-        entries: its table, from `read_entries`.
-        location: the file's name as the bundle will have it.
-        keys: parameter name -> name in the file, where they differ (aliases).
+        graph: Graph whose initializers have the parameters' names in the model.
+        weights: Path of the weights file now.
+        entries: Table of the weights file, from `read_entries`.
+        location: Name of the weights file in the bundle.
+        keys: Name in the file by parameter name, where they differ (aliases).
     """
     for value in list(graph.initializers.values()):
         assert value.name is not None
         key = Parameters.key(value) or keys.get(value.name, value.name)
         entry = entries.get(key)
         if entry is None:
-            continue  # a table made at export, not a parameter: it stays in the graph
+            continue  # a table computed at export, not a parameter: it stays in the graph
         first_row = Parameters.first_row(value)
         if first_row is not None:
             assert value.shape is not None
@@ -109,7 +109,7 @@ def point_at_weights(
 
 
 def _widen(graph: ir.Graph, value: ir.Value, tensor: ir.ExternalTensor) -> None:
-    """Store in half precision, compute in float32: one Cast between the file and its users."""
+    """Insert a cast to float32 between the stored tensor in half precision and its users."""
     stored = ir.Value(
         name=f"{value.name}.stored", type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape)
     )

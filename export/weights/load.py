@@ -1,4 +1,4 @@
-"""Checkpoints: found, read from safetensors, checked against the model, and put into it."""
+"""Checkpoints: find them, read safetensors, check them against a model, and load them into it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from covis.export.weights.page_cache import release_pages
 NAMES_SHOWN = 8
 _HEADER_LIMIT = 100_000_000  # bytes of a header; the safetensors format allows no more
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-# Keys that only one model has, for telling the user what a checkpoint is.
+# Keys that only one model has; error messages name the model of a checkpoint by them.
 _FINGERPRINTS = {
     "VGGT": "aggregator.camera_token",
     "pi^3": "point_decoder.projects.weight",
@@ -35,11 +35,11 @@ _FINGERPRINTS = {
 
 
 def find_weights(weights: Path | str, revision: str | None = None) -> Path:
-    """The safetensors file of a path or of a Hugging Face id such as `facebook/VGGT-1B`.
+    """Return the safetensors file of a path or of a Hugging Face id such as `facebook/VGGT-1B`.
 
     Args:
-        weights: an existing file, or `owner/name` on the hub.
-        revision: commit, tag or branch on the hub.
+        weights: Existing file, or `owner/name` on the hub.
+        revision: Commit, tag or branch on the hub.
 
     Raises:
         CovisError: no such file, a pickle, or a hub that cannot be reached.
@@ -58,14 +58,14 @@ def find_weights(weights: Path | str, revision: str | None = None) -> Path:
     if path.suffix == ".safetensors" or str(weights).count("/") != 1:
         raise user_error("no such weights file", where=path, hint="check the path")
     file = Path(download(str(weights), "model.safetensors", revision))
-    # Some models publish their sizes beside their weights; others have no such file.
+    # Some models publish their sizes in a file beside the weights; others have no such file.
     with contextlib.suppress(CovisError):
         download(str(weights), "config.json", revision)
     return file
 
 
 def download(repository: str, filename: str, revision: str | None) -> str:
-    """One file of a hub repository, from the local cache where it is there already."""
+    """Return one file of a hub repository, from the local cache if it is there."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -80,10 +80,10 @@ def download(repository: str, filename: str, revision: str | None) -> str:
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of a safetensors file, without its data.
+    """Return the shape of each tensor of a safetensors file by key, without reading its data.
 
     Raises:
-        CovisError: the file is not safetensors, or its data are cut short.
+        CovisError: the file is not safetensors, or its data are truncated.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -93,7 +93,7 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Key -> tensor of a safetensors file; the data are mapped into memory, not copied."""
+    """Return the tensors of a safetensors file by key, mapped into memory and not copied."""
     from safetensors.torch import load_file
 
     try:
@@ -103,7 +103,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CovisError:
-    """Says whether a file is cut short or of another kind altogether."""
+    """Return the error of a file that is truncated or not a safetensors file."""
     size = path.stat().st_size if path.is_file() else 0
     expected = 0
     with contextlib.suppress(OSError, ValueError, struct.error, TypeError, KeyError):
@@ -128,7 +128,7 @@ def _unreadable(path: Path, error: Exception) -> CovisError:
 
 
 def canonical(keys: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]:
-    """Official key -> key in the checkpoint, after renaming the prefixes in `aliases`."""
+    """Map official keys to keys in the checkpoint, after renaming the prefixes in `aliases`."""
     found: dict[str, str] = {}
     for key in keys:
         name = key
@@ -142,24 +142,24 @@ def canonical(keys: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]
 
 def check_keys(
     expected: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
     ignored: tuple[str, ...] = (),
     *,
     where: str | Path,
     model: str,
 ) -> None:
-    """Compares names and shapes, and names every difference in one error.
+    """Compare names and shapes, and report every difference in one error.
 
     Args:
-        expected: the model's.
-        given: the checkpoint's, under official names.
-        ignored: prefixes of keys that the model does without.
-        where: the checkpoint, for the message.
-        model: the model's name, for the message.
+        expected: Shapes of the model by key.
+        found: Shapes of the checkpoint by official key.
+        ignored: Prefixes of keys that the model does not use.
+        where: Checkpoint, for the message.
+        model: Name of the model, for the message.
     """
-    missing = sorted(expected.keys() - given.keys())
-    extra = sorted(k for k in given.keys() - expected.keys() if not k.startswith(ignored))
-    shapes = sorted(k for k in expected.keys() & given.keys() if expected[k] != given[k])
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(k for k in found.keys() - expected.keys() if not k.startswith(ignored))
+    shapes = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
     if not (missing or extra or shapes):
         return
     faults = []
@@ -168,17 +168,17 @@ def check_keys(
     if extra:
         faults.append(f"{len(extra)} unknown ({_some(extra)})")
     if shapes:
-        told = [f"{k} is {list(given[k])}, not {list(expected[k])}" for k in shapes]
-        faults.append(f"{len(shapes)} of another shape ({_some(told)})")
+        differing = [f"{k} is {list(found[k])}, not {list(expected[k])}" for k in shapes]
+        faults.append(f"{len(shapes)} of another shape ({_some(differing)})")
     raise user_error(
         f"no {model} of this configuration: " + ", ".join(faults),
         where=where,
-        hint=_advice(given, expected),
+        hint=_advice(found, expected),
     )
 
 
 def identify(keys: Iterable[str]) -> str | None:
-    """The model a checkpoint belongs to, by the keys that only that model has."""
+    """Return the model that a checkpoint belongs to, by the keys that only that model has."""
     present = set(keys)
     for model, key in _FINGERPRINTS.items():
         if key in present:
@@ -191,8 +191,8 @@ def identify(keys: Iterable[str]) -> str | None:
     return None
 
 
-def _advice(given: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    is_, should = identify(given), identify(expected)
+def _advice(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    is_, should = identify(found), identify(expected)
     if is_ != should:
         return f"this is a checkpoint of {is_ or 'none of the known models'}; pass one of {should}"
     return "pass the configuration that the weights were trained with"
@@ -213,17 +213,18 @@ def fill(
     aliases: Mapping[str, str] | None = None,
     ours: bool = False,
 ) -> None:
-    """Puts a checkpoint into a model (of any device, meta included), as float32 on the CPU.
+    """Load a checkpoint into a model (on any device, meta included), as float32 on the CPU.
 
     Args:
-        model: whose parameters and buffers are replaced.
-        weights: key -> tensor, under official names or aliases.
-        where: the checkpoint, for messages.
-        name: the model's, for messages.
-        ignored: prefixes of keys that the model does without.
-        aliases: prefix -> official prefix.
-        ours: the tensors are unchanged views of a mapped file, so their pages may be dropped once
-            they are checked. A caller's own tensors may have been written to: their pages may not.
+        model: Model whose parameters and buffers are replaced.
+        weights: Tensors by key, under official names or aliases.
+        where: Checkpoint, for messages.
+        name: Name of the model, for messages.
+        ignored: Prefixes of keys that the model does not use.
+        aliases: Official prefix by the prefix that stands for it.
+        ours: True if the tensors are unchanged views of a mapped file, so that their pages may be
+            dropped after the check. A caller may have written to tensors of its own, so their pages
+            must stay.
 
     Raises:
         CovisError: names or shapes that differ, all in one; weights with NaN or infinity.
@@ -240,7 +241,7 @@ def fill(
         if not (torch.isfinite(low) and torch.isfinite(high)):
             broken.append(key)
         state[key] = value
-        if ours:  # one read of a large file must not keep it in memory
+        if ours:  # reading a large file once must not keep it in memory
             release_pages([value])
     if broken:
         raise numerics_error(

@@ -1,4 +1,4 @@
-"""Giving memory-mapped weights back to the page cache."""
+"""Release the memory pages of memory-mapped weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MADV_DONTNEED = 4
 
 
 def release_pages(tensors: Iterable[Tensor]) -> None:
-    """Drop the resident pages of tensors mapped from a file; touched again, they return.
+    """Drop the resident pages of tensors mapped from a file; the next access loads them again.
 
-    Reading 5 GB of weights once, to check or to run them, otherwise keeps 5 GB resident. Tensors
-    that are not such mappings are left alone, as is everything where /proc is not to be had.
+    Otherwise one pass over 5 GB of weights, to check or to run them, keeps 5 GB resident. Other
+    tensors are left alone, and so is everything on systems without /proc.
     """
     mapped = _file_mappings()
     if not mapped:
@@ -26,13 +26,13 @@ def release_pages(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         if any(start <= first and last <= stop for start, stop in mapped):
-            # The pages at both ends may hold a neighbour's bytes too; they come back unharmed.
+            # Pages at both ends may contain bytes of a neighbour; they are loaded again unchanged.
             start, stop = first // page * page, -(-last // page) * page
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
 
 
 def _file_mappings() -> list[tuple[int, int]]:
-    """Address ranges of mapped safetensors files."""
+    """Return the address ranges of mapped safetensors files."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
