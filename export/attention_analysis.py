@@ -1,7 +1,7 @@
-"""What dense global attention looks at, layer by layer: tokens by kind, and blocks by mass.
+"""Statistics of dense global attention, layer by layer: weights by kind of token, mass by block.
 
-The motive for sparsity, measured: special tokens take the largest weights (they stay dense), and
-few blocks of patches hold most of the mass (the others can go).
+They show why sparsity works. Special tokens take the largest weights, so they stay dense. Few
+blocks of patches have most of the mass, so the others can be skipped.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from covis.export.selection.block_maps import K_BLOCK, Q_BLOCK, BlockMap, dense_
 SHARES = (1, 5, 10)
 """Percent of the blocks whose mass is reported."""
 
-_ROWS = 512  # queries whose weights are held at once
+_ROWS = 512  # queries whose weights are in memory at once
 _KINDS = ("special", "patch")
 
 
 @dataclass
 class AttentionAnalysis:
-    """A selection that keeps everything and measures it, one scene at a time.
+    """A selection that keeps everything dense and measures it, one scene at a time.
 
     Attributes:
-        layout: of the tokens.
-        q_block, k_block: patch tokens a block.
-        layers: layer -> its statistics: `attention`, from kind to kind of token the mean and the
-            largest weight; `row_mass`, the share of patch queries' mass on patches; `top_blocks`,
-            percent of blocks -> their share of the mass that patches give patches (mean of heads).
+        layout: Token layout of the model.
+        q_block, k_block: Patch tokens of a query block and of a key block.
+        layers: Statistics by layer. `attention`: mean and largest weight from kind to kind of
+            token. `row_mass`: share of the patch queries' mass on patches. `top_blocks`: by
+            percentage of blocks, their share of the mass from patches to patches (mean of heads).
     """
 
     layout: TokenLayout
@@ -53,14 +53,14 @@ class AttentionAnalysis:
 def measure(
     q: Tensor, k: Tensor, layout: TokenLayout, q_block: int, k_block: int
 ) -> dict[str, Any]:
-    """Statistics of one layer's softmax weights; see `AttentionAnalysis.layers`.
+    """Return statistics of one layer's softmax weights; see `AttentionAnalysis.layers`.
 
     Weights are computed exactly, some rows of one head at a time: memory grows with S, not S^2.
 
     Args:
-        q, k: (1, H, S, D).
-        layout: of the S tokens; there is at least one patch.
-        q_block, k_block: patch tokens a block, counted frame-major.
+        q, k: Queries and keys (1, H, S, D).
+        layout: Layout of the S tokens, with at least one patch token.
+        q_block, k_block: Patch tokens of a query block and of a key block, counted frame-major.
     """
     heads, tokens, width = q.shape[1:]
     patch = _is_patch(layout, tokens, q.device)
@@ -105,7 +105,7 @@ def measure(
 
 
 def _number(value: Tensor) -> float | None:
-    """JSON has no NaN, which a kind without tokens gives."""
+    """Return a number, or None for NaN, which a kind without tokens gives; JSON has no NaN."""
     number = float(value)
     return number if math.isfinite(number) else None
 
@@ -121,11 +121,11 @@ def _is_patch(layout: TokenLayout, tokens: int, device: torch.device) -> Tensor:
 
 
 def analyse(model: MultiViewModel, images: Tensor) -> list[dict[str, Any]]:
-    """Statistics of every global layer on one scene.
+    """Return statistics of every global layer on one scene.
 
     Args:
-        model: of `load_model`.
-        images: (M, 3, H, W) in [0, 1].
+        model: Model from `load_model`.
+        images: Images (M, 3, H, W) in [0, 1].
     """
     height, width = images.shape[-2:]
     analysis = AttentionAnalysis(model.layout(height, width))
@@ -135,7 +135,7 @@ def analyse(model: MultiViewModel, images: Tensor) -> list[dict[str, Any]]:
 
 
 def mean_over_scenes(scenes: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Layer by layer: means of means and shares, the largest of the largest."""
+    """Average means and shares over scenes, layer by layer; keep the largest of largest weights."""
     out = []
     for layers in zip(*scenes, strict=True):
         merged: dict[str, Any] = {"layer": layers[0]["layer"], "blocks": layers[0]["blocks"]}
@@ -163,7 +163,7 @@ def _merge(values: list[float | None], mean: bool) -> float | None:
 
 
 def model_of_bundle(bundle: Bundle) -> MultiViewModel:
-    """The torch model whose graphs a bundle holds, with the same weights."""
+    """Return the torch model that the graphs of a bundle were exported from, with its weights."""
     manifest = bundle.manifest
     path: Path = bundle.weights
     return load_model(manifest.model.name, manifest.model.config, path)

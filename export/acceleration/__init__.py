@@ -1,4 +1,4 @@
-"""The project's sparse global attention inside a user's own PyTorch model.
+"""Sparse global attention of covis inside a user's own PyTorch model.
 
 Works on the modules of the public VGGT, Pi3 and MapAnything packages by their structure and
 attribute names, without importing them; see docs/how-to/accelerate-a-torch-model.md.

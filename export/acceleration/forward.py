@@ -1,4 +1,4 @@
-"""The forward that stands in for a global attention module's own."""
+"""The forward function that replaces that of a global attention module."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ROTATIONS = ("rope", "custom_positional_encoding")  # VGGT and Pi3; MapAnything
 
 
 class GlobalAttention:
-    """Called in place of `module.forward`; parameters and submodules stay the module's own.
+    """Replacement of `module.forward`; parameters and submodules stay those of the module.
 
-    Not a module itself: the state dict, `.to()` and `copy.deepcopy` of the model are as before.
+    It is not a module itself: state dict, `.to()` and `copy.deepcopy` of the model work as before.
 
     Attributes:
-        module: the attention module.
-        layer: its index among the global layers.
-        owner: the model's state.
-        original: the forward that was there before.
+        module: Attention module of the user's model.
+        layer: Index of the module among the global layers.
+        owner: State of the accelerated model.
+        original: Forward function that is replaced.
     """
 
     def __init__(self, module: nn.Module, layer: int, owner: Accelerated) -> None:
@@ -38,14 +38,14 @@ class GlobalAttention:
         self._parameters = tuple(inspect.signature(module.forward).parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Tokens (B, S, C) and their positions, as the original takes them -> (B, S, C)."""
-        given = dict(zip(self._parameters, args, strict=False)) | kwargs
-        x: Tensor = given.pop(self._parameters[0])
+        """Compute attention: tokens (B, S, C) and positions, as for the original -> (B, S, C)."""
+        arguments = dict(zip(self._parameters, args, strict=False)) | kwargs
+        x: Tensor = arguments.pop(self._parameters[0])
         if not self.owner.is_sparse(self.layer, x.shape[0]):
             dense: Tensor = self.original(*args, **kwargs)
             return dense
         module = self.module
-        positions = self._positions(given)
+        positions = self._positions(arguments)
         qkv = torch.unflatten(module.qkv(x), -1, (3, module.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self._norm("q_norm", q), self._norm("k_norm", k)
@@ -54,8 +54,8 @@ class GlobalAttention:
         rotate = _first(getattr(module, name, None) for name in _ROTATIONS)
         if rotate is not None:
             q, k = rotate(q, positions), rotate(k, positions)
-        # Under autocast norms and rotations give float32, and attention runs in the type of the
-        # values; what chooses the blocks must not be rounded by it again.
+        # Under autocast, norms and rotations return float32, and attention runs in the type of the
+        # values. Autocast is off here, because it would round the inputs of block selection again.
         with torch.autocast(x.device.type, enabled=False):
             scale = getattr(module, "scale", None)
             out = self.owner.attend(self.layer, q.to(v.dtype), k.to(v.dtype), v, scale)
@@ -63,10 +63,10 @@ class GlobalAttention:
         dropout = getattr(module, "proj_drop", None)
         return projected if dropout is None else dropout(projected)
 
-    def _positions(self, given: dict[str, Any]) -> Tensor | None:
-        """The positions among the arguments; refuses what the sparse attention does not do."""
-        positions: Tensor | None = _first(given.pop(name, None) for name in _POSITIONS)
-        unknown = [name for name, value in given.items() if value is not None]
+    def _positions(self, arguments: dict[str, Any]) -> Tensor | None:
+        """Return the positions among the arguments; reject arguments that are not supported."""
+        positions: Tensor | None = _first(arguments.pop(name, None) for name in _POSITIONS)
+        unknown = [name for name, value in arguments.items() if value is not None]
         if unknown:
             raise self._refusal(f"got {', '.join(unknown)}", "only tokens and positions are taken")
         dropout = getattr(getattr(self.module, "attn_drop", None), "p", 0.0)
@@ -86,5 +86,5 @@ class GlobalAttention:
 
 
 def _first(values: Iterable[Any]) -> Any:
-    """The first that is not None, or None; consumes all."""
+    """Return the first value that is not None, or None; all values are evaluated."""
     return next((value for value in list(values) if value is not None), None)

@@ -1,4 +1,4 @@
-"""What the encoder's output says about a call: frames, patches, and which views look alike."""
+"""Frames, patches and similar views of a call, read from the encoder's output."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Frames:
     """The frames of one call.
 
     Attributes:
-        count: frames of all scenes of the batch together.
-        patches: patch tokens of a frame.
-        grid: their rows and columns; None where the images were not seen.
-        similarity: (frames, frames) cosine similarities; None if they are not needed.
+        count: Frames of all scenes of the batch together.
+        patches: Patch tokens of a frame.
+        grid: Rows and columns of the patches; None if the images are not among the arguments.
+        similarity: Cosine similarities (frames, frames); None if they are not needed.
     """
 
     count: int
@@ -30,7 +30,7 @@ class Frames:
     similarity: Tensor | None = None
 
     def by_scene(self, scenes: int, view_major: bool) -> Tensor:
-        """Similarities (scenes, views, views) of the views of each scene."""
+        """Return the similarities of the views of each scene (scenes, views, views)."""
         assert self.similarity is not None
         order = torch.arange(self.count, device=self.similarity.device)
         own = order.reshape(-1, scenes).T if view_major else order.reshape(scenes, -1)
@@ -39,14 +39,15 @@ class Frames:
 
 @torch.no_grad()
 def read_frames(inputs: Iterable[Any], output: Any, similarity: bool) -> Frames:
-    """The frames of an encoder call.
+    """Read the frames of an encoder call.
 
     Args:
-        inputs: its arguments; images (frames, 3, H, W) among them unless the output is a map.
-        output: patch tokens (frames, P, C), also as the entry `x_norm_patchtokens` of a mapping
+        inputs: Arguments of the call; images (frames, 3, H, W) among them unless the output is a
+            map.
+        output: Patch tokens (frames, P, C), also as the entry `x_norm_patchtokens` of a mapping
             (VGGT, Pi3), or a map (frames, C, rows, columns) as the attribute `features`
             (MapAnything).
-        similarity: compute the similarities, in float32 whatever type the model computes in.
+        similarity: Compute the similarities, in float32 whatever type the model computes in.
 
     Raises:
         CovisError: an output of another form.
@@ -73,7 +74,7 @@ def read_frames(inputs: Iterable[Any], output: Any, similarity: bool) -> Frames:
 
 
 def _grid(inputs: Iterable[Any], patches: int) -> tuple[int, int] | None:
-    """Rows and columns of square patches, from the images that were encoded."""
+    """Return rows and columns of square patches, from the images that were encoded."""
     for images in inputs:
         if isinstance(images, Tensor) and images.dim() == 4:
             height, width = images.shape[2:]

@@ -1,4 +1,4 @@
-"""accelerate and restore: the sparse global attention of a user's own PyTorch model."""
+"""accelerate and restore: sparse global attention in a user's own PyTorch model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def accelerate(model: nn.Module, sparsity: Sparsity | None = None, **changes: An
     """Make the global attention of a VGGT, Pi3 or MapAnything module block-sparse, in place.
 
     The module is the one of the model's own package, with its weights; it is recognised by its
-    structure. Parameters, state dict, device and type stay as they are, and the model is called
-    as before. Layers outside `sparsity.layers` go through their own unchanged forward.
+    structure. Parameters, state dict, device and type stay as they are, and the model is called as
+    before. Layers outside `sparsity.layers` go through their own unchanged forward.
 
     Args:
-        model: the module (for VGGT, its aggregator alone will do).
-        sparsity: options; None: the defaults.
-        **changes: fields of `Sparsity` to change, e.g. `selector="pooled"`, `tau=0.8`.
+        model: Module of the model; for VGGT, its aggregator alone is enough.
+        sparsity: Selector options; None means the defaults.
+        **changes: Fields of `Sparsity` to change, e.g. `selector="pooled"`, `tau=0.8`.
 
     Returns:
         The state of the model: options to change, and a report of the last call.
@@ -47,7 +47,7 @@ def accelerate(model: nn.Module, sparsity: Sparsity | None = None, **changes: An
 
 
 def restore(model: nn.Module) -> None:
-    """Give an accelerated model its own attention back, exactly as it was.
+    """Restore the own attention of an accelerated model, exactly as it was.
 
     Raises:
         CovisError: a model that is not accelerated, or whose attention was replaced again since.
@@ -59,21 +59,21 @@ def restore(model: nn.Module) -> None:
 
 
 class Accelerated:
-    """What belongs to one accelerated model: its options, and the state of its current call.
+    """State of one accelerated model: its options, and data of its current call.
 
-    One call at a time: the encoder's output chooses the blocks of the layers after it, so a model
-    that is called from several threads at once needs a lock or a copy a thread.
+    One call at a time: the encoder's output determines the blocks of the layers after it. A model
+    that is called from several threads at once needs a lock, or one copy a thread.
 
     Attributes:
-        structure: what was recognised.
-        sparsity: options of the calls from now on.
+        structure: Recognised structure of the model.
+        sparsity: Selector options of the next call and later ones.
     """
 
     sparsity: Sparsity
-    _layers: frozenset[int]  # those that are sparse
-    _frames: Frames | None  # of the current call, once its encoder has run
-    _scenes: Scenes | None  # of the same, once a sparse layer has run
-    _batch: int  # scenes of the same, 0 until a global layer has run
+    _layers: frozenset[int]  # indices of the sparse layers
+    _frames: Frames | None  # of the current call, after its encoder has run
+    _scenes: Scenes | None  # of the current call, after a sparse layer has run
+    _batch: int  # scenes of the current call, 0 until a global layer has run
 
     def __init__(self, structure: Structure, sparsity: Sparsity) -> None:
         self.structure = structure
@@ -92,7 +92,7 @@ class Accelerated:
         self._set(_changed(self.sparsity, changes))
 
     def restore(self) -> None:
-        """See `covis.export.restore`."""
+        """Restore the model; see `covis.export.restore`."""
         for forward in self._forwards:
             if forward.module.__dict__.get("forward") is not forward:
                 raise user_error(
@@ -108,7 +108,7 @@ class Accelerated:
         self._hook.remove()
 
     def report(self) -> Report:
-        """Pairs and blocks that the last call kept, layer by layer.
+        """Report pairs and blocks that the last call computed, layer by layer.
 
         Raises:
             CovisError: no call since the options were set.
@@ -133,10 +133,13 @@ class Accelerated:
 
     @property
     def similarity(self) -> Tensor:
-        """Cosine similarity (scenes, views, views) of the last call, float32: to choose tau by.
+        """Return the cosine similarities of the last call, float32 (scenes, views, views).
+
+        Use them to choose tau.
 
         Raises:
-            CovisError: no call since the options were set, or a selector that does without.
+            CovisError: no call since the options were set, or a selector that does not compute
+                them.
         """
         if self.sparsity.selector not in ("saliency", "both"):
             raise user_error(
@@ -149,12 +152,12 @@ class Accelerated:
         return self._scenes.similarity
 
     def is_sparse(self, layer: int, batch: int) -> bool:
-        """Whether that global layer skips anything; told the scenes of the batch it is given."""
+        """Return True if that global layer skips anything; store the batch's number of scenes."""
         self._batch = batch
         return layer in self._layers
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Attention of a sparse layer; q, k, v and the result (B, heads, S, D)."""
+        """Compute attention of a sparse layer; q, k, v and the result are (B, heads, S, D)."""
         shape = (q.shape[0], q.shape[2])
         if self._frames is None:
             raise user_error(
@@ -173,7 +176,7 @@ class Accelerated:
         self._begin(None)
 
     def _begin(self, frames: Frames | None) -> None:
-        """The state at the start of a call."""
+        """Reset the state at the start of a call."""
         self._frames = frames
         self._scenes = None
         self._batch = 0
@@ -193,7 +196,7 @@ class Accelerated:
 
 
 def _owner(structure: Structure) -> Accelerated | None:
-    """The state of a model, which its replaced forwards hold."""
+    """Return the state of an accelerated model, which its replaced forward functions refer to."""
     for module in structure.attentions:
         forward = module.__dict__.get("forward")
         if isinstance(forward, GlobalAttention):

@@ -1,4 +1,4 @@
-"""What an accelerated model computed in its last call."""
+"""Report of what an accelerated model computed in its last call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One global layer.
+    """Computed pairs and blocks of one global layer.
 
     Attributes:
-        layer: index among the global layers.
-        kept_pairs: ordered pairs of views (self pairs included) that may attend, over all scenes.
-        pairs: all of them.
-        kept_blocks: share of the patch-to-patch region pairs that were computed, over scenes and
+        layer: Index among the global layers.
+        kept_pairs: Ordered pairs of views (self pairs included) that may attend, over all scenes.
+        pairs: All ordered pairs of views, over all scenes.
+        kept_blocks: Share of the patch-to-patch region pairs that were computed, over scenes and
             heads; 1 in a dense layer. A region is a view for the selector `saliency`, and 128
             queries by 64 keys for the pooled ones.
     """
@@ -26,14 +26,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All global layers of one call.
+    """Computed pairs and blocks of all global layers of one call.
 
     Attributes:
-        model: its name.
-        selector: that was used.
-        scenes: of the batch.
-        views: of each scene.
-        layers: one entry a global layer.
+        model: Name of the model.
+        selector: Selector of the call.
+        scenes: Scenes of the batch.
+        views: Views of each scene.
+        layers: One entry for each global layer.
     """
 
     model: str

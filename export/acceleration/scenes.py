@@ -1,4 +1,4 @@
-"""The block maps of one call of a model: its views, its layout, and what each layer computes."""
+"""Block maps of one call of a model: its views, its token layout, and the blocks of each layer."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from covis.export.selection.saliency import pair_levels
 
 
 class Scenes:
-    """The scenes of a batch as their global attention sees them.
+    """The scenes of a batch, as the global attention receives them.
 
     Args:
-        frames: what the encoder said.
-        structure: of the model.
-        sparsity: options.
-        shape: batch and tokens of the global attention's input.
-        device: of the same.
+        frames: Frames of the call, from the encoder's output.
+        structure: Structure of the model.
+        sparsity: Selector options.
+        shape: Batch and tokens of the global attention's input.
+        device: Device of the global attention's input.
 
     Attributes:
-        views: views of each scene.
-        layout: of a scene's tokens.
-        similarity: (B, M, M) of the views; None for the selector `pooled`.
-        pair_level: int8 (B, 1, M, M), or (1, 1, 1, 1) of 2 for the selector `pooled`.
-        kept: layer -> share of the region pairs computed, over scenes and heads, ().
+        views: Views of each scene.
+        layout: Token layout of a scene.
+        similarity: Similarities of views (B, M, M); None for the selector `pooled`.
+        pair_level: Levels of view pairs, int8 (B, 1, M, M), or (1, 1, 1, 1) of 2 for the selector
+            `pooled`.
+        kept: Share of the region pairs computed, over scenes and heads, (), by layer.
 
     Raises:
-        CovisError: tokens that are not the frames that the encoder saw.
+        CovisError: tokens that do not match the frames of the encoder.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Scenes:
             self.pair_level = torch.cat([pair_levels(k, *numbers) for k in self.similarity])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Sparse attention of one layer; q, k, v and the result (B, heads, S, D), one type."""
+        """Compute sparse attention of a layer; q, k, v and the result are (B, heads, S, D)."""
         order = self._order
         if order is not None:
             q, k, v = (x.index_select(2, order) for x in (q, k, v))
@@ -105,7 +106,7 @@ class Scenes:
 
     @cached_property
     def _order(self) -> Tensor | None:
-        """The token to stand at each place of a scene, int64 (S,); None: as they are."""
+        """Return the token at each position of a reordered scene, int64 (S,); None: unchanged."""
         if not self._pooled or self.sparsity.order == "raster":
             return None
         if self.frames.grid is None:
@@ -131,7 +132,7 @@ class Scenes:
 def _layout(
     frames: Frames, structure: Structure, shape: tuple[int, int]
 ) -> tuple[int, TokenLayout]:
-    """Views of a scene, and the layout of its tokens, from the numbers of frames and tokens."""
+    """Return the views of a scene and its token layout, from the numbers of frames and tokens."""
     batch, tokens = shape
     views, loose_frames = divmod(frames.count, batch)
     frame_tokens, loose_tokens = divmod(tokens - structure.trailing, max(views, 1))

@@ -1,4 +1,4 @@
-"""Recognising a published model by its structure: what to listen to and what to replace."""
+"""Recognise a published model by its structure: which modules to observe and which to replace."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ LOOKED_FOR = (
     "MapAnything has encoder, info_sharing.self_attention_blocks and scale_token"
 )
 _REQUIRED = ("qkv", "proj", "num_heads")
-# Options of MapAnything's attention that change the scores with the number of tokens.
+# Options of MapAnything's attention that make scores depend on the number of tokens.
 _UNSUPPORTED = ("use_scalable_softmax", "use_entropy_scaling")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The parts of a model that the retrofit touches, and how its tokens are laid out.
+    """The parts of a model that acceleration uses, and the order of its tokens.
 
     Attributes:
-        model: its name.
-        encoder: the module whose output holds the patch tokens of all frames of a call.
-        attentions: the attention modules that see all views, in running order.
-        special: possible numbers of special tokens a frame.
-        special_first: they stand before the patches, else behind them.
-        trailing: tokens behind the last frame.
-        view_major: the encoder's frames are ordered (view, scene), else (scene, view).
-        has_reference: view 0 is special.
-        cast_before_rotation: queries and keys take the type of the values before they are rotated.
+        model: Name of the model.
+        encoder: Module whose output contains the patch tokens of all frames of a call.
+        attentions: Attention modules over all views, in running order.
+        special: Possible numbers of special tokens of a frame.
+        special_first: True if special tokens precede the patches, False if they follow them.
+        trailing: Tokens after the last frame.
+        view_major: True if the encoder's frames are ordered (view, scene), False for (scene, view).
+        has_reference: True if view 0 is the reference view.
+        cast_before_rotation: True if queries and keys are cast to the type of the values before
+            they are rotated.
     """
 
     model: str
@@ -47,11 +48,11 @@ class Structure:
 
 
 def recognise(model: nn.Module) -> Structure:
-    """The structure of a VGGT (or its aggregator), Pi3 or MapAnything module.
+    """Return the structure of a VGGT (or its aggregator), Pi3 or MapAnything module.
 
     Raises:
-        CovisError: none of them, or one whose attention is not computed as published; says what
-            was looked for.
+        CovisError: none of them, or one whose attention is not computed as published. The text
+            lists what was looked for.
     """
     structure = _vggt(model) or _map_anything(model) or _pi3(model)
     if structure is None:
@@ -111,7 +112,7 @@ def _map_anything(model: Any) -> Structure | None:
         "MapAnything",
         model.encoder,
         _attentions("MapAnything", blocks),
-        special=(0, 1),  # V1.1 passes on the encoder's class token, V1 does not
+        special=(0, 1),  # V1.1 includes the encoder's class token, V1 does not
         special_first=False,
         has_reference=True,
         trailing=1,

@@ -1,4 +1,4 @@
-"""How a global attention layer learns which region pairs to compute."""
+"""Choose the region pairs that each global attention layer computes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from torch import Tensor
 from covis.export.ops import DENSE, TokenLayout, block_select, dense_level
 from covis.export.selection.kept_mass import kept_mass
 
-Q_BLOCK, K_BLOCK = (
-    128,
-    64,
-)  # the pooled selector's regions, in patch tokens (sparse-vggt, section 4)
+Q_BLOCK = 128  # patch tokens of a query region of the pooled selector (sparse-vggt, section 4)
+K_BLOCK = 64  # patch tokens of a key region of the pooled selector (same source)
 
 
 @dataclass(frozen=True)
 class BlockMap:
-    """A level map and the size of its regions, as BlockSparseAttention takes them.
+    """A level map and the size of its regions, as BlockSparseAttention expects them.
 
     Attributes:
-        level: int8 (b, h, Rq, Rk) of 0 skipped, 1 low precision allowed, 2 full precision.
-        q_block: patch tokens a query region.
-        k_block: patch tokens a key region.
+        level: int8 (b, h, Rq, Rk): 0 skipped, 1 low precision allowed, 2 full precision.
+        q_block: Patch tokens of a query region.
+        k_block: Patch tokens of a key region.
     """
 
     level: Tensor
@@ -44,12 +42,13 @@ def dense_selection(layer: int, q: Tensor, k: Tensor) -> BlockMap:
 
 
 def pooled_head_groups(heads: int, patch_tokens: int, limit: int) -> int:
-    """The fewest groups of heads whose pooled maps have at most `limit` elements each.
+    """Return the smallest number of head groups whose pooled maps stay within `limit` elements.
 
     Args:
-        heads: of a global layer.
-        patch_tokens: of all views.
-        limit: elements of one tensor; one head alone may pass it, for then nothing helps.
+        heads: Attention heads of a global layer.
+        patch_tokens: Patch tokens of all views together.
+        limit: Largest number of elements of one tensor. The map of a single head may exceed it,
+            because heads cannot be split further.
     """
     regions = math.ceil(patch_tokens / Q_BLOCK) * math.ceil(patch_tokens / K_BLOCK)
     fitting = (n for n in range(1, heads) if heads % n == 0 and heads // n * regions <= limit)
@@ -57,9 +56,9 @@ def pooled_head_groups(heads: int, patch_tokens: int, limit: int) -> int:
 
 
 def _dense_outside(level: Tensor, sparse_layers: Tensor, layer: int) -> Tensor:
-    """`level` in a sparse layer, all 2 of the same shape in the others.
+    """Return `level` in a sparse layer, and all 2 of the same shape in the others.
 
-    A select and not a branch, so that which layers are sparse stays an input of the graph; every
+    A Where and not a branch, so that the set of sparse layers stays an input of the graph. Every
     implementation of the op recognises a map of all 2 and runs dense.
     """
     return torch.where(sparse_layers[layer], level, torch.full_like(level, DENSE))
@@ -67,12 +66,12 @@ def _dense_outside(level: Tensor, sparse_layers: Tensor, layer: int) -> Tensor:
 
 @dataclass
 class MassProbe:
-    """Measures, on request, the attention mass that falls on kept blocks.
+    """Measure, on request, the attention mass that falls on selected blocks.
 
     Attributes:
-        queries: int64 (n,), sampled token indices, at least one.
-        layout: the model's token layout.
-        mass: layer -> its share of mass by head, (H,); of several groups of heads in their order.
+        queries: Indices of the sampled queries, int64 (n,), at least one.
+        layout: Token layout of the model.
+        mass: Share of mass by head (H,), by layer; several groups of heads in their order.
     """
 
     queries: Tensor
@@ -83,8 +82,9 @@ class MassProbe:
         """Measure one layer.
 
         Returns:
-            The same map, but one that needs the measure: runtimes order nodes by need alone, and
-            would else measure all layers after the last, holding q and k of each until then.
+            The same map, with a dependency on the measure. Runtimes order nodes by dependencies
+            alone. Without this one they would measure all layers after the last, and keep q and k
+            of each layer in memory until then.
         """
         level = blocks.level
         mass = kept_mass(q, k, level, blocks.q_block, blocks.k_block, self.layout, self.queries)
@@ -95,13 +95,13 @@ class MassProbe:
 
 @dataclass
 class PairSelection:
-    """Frame-pair maps made before the aggregator (selectors `dense` and `saliency`).
+    """Frame-pair maps computed before the aggregator (selectors `dense` and `saliency`).
 
     Attributes:
-        pair_level: int8 (1, 1, M, M), or (1, 1, 1, 1).
-        sparse_layers: bool (L,): the global layers that take the map; the others are dense.
-        patches: patch tokens a frame.
-        probe: measures the attention mass kept, if given.
+        pair_level: Levels of view pairs, int8 (1, 1, M, M), or (1, 1, 1, 1).
+        sparse_layers: Global layers that use the map, bool (L,); the others are dense.
+        patches: Patch tokens of a frame.
+        probe: Measures the attention mass on selected blocks; None measures nothing.
     """
 
     pair_level: Tensor
@@ -122,15 +122,17 @@ class PooledSelection:
     """BlockSelect inside each layer, within the pairs of `pair_level` (`pooled` and `both`).
 
     Attributes:
-        pair_level: int8 (1, 1, M, M), or (1, 1, 1, 1) of 2 for the selector `pooled`.
-        sparse_layers: bool (L,), as above.
-        keep_ratio: float32 (): share of the candidate key blocks kept.
-        cdf: float32 (): cumulated softmax mass kept.
-        layout: the model's token layout.
-        pool: "mean" or "max".
-        probe: measures the attention mass kept, if given.
-        head_groups: for many views, see `pooled_head_groups`.
-        kept: layer -> the share of blocks kept by head, (H,); of several groups in their order.
+        pair_level: Levels of view pairs, int8 (1, 1, M, M), or (1, 1, 1, 1) of 2 for the selector
+            `pooled`.
+        sparse_layers: Global layers that use the map, bool (L,); the others are dense.
+        keep_ratio: Share of the candidate key blocks to select, float32 ().
+        cdf: Cumulated softmax mass up to which blocks are selected, float32 ().
+        layout: Token layout of the model.
+        pool: "mean" or "max" over the tokens of a block.
+        probe: Measures the attention mass on selected blocks; None measures nothing.
+        head_groups: Number of head groups for many views, see `pooled_head_groups`.
+        kept: Share of selected blocks by head (H,), by layer; several groups of heads in their
+            order.
     """
 
     pair_level: Tensor

@@ -1,4 +1,4 @@
-"""How much of dense attention falls on the blocks that a selector keeps."""
+"""Share of dense attention that falls on the blocks that a selector chooses."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ def kept_mass(
     layout: TokenLayout,
     probe: Tensor,
 ) -> Tensor:
-    """Share of the softmax mass of dense attention on kept keys, by head, for a sample of queries.
+    """Return the share of dense attention's softmax mass on selected keys, by head.
 
-    The sampled rows are computed exactly, over all keys, so it costs n rows of dense attention.
-    Written in plain operators with symbolic lengths, because it becomes part of exported graphs.
+    It is measured for a sample of queries. Their rows are computed exactly, over all keys, so the
+    cost is n rows of dense attention. Only plain operators with symbolic lengths are used, because
+    this becomes part of exported graphs.
 
     Args:
-        q, k: (B, H, S, D), as the attention takes them.
-        level: int8 (b, h, Rq, Rk).
-        q_block, k_block: regions of `level`, in patch tokens.
-        layout: of the S tokens.
-        probe: int64 (n,), indices of the sampled queries, at least one.
+        q, k: (B, H, S, D), as they enter attention.
+        level: int8 (b, h, Rq, Rk) of BlockSparseAttention.
+        q_block, k_block: Patch tokens of one query region and of one key region of `level`.
+        layout: Layout of the S tokens.
+        probe: Indices of the sampled queries, int64 (n,), at least one.
 
     Returns:
         (H,) mean over batch and sample.
@@ -39,13 +40,14 @@ def kept_mass(
     probe_number, probe_is_patch = number[probe], is_patch[probe]
     rows = _region(probe_number, q_block, level.shape[2])
     columns = _region(number, k_block, level.shape[3])
-    kept = level[:, :, rows][:, :, :, columns] > 0  # of the sample: the map itself may be huge
-    kept = kept | ~is_patch | ~probe_is_patch[:, None]
-    return torch.where(kept, weights, torch.zeros_like(weights)).sum(dim=-1).mean(dim=(0, 2))
+    # Only the rows of the sample, because the map itself may be huge.
+    selected = level[:, :, rows][:, :, :, columns] > 0
+    selected = selected | ~is_patch | ~probe_is_patch[:, None]
+    return torch.where(selected, weights, torch.zeros_like(weights)).sum(dim=-1).mean(dim=(0, 2))
 
 
 def _patch_numbers(layout: TokenLayout, index: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """For each token its number among the patch tokens (0 for others), and whether it is one."""
+    """Return each token's number among the patch tokens (0 for others), and a patch token mask."""
     place = index % layout.frame_tokens
     is_patch = (
         (index < tokens - layout.trailing_tokens)
@@ -57,6 +59,6 @@ def _patch_numbers(layout: TokenLayout, index: Tensor, tokens: int) -> tuple[Ten
 
 
 def _region(number: Tensor, block: int, regions: int) -> Tensor:
-    """Region of each patch token; a dimension of one region holds all of them."""
+    """Return the region of each patch token; 0 where the dimension has one region."""
     last = torch.zeros_like(number[:1]) + (regions - 1)
     return torch.minimum(number // block, last)

@@ -1,6 +1,6 @@
-"""The saliency pre-op: patch tokens -> co-visibility of view pairs -> frame-pair level map.
+"""The saliency stage: patch tokens -> co-visibility of view pairs -> frame-pair level map.
 
-A graph of its own, so that it can be looked at, cached and replaced. All pairs are ordered and
+It is a graph of its own, so that it can be inspected, cached and replaced. Pairs are ordered and
 include the self pairs.
 """
 
@@ -17,18 +17,18 @@ from covis.export.ops import DENSE
 from covis.export.stage import VIEWS, Port, StageModule
 
 Pooling = Literal["descriptor", "best-match"]
-_GRID = 8  # best-match compares at most 8 x 8 averaged tokens a view: (64 M)^2 similarities
+_GRID = 8  # best-match compares at most 8 x 8 averaged tokens of a view: (64 M)^2 similarities
 
 
 def descriptor_similarity(tokens: Tensor) -> Tensor:
-    """Cosine similarity of whole views.
+    """Return the cosine similarity of whole views.
 
     Pooling: every patch token is scaled to unit length, the mean over a view's patches is its
-    descriptor, and the descriptors are scaled to unit length again. The first scaling keeps the
-    few tokens of very large norm from deciding alone.
+    descriptor, and the descriptors are scaled to unit length again. Without the first scaling, the
+    few tokens of very large norm would determine the descriptor alone.
 
     Args:
-        tokens: (M, P, C) patch tokens of the encoder.
+        tokens: Patch tokens of the encoder (M, P, C).
 
     Returns:
         (M, M) in [-1, 1], symmetric, ones on the diagonal.
@@ -38,15 +38,15 @@ def descriptor_similarity(tokens: Tensor) -> Tensor:
 
 
 def best_match_similarity(tokens: Tensor, pool: Tensor) -> Tensor:
-    """Mean over a view's tokens of the best cosine similarity in the other view.
+    """Return the mean over a view's tokens of the best cosine similarity in the other view.
 
-    K[i, j] says how much of view i is found again in view j, wherever it lies in the picture; not
-    symmetric. Tokens are first averaged over cells of a coarse grid, because the comparison holds
-    (M P')^2 numbers: 160 MB at 100 views of 64 cells, 4 GB at 500.
+    K[i, j] is the share of view i that is found again anywhere in view j; it is not symmetric.
+    Tokens are first averaged over cells of a coarse grid, because the comparison allocates (M P')^2
+    numbers: 160 MB at 100 views of 64 cells, 4 GB at 500.
 
     Args:
-        tokens: (M, P, C) patch tokens.
-        pool: (P', P) rows that average the patches of a cell.
+        tokens: Patch tokens of the encoder (M, P, C).
+        pool: Matrix (P', P) whose rows average the patches of a cell.
 
     Returns:
         (M, M) in [-1, 1], ones on the diagonal.
@@ -59,7 +59,7 @@ def best_match_similarity(tokens: Tensor, pool: Tensor) -> Tensor:
 
 
 def cell_pooling(rows: int, columns: int, grid: int = _GRID) -> Tensor:
-    """(P', P) matrix averaging a raster of patches over at most grid x grid cells."""
+    """Return a matrix (P', P) that averages patches over a raster of at most grid x grid cells."""
     down, across = (_cell_means(n, min(n, grid)) for n in (rows, columns))
     return torch.kron(down, across)
 
@@ -75,17 +75,17 @@ def _cell_means(length: int, cells: int) -> Tensor:
 def pair_levels(
     similarity: Tensor, tau: Tensor, tau_low: Tensor, min_neighbours: Tensor, reference: Tensor
 ) -> Tensor:
-    """Which ordered pairs of views attend to each other, and how precisely.
+    """Return the level of every ordered pair of views.
 
     Level 2 from tau upward, 1 in [tau_low, tau), 0 below. Similarities under 0 count as 0, so that
-    tau = 0 keeps every pair. Always 2: self pairs, each view's `min_neighbours` most similar others
-    (more where they tie), and row and column of the reference view.
+    tau = 0 keeps every pair. Some pairs always have level 2: self pairs, each view's
+    `min_neighbours` most similar others (more in a tie), and row and column of the reference view.
 
     Args:
-        similarity: (M, M).
+        similarity: Similarities of views (M, M).
         tau, tau_low: float32 (), tau_low <= tau.
         min_neighbours: int64 ().
-        reference: int64 (), index of the reference view or -1.
+        reference: Index of the reference view, int64 (), or -1.
 
     Returns:
         int8 (1, 1, M, M).
@@ -94,7 +94,9 @@ def pair_levels(
     level = (found >= tau).to(torch.int8) + (found >= torch.minimum(tau, tau_low)).to(torch.int8)
     views = torch.arange(similarity.shape[0], device=similarity.device)
     itself = views[:, None] == views[None, :]
-    others = similarity.masked_fill(itself, -2.0)  # below every cosine: a view is not its neighbour
+    others = similarity.masked_fill(
+        itself, -2.0
+    )  # below every cosine, because a view is not its own neighbour
     ranked = torch.sort(others, dim=-1, descending=True).values
     last = (min_neighbours - 1).clamp(min=0).minimum(views[-1])
     least = ranked.index_select(1, last.reshape(1))  # not ranked[:, last]: torch 2.11 guards on it
@@ -112,7 +114,7 @@ class Saliency(nn.Module):
         self.pooling = pooling
         pool = torch.empty(0)
         if pooling == "best-match":
-            with torch.device("cpu"):  # a constant of the graph even when the model is on `meta`
+            with torch.device("cpu"):  # a constant of the graph even if the model is on `meta`
                 pool = cell_pooling(rows, columns)
         self.register_buffer("pool", pool, persistent=False)
         self.pool: Tensor
@@ -125,8 +127,10 @@ class Saliency(nn.Module):
         min_neighbours: Tensor,
         reference: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """See `descriptor_similarity`, `best_match_similarity` and `pair_levels`; the level leaves
-        in int32, as TensorRT takes int8 between engines for a quantised number.
+        """Return similarity and level; see `descriptor_similarity` and `pair_levels`.
+
+        The level is int32 at this port, because TensorRT treats int8 between engines as a quantised
+        number.
         """
         tokens = tokens.to(torch.float32)
         if self.pooling == "best-match":
@@ -138,7 +142,7 @@ class Saliency(nn.Module):
 
 
 def saliency_stage(rows: int, columns: int, channels: int, pooling: Pooling) -> StageModule:
-    """The stage `saliency`, the same for every model."""
+    """Return the stage `saliency`, which is the same for every model."""
     return StageModule(
         name="saliency",
         scope="sequence",
