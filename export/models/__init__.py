@@ -1,4 +1,4 @@
-"""The three models, in PyTorch, with the parameter names of their official checkpoints."""
+"""The three models in PyTorch, with the parameter names of their official checkpoints."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model before it is built.
+    """Registry entry of a model: classes, and sources of its official weights.
 
     Attributes:
-        model: the module's class.
-        config: its configuration's class, whose defaults are the official model.
-        repository: default Hugging Face id of the weights.
-        revision: of that repository. `main` where the commit could not be verified.
-        sizes: reads the configuration's fields from a `config.json` that lies beside the weights.
+        model: Class of the module.
+        config: Class of its configuration, whose defaults are the official model.
+        repository: Default Hugging Face id of the weights.
+        revision: Commit of that repository; `main` where the commit could not be verified.
+        sizes: Reads the fields of the configuration from a `config.json` beside the weights.
     """
 
     model: Callable[[Any], MultiViewModel]
@@ -60,17 +60,18 @@ MODELS: dict[str, ModelInfo] = {
 
 
 def model_info(name: str) -> ModelInfo:
-    """The registry's entry of that name, or an error that lists the names."""
+    """Return the registry entry of that name; the error for an unknown name lists all names."""
     if name not in MODELS:
         raise user_error("no such model", where=name, hint=f"choose one of {', '.join(MODELS)}")
     return MODELS[name]
 
 
 def build_model(name: str, config: Mapping[str, Any] | None = None) -> MultiViewModel:
-    """A model without trained weights, in evaluation mode.
+    """Build a model without trained weights, in evaluation mode.
 
-    Under `with torch.device("meta")` it takes no memory. To trace it without data
-    use a FakeTensorMode: position tables are real CPU tensors, which cannot be mixed with meta.
+    Under `with torch.device("meta")` it needs no memory. To trace it without data, use a
+    FakeTensorMode, because position tables are real CPU tensors, which meta tensors cannot be mixed
+    with.
     """
     info = model_info(name)
     return info.model(from_mapping(info.config, config, info.config.NOTES)).eval()
@@ -81,17 +82,18 @@ def load_model(
     config: Mapping[str, Any] | None = None,
     weights: Path | str | Mapping[str, Tensor] | None = None,
 ) -> MultiViewModel:
-    """A model with trained weights, float32 on the CPU, in evaluation mode and without gradients.
+    """Load a model with trained weights, float32 on the CPU, in evaluation mode, without gradients.
 
     Args:
         name: `vggt`, `pi3` or `mapanything`.
-        config: fields of the model's configuration that differ from the official one; None: as
-            the weights' own `config.json` says where the model publishes one, else official.
-        weights: a safetensors file, a Hugging Face id, or key -> tensor; None: the official ones.
+        config: Fields of the configuration that differ from the official one. None: the
+            `config.json` beside the weights where the model publishes one, else the official
+            configuration.
+        weights: Safetensors file, Hugging Face id, or tensors by key; None: the official weights.
 
     Raises:
-        CovisError: an unknown model or field; weights that are absent, unreadable, of another
-            model, or not finite. The message names all offending keys.
+        CovisError: an unknown model or field; weights that are missing, unreadable, of another
+            model, or not finite. The message contains all offending keys.
     """
     info = model_info(name)
     where: Path | str = "weights"

@@ -1,4 +1,4 @@
-"""Camera algebra of the models' own outputs, in torch."""
+"""Conversions of the models' own camera outputs, in torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
-    """Quaternions xyzw (..., 4) of any length but 0 -> rotation matrices (..., 3, 3).
+    """Convert quaternions xyzw (..., 4) of any length but 0 to rotation matrices (..., 3, 3).
 
-    R = I + 2 / |q|^2 (w [v]x + [v]x^2) for q = (v, w): the same for q and any multiple of it.
+    R = I + 2 / |q|^2 (w [v]x + [v]x^2) for q = (v, w). A multiple of q gives the same R.
     """
     x, y, z, w = quaternion.unbind(-1)
     s = 2.0 / (quaternion * quaternion).sum(-1)
@@ -23,10 +23,10 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
 
 
 def pose_to_cameras(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """VGGT's pose encoding (..., 9) -> extrinsics (..., 3, 4), intrinsics (..., 3, 3) in pixels.
+    """Convert VGGT's pose encoding (..., 9) to extrinsics (..., 3, 4) and intrinsics (..., 3, 3).
 
-    World to camera, OpenCV axes, principal point in the middle. A field of view of 0 gives an
-    infinite focal length.
+    World to camera, OpenCV axes, intrinsics in pixels, principal point in the middle. A field of
+    view of 0 gives an infinite focal length.
     """
     extrinsic = torch.cat([quaternion_to_matrix(pose[..., 3:7]), pose[..., :3, None]], dim=-1)
     focal_y = (height / 2) / torch.tan(pose[..., 7] / 2)
@@ -41,9 +41,10 @@ def pose_to_cameras(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tens
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The rotation (..., 3, 3) closest to a matrix (orthogonal Procrustes; Schoenemann 1966).
+    """Return the rotation (..., 3, 3) closest to a matrix.
 
-    R = U diag(1, 1, det(U V^T)) V^T of the singular value decomposition U S V^T.
+    Orthogonal Procrustes (Schoenemann 1966): R = U diag(1, 1, det(U V^T)) V^T of the singular value
+    decomposition U S V^T.
     """
     u, _, vt = torch.linalg.svd(matrix)
     sign = torch.linalg.det(u @ vt)
@@ -53,12 +54,12 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 def rotation_from_nine(nine: Tensor) -> Tensor:
-    """Nine free numbers (..., 9), row-major -> rotation (..., 3, 3): unit rows, then nearest."""
+    """Convert nine free numbers (..., 9), row-major, to a rotation: unit rows, then nearest."""
     return nearest_rotation(functional.normalize(torch.unflatten(nine, -1, (3, 3)), dim=-1))
 
 
 def homogeneous(rotation: Tensor, translation: Tensor) -> Tensor:
-    """Rotation (..., 3, 3) and translation (..., 3) -> rigid transform (..., 4, 4)."""
+    """Join rotation (..., 3, 3) and translation (..., 3) to a rigid transform (..., 4, 4)."""
     upper = torch.cat([rotation, translation.unsqueeze(-1)], dim=-1)
     return functional.pad(upper, (0, 0, 0, 1)) + functional.pad(
         torch.ones_like(upper[..., :1, :1]), (3, 0, 3, 0)
@@ -66,7 +67,7 @@ def homogeneous(rotation: Tensor, translation: Tensor) -> Tensor:
 
 
 def transform(pose: Tensor, points: Tensor) -> Tensor:
-    """Points (..., H, W, 3) by the rigid transforms pose (..., 3 or 4, 4)."""
+    """Transform points (..., H, W, 3) by the rigid transforms pose (..., 3 or 4, 4)."""
     rotation, translation = pose[..., :3, :3], pose[..., :3, 3]
     turned = points.flatten(-3, -2) @ rotation.transpose(-1, -2) + translation.unsqueeze(-2)
     return torch.unflatten(turned, -2, points.shape[-3:-1])

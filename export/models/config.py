@@ -1,4 +1,4 @@
-"""Model configurations: frozen dataclasses, made from plain mappings with every mistake named."""
+"""Model configurations: frozen dataclasses, built from mappings with every mistake reported."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from covis.engines.errors import user_error
 C = TypeVar("C")
 
 
-def from_mapping(kind: type[C], given: Mapping[str, Any] | None, notes: Collection[str] = ()) -> C:
-    """The configuration `kind` with the given fields; the others keep the official model's values.
+def from_mapping(
+    kind: type[C], mapping: Mapping[str, Any] | None, notes: Collection[str] = ()
+) -> C:
+    """Build the configuration `kind` from fields; missing fields get the official model's values.
 
     Args:
-        kind: a frozen dataclass of numbers, booleans and tuples of integers.
-        given: field name -> value, lists for tuples; None: the official model.
-        notes: names (or prefixes ending in `*`) that may be there and mean nothing to us.
+        kind: Frozen dataclass of numbers, booleans and tuples of integers.
+        mapping: Value of each field by name, lists for tuples; None: the official model.
+        notes: Names (or prefixes ending in `*`) that are allowed and ignored.
 
     Raises:
-        CovisError: unknown fields or values of a wrong type, all named in one line.
+        CovisError: unknown fields or values of a wrong type, all in one line.
     """
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     faults: list[str] = []
-    for name, value in (given or {}).items():
+    for name, value in (mapping or {}).items():
         if name in known:
             try:
                 values[name] = _as(hints[name], value)
@@ -43,7 +45,7 @@ def from_mapping(kind: type[C], given: Mapping[str, Any] | None, notes: Collecti
 
 
 def refuse(kind: type, faults: list[str]) -> None:
-    """Raises one error that names all contradictions found by a configuration, if there are any."""
+    """Raise one error with all contradictions of a configuration, if there are any."""
     if faults:
         raise user_error(
             "; ".join(faults), where=kind.__name__, hint="correct these fields of the configuration"
@@ -51,7 +53,7 @@ def refuse(kind: type, faults: list[str]) -> None:
 
 
 def positive(config: object, *names: str) -> list[str]:
-    """The named fields (numbers or tuples of them) that are not all above 0, as faults."""
+    """Return the named fields (numbers or tuples of them) that are not all above 0, as faults."""
     faults = []
     for name in names:
         value = getattr(config, name)
@@ -61,7 +63,7 @@ def positive(config: object, *names: str) -> list[str]:
 
 
 def divides(config: object, width: str, heads: str, multiple: int = 1) -> list[str]:
-    """A fault unless `width` splits into `heads` heads of a multiple of `multiple` features."""
+    """Return a fault unless `width` splits into `heads` heads of a multiple of `multiple`."""
     w, h = getattr(config, width), getattr(config, heads)
     if h > 0 and w % (h * multiple) == 0:
         return []
@@ -74,7 +76,7 @@ def _is_note(name: str, notes: Collection[str]) -> bool:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """`value` as the type of a field: int to float and list to tuple, nothing else."""
+    """Convert `value` to the type of a field: int to float and list to tuple, nothing else."""
     if isinstance(hint, UnionType):
         if value is None and NoneType in get_args(hint):
             return None

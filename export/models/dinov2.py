@@ -1,4 +1,4 @@
-"""The image encoder of all three models: DINOv2 (Oquab et al. 2023), with or without registers."""
+"""Image encoder of all three models: DINOv2 (Oquab et al. 2023), with or without registers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def _image_statistics() -> tuple[Tensor, ...]:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] to zero mean and unit variance over ImageNet."""
+    """Normalise images (N, 3, H, W) in [0, 1] to zero mean and unit variance over ImageNet."""
     mean, std = like(_image_statistics(), images)
     return (images - mean) / std
 
 
 @table
 def _resize_matrix(source: int, target: int, antialias: bool, offset: float) -> tuple[Tensor, ...]:
-    """One axis of a bicubic resize as a (target, source) matrix: the resize of unit impulses.
+    """Return one axis of a bicubic resize as a (target, source) matrix.
 
-    Resizing is linear and separable, so the trained embedding itself can stay an input of the
-    graph. `offset` above 0 stretches the sampling grid to (target + offset) / source, the way
-    early DINOv2 code did; 0 maps the axis ends onto each other.
+    The matrix is the resize of unit impulses. Resizing is linear and separable, so the trained
+    embedding itself can stay an input of the graph. `offset` above 0 stretches the sampling grid to
+    (target + offset) / source, as early DINOv2 code did; 0 maps the ends of the axis onto each
+    other.
     """
-    # The impulses lie side by side in one image: the other axis must keep more than one sample,
-    # as torch's antialiased kernel returns wrong numbers for images one pixel wide.
+    # The impulses are side by side in one image. The other axis must have more than one sample,
+    # because torch's antialiased kernel returns wrong numbers for images one pixel wide.
     impulses = torch.eye(source, dtype=torch.float64).view(1, 1, source, source)
     if offset > 0.0:
         scale = ((target + offset) / source, 1.0)
@@ -49,7 +50,7 @@ def _resize_matrix(source: int, target: int, antialias: bool, offset: float) -> 
 
 
 class PatchEmbed(nn.Module):
-    """Images to patch tokens: one convolution whose stride is the patch."""
+    """Patch tokens of images: one convolution whose stride is the patch."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -65,16 +66,16 @@ class DinoV2(nn.Module):
     """A DINOv2 vision transformer over normalised images.
 
     Args:
-        dim: width C.
-        depth: blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLP over C.
-        grid: side of the square patch grid of the stored position embedding (37 = 518 / 14).
-        registers: register tokens; None for the flavour without them, which also resizes its
+        dim: Width C.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP divided by C.
+        grid: Side of the square patch grid of the stored position embedding (37 = 518 / 14).
+        registers: Number of register tokens. None: the variant without them, which also resizes its
             position embedding by the older rule (no antialiasing, offset 0.1).
-        mlp: kind of MLP.
+        mlp: Kind of MLP.
         final_norm: LayerNorm after the last block.
-        mask_token: keeps the (unused) token of masked training, which some checkpoints hold.
+        mask_token: Create the (unused) token of masked training, which some checkpoints contain.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class DinoV2(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(dim, eps=EPS) if final_norm else nn.Identity()
 
     def position(self, height: int, width: int) -> Tensor:
-        """Position embedding (1, height * width, C) of a grid of patches, bicubically resized."""
+        """Return the position embedding (1, height * width, C) of a grid, by bicubic resize."""
         stored = self.pos_embed[:, 1:]
         if height == width == self.grid:
             return stored
@@ -134,6 +135,6 @@ class DinoV2(nn.Module):
         return out
 
     def patch_tokens(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, H, W) -> patch tokens (N, P, C) alone."""
+        """Return patch tokens alone: normalised images (N, 3, H, W) -> (N, P, C)."""
         tokens: Tensor = self(images)
         return tokens[:, self.special_tokens :]

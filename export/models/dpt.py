@@ -17,11 +17,11 @@ UV_WEIGHT = 0.1
 
 @table
 def _uv_embedding(channels: int, rows: int, columns: int, aspect: float) -> tuple[Tensor, ...]:
-    """Sinusoidal embedding of the pixel position, as its two broadcast halves, times UV_WEIGHT.
+    """Return the sinusoidal embedding of pixel positions, as two broadcast halves times UV_WEIGHT.
 
-    (1, C, 1, columns) holds sin and cos of x in the first half of the channels, (1, C, rows, 1)
-    those of y in the second. The image rectangle of that aspect (width / height) has a diagonal
-    of 2; samples are the pixel centres.
+    (1, C, 1, columns) contains sin and cos of x in the first half of the channels, (1, C, rows, 1)
+    those of y in the second half. The image rectangle of that aspect (width / height) has a
+    diagonal of 2; samples are the pixel centres.
     """
     quarter = channels // 4
     omega = UV_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -39,35 +39,35 @@ def _uv_embedding(channels: int, rows: int, columns: int, aspect: float) -> tupl
 
 
 def add_uv(x: Tensor, aspect: float) -> Tensor:
-    """Feature map (N, C, h, w) of an image of that aspect, plus its position embedding."""
+    """Add the position embedding of an image of that aspect to a feature map (N, C, h, w)."""
     by_column, by_row = like(_uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect), x)
     return x + by_column + by_row
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, corner pixels kept (align_corners)."""
+    """Resize bilinearly; corner pixels stay (align_corners)."""
     return functional.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Patch tokens (N, height * width, C) -> (N, C, height, width)."""
+    """Reshape patch tokens (N, height * width, C) to (N, C, height, width)."""
     return torch.unflatten(tokens.transpose(1, 2), 2, (height, width))
 
 
 def conv3x3(
     channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True
 ) -> nn.Conv2d:
-    """Same-size (at stride 1) 3x3 convolution."""
+    """Return a 3x3 convolution that keeps the size at stride 1."""
     return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=bias)
 
 
 class ResidualConvUnit(nn.Module):
-    """Two convolutions and a skip.
+    """Two convolutions and a skip connection.
 
     Args:
-        channels: width.
-        relu_skip: the skip carries relu(x) and not x. VGGT's published code overwrote x by its
-            first ReLU, and its weights were trained so.
+        channels: Width.
+        relu_skip: The skip carries relu(x) instead of x. VGGT's published code overwrote x by its
+            first ReLU, and its weights were trained that way.
     """
 
     def __init__(self, channels: int, *, relu_skip: bool) -> None:
@@ -83,9 +83,9 @@ class ResidualConvUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Joins the coarser level with this one's features and upsamples to the next finer.
+    """Add the features of one level to the coarser level, and upsample to the next finer one.
 
-    The coarsest block has nothing to join, hence no first residual unit (`joins` False).
+    The coarsest block has nothing to add, hence no first residual unit (`joins` False).
     """
 
     def __init__(self, channels: int, *, joins: bool, relu_skip: bool) -> None:
@@ -107,9 +107,9 @@ class Fusion(nn.Module):
     """The four fusion blocks, coarse to fine.
 
     Args:
-        channels: width of all levels.
-        relu_skip: see ResidualConvUnit.
-        double_then_crop: the coarsest level is doubled and cropped to the next one's size, where
+        channels: Width of all levels.
+        relu_skip: See ResidualConvUnit.
+        double_then_crop: The coarsest level is doubled and cropped to the next one's size where
             that is odd, instead of being resized to it.
     """
 

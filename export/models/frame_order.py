@@ -1,4 +1,4 @@
-"""The order of the tokens within a frame, as block selections meet them."""
+"""Order of the tokens within a frame, as block selection receives them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from covis.export.models.rope import Rotary
 
 
 class FrameOrder:
-    """Moves the patch tokens of every frame alike, and back; special tokens keep their places.
+    """Reorder the patch tokens of every frame alike, and back; special tokens keep their places.
 
-    Attention within a frame does not mind the order, so tokens are moved once before the layers
-    and once after, and not around each global layer.
+    Attention within a frame does not depend on the order. So tokens are reordered once before the
+    layers and once after them, and not around each global layer.
 
     Args:
-        patch_order: int64 (P,), the patch to stand at each place; None moves nothing.
-        first: special tokens in front of the patches.
-        last: special tokens behind them.
+        patch_order: Index of the patch at each place, int64 (P,); None keeps the order.
+        first: Number of special tokens before the patches.
+        last: Number of special tokens after the patches.
     """
 
     def __init__(self, patch_order: Tensor | None, first: int, last: int = 0) -> None:
@@ -31,13 +31,13 @@ class FrameOrder:
             self.back = torch.zeros_like(self.there).scatter(0, self.there, places)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Tokens (B, M, T, C), row-major -> in this order."""
+        """Reorder tokens (B, M, T, C) from row-major to this order."""
         return x if self.there is None else x.index_select(2, self.there)
 
     def undo(self, x: Tensor) -> Tensor:
-        """Tokens (B, M, T, C) in this order -> row-major."""
+        """Reorder tokens (B, M, T, C) from this order to row-major."""
         return x if self.back is None else x.index_select(2, self.back)
 
     def rotary(self, rotate: Rotary) -> Rotary:
-        """Rotations by row-major tables -> of tokens in this order."""
+        """Reorder the rotations of row-major tokens to those of tokens in this order."""
         return rotate if self.there is None else rotate.reordered(self.there)

@@ -1,4 +1,4 @@
-"""The transformer block that all three models and their encoders are made of."""
+"""Transformer block that all three models and their encoders consist of."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class AttendSelected:
     """Global attention over the region pairs that `selection` chooses for this layer.
 
     Attributes:
-        selection: gives the block map.
-        layer: index among the global layers.
-        layout: where the special tokens stand.
+        selection: Returns the block map of a layer.
+        layer: Index among the global layers.
+        layout: Positions of the special tokens.
     """
 
     selection: Selection
@@ -114,7 +114,7 @@ class SwiGlu(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel on a residual branch (Touvron et al. 2021)."""
+    """A learned factor for each channel of a residual branch (Touvron et al. 2021)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -128,13 +128,13 @@ class Block(nn.Module):
     """Pre-norm transformer block.
 
     Args:
-        dim: width C.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLP over C.
-        eps: of both LayerNorms.
-        qk_norm_eps: of the LayerNorms on queries and keys; None: there are none.
-        layer_scale: learned factors on both residual branches.
-        mlp: kind of MLP.
+        dim: Width C.
+        heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP divided by C.
+        eps: Epsilon of both LayerNorms.
+        qk_norm_eps: Epsilon of the LayerNorms on queries and keys; None: there are none.
+        layer_scale: Learned factors on both residual branches.
+        mlp: Kind of MLP.
     """
 
     def __init__(

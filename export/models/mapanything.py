@@ -24,7 +24,7 @@ MLP_RATIO = 4.0
 
 
 class ImageEncoder(nn.Module):
-    """The encoder under the name it has in the checkpoint."""
+    """The image encoder, under its name in the checkpoint."""
 
     def __init__(self, config: MapAnythingConfig) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class ImageEncoder(nn.Module):
 
 
 class InfoSharing(nn.Module):
-    """Alternating attention over all views and one scale token; neither knows positions."""
+    """Alternating attention over all views and one scale token, without position embeddings."""
 
     def __init__(self, config: MapAnythingConfig) -> None:
         super().__init__()
         self.config = config
         self.view_special = int(config.v11)
-        # Sinusoids of position 0, which only the reference view is given. Part of the checkpoint.
+        # Sinusoids of position 0, added to the reference view only. Part of the checkpoint.
         self.register_buffer("view_pos_table", torch.tensor([0.0, 1.0]).repeat(1, config.dim // 2))
         self.view_pos_table: Tensor
         self.proj_embed: nn.Module = nn.Identity()
@@ -72,7 +72,7 @@ class InfoSharing(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=EPS)
 
     def layout(self, patches: int) -> TokenLayout:
-        """The class token stands behind the patches of its view, the scale token behind all."""
+        """Return the layout: a view's class token follows its patches, the scale token is last."""
         special = self.view_special
         return TokenLayout(frame_tokens=patches + special, special_last=special, trailing_tokens=1)
 
@@ -83,10 +83,11 @@ class InfoSharing(nn.Module):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Views (B, M, T, enc_dim), scale token (B, 1, enc_dim) -> taps and final, all normed.
+        """Compute taps and final tokens: views (B, M, T, enc_dim), scale token (B, 1, enc_dim).
 
         Returns:
-            The two taps (B, M, T, C), the final tokens (B, M, T, C), the scale token (B, C).
+            The two taps (B, M, T, C), the final tokens (B, M, T, C), the scale token (B, C), all
+            after the norm.
         """
         batch, number, frame_tokens, _ = views.shape
         layout = self.layout(frame_tokens - self.view_special)
@@ -115,7 +116,7 @@ class InfoSharing(nn.Module):
 class MapAnything(MultiViewModel):
     """The images-only model, with the parameter names of the official checkpoints.
 
-    The encoders of optional geometric inputs are not built: without such inputs their outputs are
+    The encoders of optional geometric inputs are not built. Without such inputs their outputs are
     multiplied by zero, and their keys are skipped when a checkpoint is loaded.
     """
 
@@ -131,8 +132,8 @@ class MapAnything(MultiViewModel):
         "cam_trans_encoder.",
         "cam_trans_scale_encoder.",
     )
-    # The published module holds the dense head under several names at once, and a file may have
-    # been saved under any of them.
+    # The published module has the dense head under several names at once, and a file may use any
+    # of them.
     aliases = {  # noqa: RUF012
         "dpt_feature_head.": "dense_head.0.",
         "dpt_regressor_head.": "dense_head.1.",
@@ -182,7 +183,7 @@ class MapAnything(MultiViewModel):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Four taps of patch tokens (B, M, P, C), the encoder's first; scale token (B, C)."""
+        """Return four taps of patch tokens (B, M, P, C), the encoder's first; scale token."""
         patch_tokens, *view_tokens = encoded
         patches = patch_tokens.shape[2]
         fused = self.fusion_norm_layer(patch_tokens)
@@ -192,14 +193,14 @@ class MapAnything(MultiViewModel):
         return fused, *(tap[:, :, :patches] for tap in taps), scale
 
     def metric_scale(self, token: Tensor) -> Tensor:
-        """Scale token (..., C) -> metres per unit of the other heads (..., 1)."""
+        """Return metres per unit of the other heads (..., 1) from the scale token (..., C)."""
         scale: Tensor = self.scale_head(token)
         return scale
 
     def dense(
         self, taps: Sequence[Tensor], scale: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Taps (N, P, C) and scale (N or 1,) -> maps of the frames.
+        """Compute the maps of frames from taps (N, P, C) and scale (N or 1,).
 
         Returns:
             Unit rays (N, H, W, 3), metric depth along them (N, H, W, 1), confidence of at least 1
@@ -211,7 +212,7 @@ class MapAnything(MultiViewModel):
         return rays, depth, 1 + torch.exp(raw[..., 4]), raw[..., 5]
 
     def pose(self, tokens: Tensor, scale: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Final patch tokens (N, P, C), scale (N or 1,) -> camera-to-world pose.
+        """Compute camera-to-world poses from final patch tokens (N, P, C) and scale (N or 1,).
 
         Returns:
             Metric translation (N, 3) and unit quaternion xyzw (N, 4).

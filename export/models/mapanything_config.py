@@ -1,4 +1,4 @@
-"""MapAnything's sizes, and the `config.json` that is published beside its weights."""
+"""Sizes of MapAnything, and the `config.json` that is published beside its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VIT = {
     "large": (1024, 16, 24, False),
     "giant": (1536, 24, 40, True),
 }
-# What the published code takes where the file is silent, as the V1 file is.
+# Defaults of the published code for fields that the file lacks, as the V1 file does.
 _JOINT_DEFAULTS = {"dim": 768, "num_heads": 12}
 
 
@@ -28,22 +28,23 @@ class MapAnythingConfig:
     """Sizes of a MapAnything; the defaults are facebook/map-anything-apache (V1.1).
 
     Attributes:
-        v11: the V1.1 layout: the encoder's class token joins its view's tokens, the encoder has
-            no final norm, and the joint blocks have SwiGLU and LayerScale. V1 has none of these.
-        enc_dim: width of the encoder.
-        enc_heads: its heads.
-        enc_depth_total: blocks of the encoder as published.
-        enc_keep: how many of them, from the first, are used; None: all.
-        enc_swiglu: its MLPs are gated.
-        img_size: side of the images whose patch grid the position embedding is stored for.
-        dim: width C of the joint blocks.
-        heads: their heads.
-        depth: global and frame blocks together, alternating, global first.
-        indices: the two joint blocks tapped for the dense head, besides the encoder and the end.
-        dpt_features: width of the dense head's fusion blocks.
-        dpt_layer_dims: widths of its four levels, fine to coarse.
-        pose_hidden: width of the pose head.
-        scale_hidden: width of the scale head.
+        v11: Layout of V1.1: the encoder's class token joins its view's tokens, the encoder has no
+            final norm, and the joint blocks have SwiGLU and LayerScale. V1 has none of these.
+        enc_dim: Width of the encoder.
+        enc_heads: Attention heads of the encoder.
+        enc_depth_total: Blocks of the published encoder.
+        enc_keep: Number of first encoder blocks in use; None: all.
+        enc_swiglu: True if the encoder has gated MLPs.
+        img_size: Side in pixels of the images whose patch grid the position embedding is stored
+            for.
+        dim: Width C of the joint blocks.
+        heads: Attention heads of the joint blocks.
+        depth: Number of global and frame blocks together, alternating, global first.
+        indices: The two joint blocks tapped for the dense head, besides the encoder and the end.
+        dpt_features: Width of the dense head's fusion blocks.
+        dpt_layer_dims: Widths of the dense head's four levels, fine to coarse.
+        pose_hidden: Width of the pose head.
+        scale_hidden: Width of the scale head.
     """
 
     v11: bool = True
@@ -80,14 +81,14 @@ class MapAnythingConfig:
 
     @property
     def encoder_depth(self) -> int:
-        """Encoder blocks in use."""
+        """Number of encoder blocks in use."""
         return self.enc_depth_total if self.enc_keep is None else self.enc_keep
 
 
 def read_hub_config(weights: Path) -> dict[str, Any] | None:
-    """Fields of MapAnythingConfig from the `config.json` beside a weights file, if it is there.
+    """Read fields of MapAnythingConfig from the `config.json` beside a weights file, if it exists.
 
-    A file of that name without MapAnything's own fields belongs to something else and is left.
+    A file of that name without MapAnything's own fields belongs to something else and is ignored.
     """
     path = weights.parent / "config.json"
     try:
@@ -99,11 +100,10 @@ def read_hub_config(weights: Path) -> dict[str, Any] | None:
 
 
 def from_hub_config(record: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Fields of MapAnythingConfig from the published file.
+    """Convert the published file to fields of MapAnythingConfig.
 
     Raises:
-        CovisError: fields that contradict each other, or a variant that is not supported; all
-            named in one line.
+        CovisError: fields that contradict each other, or an unsupported variant; all in one line.
     """
     encoder = record["encoder_config"]
     joint = record["info_sharing_config"]
@@ -162,7 +162,7 @@ def _unsupported(
 def _contradictions(
     record: Mapping[str, Any], encoder: Mapping[str, Any], arguments: Mapping[str, Any], v11: bool
 ) -> list[str]:
-    """The marks of the V1.1 layout come together or not at all."""
+    """Return a fault unless the marks of the V1.1 layout occur all together or not at all."""
     marks = {
         "info_sharing_mlp_layer_str": "swiglu" in record.get("info_sharing_mlp_layer_str", "mlp"),
         "encoder_config.norm_returned_features": not encoder.get("norm_returned_features", True),

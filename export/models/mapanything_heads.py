@@ -1,4 +1,4 @@
-"""MapAnything's heads: dense maps, camera pose, and the metric scale."""
+"""Heads of MapAnything: dense maps, camera pose, and the metric scale."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FeatureHead(nn.Module):
 
 
 class RegressorHead(nn.Module):
-    """Features to the full-size raw map."""
+    """Regress the full-size raw map from features."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class DenseHead(nn.ModuleList):
 
 
 class PoseHead(PoseRegressor):
-    """Patch tokens of a frame to its camera-to-world pose, up to scale."""
+    """Regress camera-to-world poses, up to scale, from the patch tokens of a frame."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         def pointwise(channels_in: int, channels_out: int) -> nn.Module:
@@ -91,7 +91,7 @@ class PoseHead(PoseRegressor):
 
 
 class ScaleHead(nn.Module):
-    """The scale token to metres per unit of the other heads."""
+    """Regress metres per unit of the other heads from the scale token."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()

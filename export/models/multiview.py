@@ -1,4 +1,4 @@
-"""What the three models have in common, as the exporter and the shared stages see them."""
+"""Common interface of the three models, used by the exporter and the shared stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from covis.export.stage import Port, StageModule
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patches of an image whose sides are multiples of the patch."""
+    """Return rows and columns of patches of an image whose sides are multiples of the patch."""
     return height // PATCH, width // PATCH
 
 
@@ -22,13 +22,14 @@ class MultiViewModel(nn.Module):
     """A model that encodes each view alone, lets all views attend to each other, then decodes.
 
     Attributes:
-        name: as in the registry.
-        licence: of the official weights.
-        has_reference: view 0 is special; if not, the model is equivariant to the order of views.
-        metric: lengths are in metres.
-        ignored_keys: prefixes of checkpoint keys that this module does without.
-        aliases: prefix of a key -> the official one that it stands for.
-        config: a frozen dataclass.
+        name: Name in the registry.
+        licence: Licence of the official weights.
+        has_reference: True if view 0 is the reference view; False if the model is equivariant to
+            the order of views.
+        metric: True if lengths are in metres.
+        ignored_keys: Prefixes of checkpoint keys that this module does not use.
+        aliases: Official prefix by the prefix that stands for it in a checkpoint.
+        config: Configuration, a frozen dataclass.
     """
 
     name: ClassVar[str]
@@ -41,20 +42,20 @@ class MultiViewModel(nn.Module):
 
     @property
     def global_layers(self) -> int:
-        """Layers whose attention sees all views."""
+        """Number of layers whose attention covers all views."""
         raise NotImplementedError
 
     @property
     def global_heads(self) -> int:
-        """Attention heads of those layers."""
+        """Number of attention heads of the global layers."""
         raise NotImplementedError
 
     def layout(self, height: int, width: int) -> TokenLayout:
-        """Token layout of the global layers for H x W images."""
+        """Return the token layout of the global layers for H x W images."""
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) in [0, 1] -> what `encoded_ports` names, patch tokens first."""
+        """Encode images (N, 3, H, W) in [0, 1] to the `encoded_ports`, patch tokens first."""
         raise NotImplementedError
 
     def aggregate(
@@ -65,28 +66,28 @@ class MultiViewModel(nn.Module):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Encoded views (B, M, ...) each -> what `aggregated_ports` names, with a batch in front.
+        """Compute the `aggregated_ports`, with a batch in front, from encoded views (B, M, ...).
 
         Args:
-            encoded: of `encode`; patch tokens row-major.
-            height: of the images, in pixels.
-            width: of the images, in pixels.
-            selection: block map of each global layer.
-            patch_order: int64 (P,): the order in which `selection` meets the patches of a frame.
-                Outputs are row-major whatever it is.
+            encoded: Results of `encode`; patch tokens row-major.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+            selection: Returns the block map of each global layer.
+            patch_order: Order in which `selection` receives the patches of a frame, int64 (P,).
+                Outputs are row-major in any case.
         """
         raise NotImplementedError
 
     def encoded_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
-        """The encoder's outputs for `views` (a symbol) images."""
+        """Return the encoder's outputs for `views` (a symbol) images."""
         raise NotImplementedError
 
     def aggregated_ports(self, height: int, width: int, views: str) -> tuple[Port, ...]:
-        """What the heads read."""
+        """Return the ports that the heads read."""
         raise NotImplementedError
 
     def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
-        """The model's own stages after the aggregator."""
+        """Return the model's own stages after the aggregator."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, selection: Selection = dense_selection) -> dict[str, Tensor]:
@@ -98,9 +99,9 @@ class HeadStage(nn.Module):
     """One of a model's heads as a stage.
 
     Args:
-        model: held under this name, so that parameters keep their official ones.
-        head: the model and the stage's inputs -> its outputs. It takes the model as an argument
-            and does not close over it, so that a copied stage runs its own copy.
+        model: Model, stored under this name so that parameters keep their official names.
+        head: Computes the outputs from the model and the stage's inputs. The model is an argument
+            and no closure variable, so that a copied stage runs its own copy.
     """
 
     def __init__(

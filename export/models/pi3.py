@@ -37,18 +37,19 @@ class Pi3Config:
     """Sizes of a pi^3; the defaults are yyfz233/Pi3.
 
     Attributes:
-        dec_embed_dim: token width C of encoder and decoder.
-        dec_num_heads: of the decoder.
-        mlp_ratio: of the decoder.
-        dec_depth: frame and global blocks together, alternating.
-        head_depth: blocks of each of the three head decoders.
-        head_dim_model: their width.
-        head_heads: their attention heads.
-        camera_dim: width of the camera head.
-        dino_depth: the encoder's blocks.
-        dino_heads: the encoder's heads.
-        dino_mlp_ratio: the encoder's.
-        img_size: side of the images whose patch grid the position embedding is stored for.
+        dec_embed_dim: Token width C of encoder and decoder.
+        dec_num_heads: Attention heads of the decoder.
+        mlp_ratio: Hidden width of the decoder's MLPs divided by C.
+        dec_depth: Number of frame and global blocks together, alternating.
+        head_depth: Blocks of each of the three head decoders.
+        head_dim_model: Width of the head decoders.
+        head_heads: Attention heads of the head decoders.
+        camera_dim: Width of the camera head.
+        dino_depth: Blocks of the encoder.
+        dino_heads: Attention heads of the encoder.
+        dino_mlp_ratio: Hidden width of the encoder's MLPs divided by C.
+        img_size: Side in pixels of the images whose patch grid the position embedding is stored
+            for.
     """
 
     dec_embed_dim: int = 1024
@@ -81,7 +82,7 @@ class Pi3Config:
 
 
 class HeadDecoder(nn.Module):
-    """A small transformer within each frame, from the aggregated tokens to one head's features."""
+    """A small transformer within each frame, from aggregated tokens to the features of one head."""
 
     def __init__(self, dim_in: int, dim: int, depth: int, heads: int, dim_out: int) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class HeadDecoder(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Every patch token to the 14 x 14 pixels it stands for."""
+    """Map every patch token to the 14 x 14 pixels of its patch."""
 
     def __init__(self, dim: int, channels: int) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class PixelHead(nn.Module):
 
 
 class CameraHead(PoseRegressor):
-    """Patch features of a frame to its camera-to-world pose."""
+    """Regress camera-to-world poses from the patch features of a frame."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, ROTATION_NUMBERS, nn.Linear)
@@ -138,7 +139,7 @@ class Pi3(MultiViewModel):
         super().__init__()
         self.config: Pi3Config = config
         c, dim = config.dec_embed_dim, config.head_dim_model
-        # Part of the checkpoint, hence not the constants of the other models.
+        # Part of the checkpoint, so not the constants of the other models.
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
         self.image_mean: Tensor
@@ -190,10 +191,10 @@ class Pi3(MultiViewModel):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Head tokens in two halves: what the last frame and the last global block gave.
+        """Return head tokens in two halves: results of the last frame block and last global block.
 
-        (B, M, T, C) each; the heads join them. Together they would be the one tensor that passes
-        2^31 elements at the most views.
+        (B, M, T, C) each; the heads concatenate them. A single tensor would exceed 2^31 elements at
+        the largest numbers of views.
         """
         patch_tokens = encoded[0]
         batch, views, _, channels = patch_tokens.shape
@@ -215,23 +216,23 @@ class Pi3(MultiViewModel):
         return order.undo(by_frame.reshape(shape)), order.undo(x.reshape(shape))
 
     def local_points(self, halves: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Head tokens, two of (N, T, C) -> points (N, H, W, 3) in the frame of their own camera."""
+        """Compute points (N, H, W, 3) in their camera's frame from two head tokens (N, T, C)."""
         features = self.point_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         x, y, log_z = self.point_head(features, height, width).unbind(-1)
         z = torch.exp(log_z)
         return torch.stack([x * z, y * z, z], dim=-1)
 
     def confidence(self, halves: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Head tokens, two of (N, T, C) -> logits (N, H, W, 1)."""
+        """Compute logits (N, H, W, 1) from head tokens, two of (N, T, C)."""
         features = self.conf_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         logits: Tensor = self.conf_head(features, height, width)
         return logits
 
     def camera(self, halves: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Head tokens, two of (N, T, C) -> camera-to-world translation (N, 3), nine numbers (N, 9).
+        """Compute camera-to-world translation (N, 3) and nine numbers (N, 9) from two head tokens.
 
-        The rotation nearest to the nine takes a singular value decomposition, which ONNX does not
-        have: the runtime finishes it on the host, in float64.
+        The rotation nearest to the nine numbers requires a singular value decomposition, which ONNX
+        does not have. The runtime computes it on the host, in float64.
         """
         features = self.camera_decoder(torch.cat(tuple(halves), dim=-1), height, width)
         pose: tuple[Tensor, Tensor] = self.camera_head(features)

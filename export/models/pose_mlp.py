@@ -1,4 +1,4 @@
-"""The pose regressor that pi^3 and MapAnything share in structure (Dong et al. 2025)."""
+"""Pose regressor that pi^3 and MapAnything share in structure (Dong et al. 2025)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class PoseResidual(nn.Module):
 
 
 class PoseRegressor(nn.Module):
-    """Pooled features to a translation and a rotation in some free form.
+    """Regress a translation and a rotation in some free form from pooled features.
 
     Args:
-        dim: width of the features.
-        rotation: numbers that the rotation is regressed as.
-        linear: layer of the residual units: per token, or a 1x1 convolution.
+        dim: Width of the features.
+        rotation: Number of values that describe the rotation.
+        linear: Layer of the residual units: per token, or a 1x1 convolution.
     """
 
     def __init__(self, dim: int, rotation: int, linear: Linear) -> None:
@@ -44,7 +44,7 @@ class PoseRegressor(nn.Module):
         self.fc_rot = nn.Linear(dim, rotation)
 
     def refine(self, x: Tensor) -> Tensor:
-        """The residual units."""
+        """Apply the residual units."""
         for unit in self.res_conv:
             x = unit(x)
         return x

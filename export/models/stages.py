@@ -1,4 +1,4 @@
-"""The stages that all models share: thin modules around a model, one graph each."""
+"""Stages that all models share: thin modules around a model, one graph each."""
 
 from __future__ import annotations
 
@@ -92,24 +92,24 @@ class PooledAggregator(nn.Module):
 
 
 def _by_layer(rows: dict[int, list[Tensor]]) -> Tensor:
-    """The heads of each global layer, in one group or several -> (L, H)."""
+    """Concatenate the heads of each global layer, in one group or several -> (L, H)."""
     return torch.stack([torch.cat(rows[i]) if rows[i][1:] else rows[i][0] for i in sorted(rows)])
 
 
 def _one_scene(*encoded: Tensor | None) -> tuple[Tensor, ...]:
-    """A stage knows no batch: there is one scene."""
+    """Remove the batch dimension, because a stage processes one scene."""
     return tuple(x.unsqueeze(0) for x in encoded if x is not None)
 
 
 def stages(
     model: MultiViewModel, height: int, width: int, max_views: int = MAX_VIEWS
 ) -> tuple[StageModule, ...]:
-    """The stages of a model for H x W images, in running order, without the saliency stage.
+    """Return the stages of a model for H x W images, in running order, without the saliency stage.
 
     Args:
-        model: with its weights.
-        height, width: of the images, in pixels.
-        max_views: up to that many, no block map passes the limit of `export.sizes`.
+        model: Model with its weights.
+        height, width: Size of the images in pixels.
+        max_views: Number of views up to which no block map exceeds the limit of `export.sizes`.
 
     Raises:
         CovisError: a side that is no multiple of the patch.

@@ -1,4 +1,4 @@
-"""Constants that depend on sizes alone: computed in float64, kept out of any trace."""
+"""Constants that depend on sizes alone: computed in float64, outside of any trace."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ P = ParamSpec("P")
 
 
 def table(make: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ...]]:
-    """Caches a function that makes tensors from sizes, and runs it outside of any trace.
+    """Cache a function that computes tensors from sizes, and run it outside of any trace.
 
-    While a model is exported, every torch call is recorded and yields tensors without data. A
-    position table would so become dozens of float64 nodes; made outside, it is one constant.
+    During an export, every torch call is recorded and returns tensors without data. A position
+    table would become dozens of float64 nodes; computed outside, it is one constant.
     """
     cached = lru_cache(maxsize=128)(make)
 
     def outside(*args: P.args, **kwargs: P.kwargs) -> tuple[Tensor, ...]:
-        # Whoever asks first must not decide for all: neither by a default device nor by an
-        # inference mode, whose tensors no later training could use.
+        # The first caller must not determine the result for all: neither by a default device nor
+        # by an inference mode, whose tensors a later training could not use.
         with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
             return cached(*args, **kwargs)  # type: ignore[arg-type]
 
@@ -31,9 +31,9 @@ def table(make: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ..
 
 
 def like(tables: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor, ...]:
-    """The float64 CPU tables in the element type and on the device of `x`, as constants still.
+    """Convert the float64 CPU tables to the element type and device of `x`; they stay constants.
 
-    A meta tensor has no data to be mixed with, so its constants stay on the CPU.
+    A meta tensor has no data to compute with, so its constants stay on the CPU.
     """
     device = torch.device("cpu") if x.device.type == "meta" else x.device
     with _disable_current_modes():

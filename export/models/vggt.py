@@ -30,16 +30,17 @@ class VggtConfig:
     """Sizes of a VGGT; the defaults are facebook/VGGT-1B.
 
     Attributes:
-        embed_dim: token width C.
-        depth: pairs of a frame and a global block.
-        num_heads: of those blocks.
-        mlp_ratio: of those blocks.
-        img_size: side of the images whose patch grid the position embedding is stored for.
-        dino_depth, dino_heads, dino_mlp_ratio: the encoder.
-        camera_trunk_depth, camera_heads, camera_mlp_ratio: the camera head, of width 2 C.
-        dpt_features, dpt_out_channels: widths of the map heads.
-        dpt_layers: the four layers tapped for them, fine to coarse.
-        num_register_tokens: of the aggregator and of the encoder.
+        embed_dim: Token width C.
+        depth: Number of pairs of a frame block and a global block.
+        num_heads: Attention heads of these blocks.
+        mlp_ratio: Hidden width of these blocks' MLPs divided by C.
+        img_size: Side in pixels of the images whose patch grid the position embedding is stored
+            for.
+        dino_depth, dino_heads, dino_mlp_ratio: Sizes of the encoder.
+        camera_trunk_depth, camera_heads, camera_mlp_ratio: Sizes of the camera head, of width 2 C.
+        dpt_features, dpt_out_channels: Widths of the map heads.
+        dpt_layers: The four layers tapped for the map heads, fine to coarse.
+        num_register_tokens: Register tokens of the aggregator and of the encoder.
     """
 
     embed_dim: int = 1024
@@ -87,7 +88,7 @@ class Aggregator(nn.Module):
         c, registers = config.embed_dim, config.num_register_tokens
         self.config = config
         self.special_tokens = 1 + registers
-        # Slot 0 is the reference view's, slot 1 that of every other view.
+        # Slot 0 belongs to the reference view, slot 1 to every other view.
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, c))
         self.register_token = nn.Parameter(torch.zeros(1, 2, registers, c))
         self.patch_embed = DinoV2(
@@ -110,12 +111,12 @@ class Aggregator(nn.Module):
         self.global_blocks = blocks()
 
     def layout(self, patches: int) -> TokenLayout:
-        """Where the special tokens of the sequence of all views stand."""
+        """Return the positions of the special tokens in the sequence of all views."""
         special = self.special_tokens
         return TokenLayout(frame_tokens=special + patches, special_first=special)
 
     def special(self, views: int) -> Tensor:
-        """Camera and register tokens (views, S, C), for any number of views, one included."""
+        """Return camera and register tokens (views, S, C), for any number of views, also one."""
         slots = torch.cat([self.camera_token, self.register_token], dim=2).squeeze(0)
         return slots.index_select(0, torch.arange(views, device=slots.device).clamp(max=1))
 
@@ -127,11 +128,13 @@ class Aggregator(nn.Module):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Patch tokens (B, M, P, C) -> camera tokens (B, M, 2C) and four taps, in two halves each.
+        """Compute camera tokens (B, M, 2C) and four taps in two halves from patch tokens (B, M, P,
+        C).
 
-        The arguments are those of MultiViewModel.aggregate. A tap is what the frame block and what
-        the global block of a layer gave, (B, M, P, C) each; the map heads join them. Together they
-        would be the one tensor that passes 2^31 elements at the most views.
+        The arguments are those of MultiViewModel.aggregate. A tap is stored as two tensors (B, M,
+        P, C), one from the frame block and one from the global block of a layer; the map heads
+        concatenate them. A single tensor would exceed 2^31 elements at the largest numbers of
+        views.
         """
         batch, views, patches, channels = patch_tokens.shape
         special = self.special_tokens
@@ -202,7 +205,7 @@ class Vggt(MultiViewModel):
         selection: Selection = dense_selection,
         patch_order: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Camera tokens (B, M, 2C) and the halves of four taps, eight of (B, M, P, C)."""
+        """Return camera tokens (B, M, 2C) and the halves of four taps, eight of (B, M, P, C)."""
         outputs: tuple[Tensor, ...] = self.aggregator(
             encoded[0], height, width, selection, patch_order
         )
@@ -251,12 +254,12 @@ class Vggt(MultiViewModel):
         )
 
     def depth(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Halves of taps (N, P, C) -> depth along z (N, H, W), confidence (N, H, W), at least 1."""
+        """Compute z-depth and confidence of at least 1, (N, H, W), from halves of taps."""
         raw = self.depth_head(_joined(taps), height, width)
         return torch.exp(raw[:, 0]), 1 + torch.exp(raw[:, 1])
 
     def points(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Halves of taps (N, P, C) -> points (N, H, W, 3) as view 0 sees them, confidence."""
+        """Compute points (N, H, W, 3) in view 0's frame, and confidence, from halves of taps."""
         raw = self.point_head(_joined(taps), height, width).permute(0, 2, 3, 1)
         return inverse_log(raw[..., :3]), 1 + torch.exp(raw[..., 3])
 
@@ -292,13 +295,13 @@ class Vggt(MultiViewModel):
 
 
 def _joined(halves: Sequence[Tensor]) -> list[Tensor]:
-    """Frame and global half of each tap, (N, P, C) each -> taps (N, P, 2C)."""
+    """Concatenate the frame half and the global half of each tap, (N, P, C) each -> (N, P, 2C)."""
     pairs = zip(halves[::2], halves[1::2], strict=True)
     return [torch.cat(pair, dim=-1) for pair in pairs]
 
 
 def inverse_log(y: Tensor) -> Tensor:
-    """sign(y) (exp |y| - 1), in a form that ONNX can say without cancellation near 0.
+    """Compute sign(y) (exp |y| - 1) in a form without cancellation near 0, with operators of ONNX.
 
     exp(a) - 1 = 2 exp(a / 2) sinh(a / 2), and sinh is odd.
     """

@@ -1,4 +1,4 @@
-"""VGGT's heads (Wang et al. 2025): the iterative camera head and the DPT map heads."""
+"""Heads of VGGT (Wang et al. 2025): the iterative camera head and the DPT map heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTPUT_HIDDEN = 32
 
 
 class CameraHead(nn.Module):
-    """Camera tokens to pose encodings, refined over a few rounds.
+    """Regress pose encodings from camera tokens, refined over a few rounds.
 
     Each round embeds the previous encoding, modulates the tokens by it (adaptive LayerNorm, Peebles
     and Xie 2023), runs a small transformer over the views and adds a correction.
@@ -75,10 +75,10 @@ class MapHead(nn.Module):
     """DPT head with position embedding.
 
     Args:
-        dim: width of the tapped tokens.
-        dims: width of each of the four levels, fine to coarse.
-        features: width of the fusion blocks.
-        outputs: channels of the map.
+        dim: Width of the tapped tokens.
+        dims: Width of each of the four levels, fine to coarse.
+        features: Width of the fusion blocks.
+        outputs: Channels of the map.
     """
 
     def __init__(self, dim: int, dims: Sequence[int], features: int, outputs: int) -> None:
