@@ -1,1 +1,1 @@
-"""Training of covis-mini, the small VGGT that ships with the package, on made scenes."""
+"""Training of covis-mini, the small VGGT that ships with the package, on synthetic scenes."""

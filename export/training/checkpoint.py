@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, read without executing anything."""
+"""Checkpoints of a run: written whole or not at all, read without executing code."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FILE = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `step` steps.
+    """State after `step` steps.
 
     Attributes:
-        config: of the run.
-        step: steps done.
-        seconds: time spent on them, all sessions together.
-        model: parameters.
-        average: exponentially averaged parameters.
-        optimiser: its state dict.
+        config: Configuration of the run.
+        step: Number of steps done.
+        seconds: Time of these steps in seconds, all sessions together.
+        model: Parameters by name.
+        average: Exponentially averaged parameters by name.
+        optimiser: State dict of the optimiser.
     """
 
     config: TrainingConfig
@@ -60,7 +60,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def load(folder: Path) -> Checkpoint:
-    """The folder's checkpoint.
+    """Read the folder's checkpoint.
 
     Raises:
         CovisError: there is none, or it cannot be read.
@@ -81,7 +81,7 @@ def export_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[
     """Write float16 weights under the official parameter names, as one safetensors file.
 
     Raises:
-        CovisError: a weight that float16 cannot hold.
+        CovisError: a weight that overflows in float16.
     """
     half = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in weights.items()}
     bad = [k for k, v in half.items() if not torch.isfinite(v).all()]

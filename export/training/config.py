@@ -1,4 +1,4 @@
-"""What a training run is made of: the model's sizes, the curriculum and the optimiser."""
+"""Configuration of a training run: the model's sizes, the curriculum and the optimiser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from covis.engines.errors import user_error
 from covis.synthetic import FAMILIES, PATHS
 
-# covis-mini: 3.6 M parameters; heads of 64 features, as all the big models have.
+# covis-mini: 3.6 M parameters; heads of 64 features, as in all the large models.
 MINI: Mapping[str, Any] = {
     "embed_dim": 128,
     "depth": 8,
@@ -33,14 +33,14 @@ MINI: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the curriculum.
+    """A part of the curriculum.
 
     Attributes:
-        until: share of all steps at which it ends; the last phase's is 1.
-        scenes: `family/path` -> weight of the draw.
-        views: fewest and most views a sample.
-        in_room: poses and points are asked in the frame of the room instead of the first view's.
-            In a family of alike rooms this teaches to localise single views, which a small model
+        until: Share of all steps at which the phase ends; 1 for the last phase.
+        scenes: Weight of each kind of scene, `family/path`, in the random draw.
+        views: Smallest and largest number of views of a sample.
+        in_room: Predict poses and points in the frame of the room instead of the first view's. In a
+            family of similar rooms this teaches to localise single views, which a small model
             learns far sooner than comparing views; the next phase then teaches the comparison.
     """
 
@@ -85,28 +85,28 @@ CURRICULUM = (
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a run; stored in every checkpoint.
+    """All settings that determine a run; stored in every checkpoint.
 
     Attributes:
-        model: fields of the VGGT configuration.
-        size: side of the square images in pixels.
-        steps: optimiser steps of the whole schedule.
-        images: images a step; a step with M views has `images // M` samples.
-        map_frames: images a step whose depth and points are supervised; the map heads cost more
+        model: Fields of the VGGT configuration.
+        size: Side of the square images in pixels.
+        steps: Optimiser steps of the whole schedule.
+        images: Images of a step; a step with M views has `images // M` samples.
+        map_frames: Images of a step whose depth and points are supervised. The map heads cost more
             than the trunk on a CPU.
-        views_per_scene: rendered views of a scene, of which samples take some.
-        scenes_per_step: new scenes a step.
-        pool: scenes kept for samples, the newest ones.
-        warm_scenes: scenes rendered before the first step.
-        learning_rate: peak of AdamW's.
-        warmup: steps of linear rise; then a cosine down to a hundredth.
-        weight_decay: of matrices.
-        clip: largest gradient norm.
-        ema: decay of the averaged weights, which are the ones exported.
-        pose_weight: factor of the camera loss; depth and points have 1.
-        shadows: whether training scenes cast shadows.
-        seed: of weights, samples and scenes.
-        curriculum: phases in order.
+        views_per_scene: Rendered views of a scene; samples use some of them.
+        scenes_per_step: New scenes of a step.
+        pool: Number of newest scenes that samples are drawn from.
+        warm_scenes: Scenes rendered before the first step.
+        learning_rate: Peak learning rate of AdamW.
+        warmup: Steps of linear warm-up; then the rate falls by a cosine to a hundredth.
+        weight_decay: Weight decay of matrices.
+        clip: Largest gradient norm.
+        ema: Decay of the averaged weights, which are the ones that are exported.
+        pose_weight: Factor of the camera loss; depth and points have factor 1.
+        shadows: True if training scenes cast shadows.
+        seed: Seed of weights, samples and scenes.
+        curriculum: Phases in order.
     """
 
     model: Mapping[str, Any] = field(default_factory=lambda: dict(MINI))
@@ -141,17 +141,17 @@ class TrainingConfig:
             raise user_error("steps, pool and warm_scenes must be positive", where="training")
 
     def phase(self, step: int) -> Phase:
-        """The phase of a step."""
+        """Return the phase of a step."""
         share = step / self.steps
         return next((p for p in self.curriculum if share < p.until), self.curriculum[-1])
 
     def to_json(self) -> str:
-        """The configuration as JSON."""
+        """Return the configuration as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @staticmethod
     def from_json(text: str) -> TrainingConfig:
-        """The inverse of `to_json`."""
+        """Read a configuration from the JSON of `to_json`."""
         record = json.loads(text)
         record["curriculum"] = tuple(
             Phase(p["until"], p["scenes"], (p["views"][0], p["views"][1]), p["in_room"])

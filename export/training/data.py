@@ -1,4 +1,4 @@
-"""Training samples: made scenes, rendered as they are needed, cut into sequences of views."""
+"""Training samples: synthetic scenes, rendered when needed, cut into sequences of views."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ View = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of M views; the first view's camera is the world, lengths are in mean distances.
+    """B samples of M views; the first view's camera is the world.
+
+    The unit of lengths is the mean distance of points.
 
     Attributes:
-        images: (B, M, 3, H, W) in [0, 1].
-        depth: (B, M, H, W) z-depth.
-        points: (B, M, H, W, 3) in the frame of view 0.
-        pose: (B, M, 9) translation, unit quaternion xyzw, vertical and horizontal field of view.
-        extrinsics: (B, M, 3, 4) world (view 0) to camera.
-        scale: (B,) metres a unit.
+        images: Images (B, M, 3, H, W) in [0, 1].
+        depth: z-depth (B, M, H, W).
+        points: Points (B, M, H, W, 3) in the frame of view 0.
+        pose: Translation, unit quaternion xyzw, vertical and horizontal field of view (B, M, 9).
+        extrinsics: World (view 0) to camera (B, M, 3, 4).
+        scale: Metres per unit (B,).
     """
 
     images: Tensor
@@ -46,16 +48,16 @@ class Batch:
 
 
 class Pool:
-    """The scenes that samples are drawn from, a window that moves on with the steps.
+    """Scenes that samples are drawn from, a window that moves on with the steps.
 
-    Which scenes are in the window and what is drawn depends on the configuration and the step
-    alone, so a resumed run continues exactly. Scenes are rendered when first drawn and kept in
-    memory, and as files where a cache folder is given.
+    The window and the samples depend on the configuration and the step alone, so a resumed run
+    continues exactly. Scenes are rendered at their first use and cached in memory, and also as
+    files if there is a cache folder.
 
     Args:
-        config: of the run.
-        device: where scenes are rendered and kept.
-        cache: folder of rendered scenes; shared between runs of equal size and shadows.
+        config: Configuration of the run.
+        device: Device that renders and stores the scenes.
+        cache: Folder of rendered scenes; runs of equal size and shadows share it.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Pool:
         self.scenes: OrderedDict[str, View] = OrderedDict()
 
     def batch(self, step: int) -> Batch:
-        """The samples of a step."""
+        """Return the samples of a step."""
         config = self.config
         rng = np.random.default_rng([config.seed, step])
         phase = config.phase(step)
@@ -83,7 +85,7 @@ class Pool:
         return normalised(stacked, in_room=phase.in_room)
 
     def _kind(self, number: int) -> str:
-        """Family and path of a scene: drawn once, by the phase in which it enters the window."""
+        """Return family and path of a scene, drawn by the phase in which it enters the window."""
         config = self.config
         born = max(0, number - config.warm_scenes) / max(config.scenes_per_step, 1e-9)
         phase = config.phase(min(int(born), config.steps))
@@ -94,7 +96,7 @@ class Pool:
         return list(phase.scenes)[int(draw)]
 
     def _scene(self, number: int) -> View:
-        """A rendered scene, from memory, the cache or the renderer."""
+        """Return a rendered scene, from memory, the cache or the renderer."""
         kind, seed = self._kind(number), TRAINING_SEEDS_START + number
         config = self.config
         name = f"{kind.replace('/', '_')}_{seed}_{config.size}_{config.views_per_scene}"
@@ -130,12 +132,12 @@ def rendered(
     """Render one scene with torch.
 
     Args:
-        kind: `family/path`.
-        seed: of the scene.
-        views: M.
-        size: side of the images in pixels.
-        device: to render on.
-        shadows: whether the scene casts them.
+        kind: Family and path of the scene, `family/path`.
+        seed: Seed of the scene.
+        views: Number of views M.
+        size: Side of the images in pixels.
+        device: Device to render on.
+        shadows: True if the scene casts shadows.
 
     Returns:
         images (M, 3, size, size) uint8; depth (M, size, size) float32 in metres; intrinsics
@@ -154,13 +156,15 @@ def rendered(
 
 
 def normalised(samples: View, *, in_room: bool = False) -> Batch:
-    """Samples in VGGT's frame: the first camera is the world, the mean distance of points is 1.
+    """Convert samples to VGGT's frame and unit.
+
+    The first camera is the world, and the mean distance of points is 1.
 
     Args:
-        samples: `images` (B, M, 3, H, W) float in [0, 1]; `depth` (B, M, H, W) metres;
+        samples: `images` (B, M, 3, H, W) float in [0, 1]; `depth` (B, M, H, W) in metres;
             `intrinsics` (B, M, 3, 3) of square pixels with a central principal point;
             `extrinsics` (B, M, 3, 4) world to camera.
-        in_room: keep the scene's own world instead of the first camera's.
+        in_room: Keep the scene's own world instead of the first camera's.
     """
     depth, extrinsics = samples["depth"], samples["extrinsics"]
     height, width = depth.shape[-2:]
@@ -198,9 +202,9 @@ def normalised(samples: View, *, in_room: bool = False) -> Batch:
 
 
 def matrix_to_quaternion(rotation: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) to unit quaternions xyzw (..., 4) with w >= 0.
+    """Convert rotations (..., 3, 3) to unit quaternions xyzw (..., 4) with w >= 0.
 
-    The largest of the four squares is taken from the diagonal, the other components from the
+    The largest of the four squares comes from the diagonal, the other components from the
     off-diagonal sums, divided by it (Shepperd 1978).
     """
     m = rotation

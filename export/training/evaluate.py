@@ -1,4 +1,4 @@
-"""How good a trained model is on held-out made scenes, against baselines that see nothing."""
+"""Score a trained model on held-out synthetic scenes, against baselines that ignore the images."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Score:
     """Camera and depth errors over some scenes.
 
     Attributes:
-        auc: threshold in degrees -> area under the accuracy curve, 0 to 1, over all pairs.
-        rotation: median relative rotation error in degrees.
-        translation: median angle between relative translations in degrees.
-        abs_rel: mean |d - d*| / d* of depth, scaled by the median of each scene.
-        delta: share of pixels with max(d / d*, d* / d) < 1.25, likewise; nan without depth.
-        pairs: number of pairs of views.
+        auc: Area under the accuracy curve, 0 to 1, over all pairs, by threshold in degrees.
+        rotation: Median relative rotation error in degrees.
+        translation: Median angle between relative translations in degrees.
+        abs_rel: Mean of |d - d*| / d* of depth, scaled by the median of each scene.
+        delta: Share of pixels with max(d / d*, d* / d) < 1.25, scaled likewise; nan without depth.
+        pairs: Number of pairs of views.
     """
 
     auc: dict[int, float]
@@ -45,7 +45,7 @@ class Score:
     pairs: int
 
     def record(self) -> dict[str, object]:
-        """As JSON can hold it."""
+        """Return the score as values that JSON supports."""
         return {
             **{f"auc@{t}": round(a, 4) for t, a in self.auc.items()},
             "median_rotation_deg": round(self.rotation, 2),
@@ -59,15 +59,15 @@ class Score:
 def held_out_batch(
     kind: str, scenes: int, views: int, size: int, shadows: bool, first: int = 0
 ) -> Batch:
-    """Held-out scenes of a kind (`family/path`), rendered.
+    """Render held-out scenes of a kind.
 
     Args:
-        kind: `family/path`.
-        scenes: B.
-        views: M a scene, in random order.
-        size: side of the images in pixels.
-        shadows: whether the scenes cast shadows.
-        first: offset in the range of held-out seeds.
+        kind: Family and path of the scenes, `family/path`.
+        scenes: Number of scenes B.
+        views: Number of views M of a scene, in random order.
+        size: Side of the images in pixels.
+        shadows: True if the scenes cast shadows.
+        first: Offset in the range of held-out seeds.
     """
     if first + scenes > len(HELD_OUT_SEEDS):
         raise user_error("more scenes than held-out seeds", where=str(scenes))
@@ -83,7 +83,7 @@ def held_out_batch(
 
 
 def score(estimate: Estimator, batch: Batch) -> Score:
-    """Errors of an estimator over the scenes of a batch."""
+    """Return the errors of an estimator over the scenes of a batch."""
     size = batch.images.shape[-1]
     rotation, translation, relative, within = [], [], [], []
     for b in range(len(batch.images)):
@@ -112,11 +112,11 @@ def score(estimate: Estimator, batch: Batch) -> Score:
 
 
 def baselines(config: TrainingConfig, step: int = 0) -> dict[str, Estimator]:
-    """Estimators that do not look at the images: all cameras at identity; the mean training pose.
+    """Return estimators that ignore the images: all cameras at identity; the mean training pose.
 
     Args:
-        config: of the run whose training poses are averaged.
-        step: from which batch on.
+        config: Configuration of the run whose training poses are averaged.
+        step: First batch to average.
     """
     pool = Pool(config)
     poses = torch.cat([pool.batch(step + i).pose[:, 1:].flatten(0, 1) for i in range(8)])
@@ -142,14 +142,14 @@ def evaluate(
     views: int = 8,
     weights: Path | None = None,
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Scores by kind of scene and estimator, of the averaged weights of a run.
+    """Return scores by kind of scene and estimator, with the averaged weights of a run.
 
     Args:
-        run: folder of the run.
-        kinds: `family/path` of the scenes.
-        scenes: held-out scenes a kind.
-        views: of each scene.
-        weights: a safetensors file to evaluate instead, exported from that run.
+        run: Folder of the run.
+        kinds: Families and paths of the scenes, `family/path`.
+        scenes: Number of held-out scenes of each kind.
+        views: Number of views of each scene.
+        weights: Safetensors file exported from that run, to evaluate instead of the checkpoint.
     """
     state = checkpoint.load(run)
     config = state.config
@@ -175,16 +175,15 @@ def main(
     weights: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """
-    Score a training run on held-out made scenes.
+    """Score a training run on held-out synthetic scenes.
 
     Args:
-        run: folder of the run.
-        kinds: family/path of the scenes.
-        scenes: held-out scenes a kind.
-        views: of each scene.
-        weights: a safetensors file to evaluate instead of the checkpoint.
-        out: JSON file to write as well.
+        run: Folder of the run.
+        kinds: Families and paths of the scenes, family/path.
+        scenes: Number of held-out scenes of each kind.
+        views: Number of views of each scene.
+        weights: Safetensors file to evaluate instead of the checkpoint.
+        out: JSON file to write the scores to, in addition to printing them.
     """
     table = evaluate(run, kinds, scenes, views, weights)
     text = json.dumps(table, indent=1)

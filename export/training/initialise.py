@@ -1,4 +1,4 @@
-"""Weights to start from when there is nothing pretrained to start from."""
+"""Initial weights for training from scratch, without a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from covis.export.models.layers import LayerScale
 from covis.export.models.vggt import Vggt
 
-# The official value for training from a pretrained encoder is 0.01; a shallow model that starts
-# from nothing learns sooner when its branches count from the first step.
+# The official value for training from a pretrained encoder is 0.01. A shallow model without
+# pretraining learns sooner if its branches contribute from the first step.
 LAYER_SCALE = 0.5
 
 
 def initialise(model: Vggt, seed: int) -> None:
     """Fill a model with random weights, in place.
 
-    Matrices keep the variance of their input; the camera head starts at the identity pose with a
-    field of view of one radian; the position embedding is sinusoidal, so that places in the image
-    can be told apart from the start.
+    Matrices preserve the variance of their input. The camera head starts at the identity pose with
+    a field of view of one radian. The position embedding is sinusoidal, so that positions in the
+    image differ from the start.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,14 +50,14 @@ def initialise(model: Vggt, seed: int) -> None:
         model.camera_head.empty_pose_tokens.zero_()
         last = model.camera_head.pose_branch.fc2
         normal(last.weight, 0.02 * last.in_features**-0.5)
-        # Four refinements add up.
+        # The four refinements are summed.
         last.bias.copy_(torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1]) / 4)
         for head in (model.depth_head, model.point_head):
             normal(cast(nn.Conv2d, head.scratch.output_conv2[2]).weight, 0.002)
 
 
 def _sinusoidal(grid: int, channels: int) -> Tensor:
-    """(1, 1 + grid^2, channels): zeros for the class token, then sines and cosines of y and x."""
+    """Return (1, 1 + grid^2, channels): zeros for the class token, then sinusoids of y and x."""
     quarter = channels // 4
     omega = 10.0 ** (-torch.arange(quarter) / quarter * 1.5) * 3.0
     y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")

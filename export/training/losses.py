@@ -1,4 +1,4 @@
-"""The published losses of VGGT (Wang et al. 2025, section 3.4): cameras, depth, point maps."""
+"""Published losses of VGGT (Wang et al. 2025, section 3.4): cameras, depth, point maps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HUBER_DELTA = 0.1
 
 
 def camera_loss(refinements: Sequence[Tensor], target: Tensor) -> Tensor:
-    """Huber loss of pose encodings, later refinements weighted higher.
+    """Return the Huber loss of pose encodings, with larger weights for later refinements.
 
-    A quaternion and its negative are one rotation: the error is taken to the nearer one.
+    A quaternion and its negative are one rotation: the error is that to the nearer one.
 
     Args:
-        refinements: (B, M, 9) each, first to last.
-        target: (B, M, 9) with unit quaternions.
+        refinements: Pose encodings (B, M, 9) of each refinement, first to last.
+        target: True pose encodings (B, M, 9) with unit quaternions.
     """
     total = target.new_zeros(())
     weight = 0.0
@@ -35,19 +35,19 @@ def camera_loss(refinements: Sequence[Tensor], target: Tensor) -> Tensor:
 
 
 def _huber(error: Tensor) -> Tensor:
-    """Sum over the encoding of Huber's function, scaled to slope 1 far out: (..., 9) -> (...)."""
+    """Sum Huber's function over the encoding, with slope 1 far out: (..., 9) -> (...)."""
     zero = torch.zeros_like(error)
     each = huber_loss(error, zero, reduction="none", delta=HUBER_DELTA) / HUBER_DELTA
     return each.sum(dim=-1)
 
 
 def map_loss(predicted: Tensor, confidence: Tensor, target: Tensor) -> Tensor:
-    """Confidence-weighted error of a map and of its gradients, minus alpha log confidence.
+    """Return the confidence-weighted error of a map and its gradients, minus alpha log confidence.
 
     Args:
-        predicted: (N, H, W, C).
-        confidence: (N, H, W), above 0.
-        target: (N, H, W, C).
+        predicted: Predicted map (N, H, W, C).
+        confidence: Predicted confidence (N, H, W), above 0.
+        target: True map (N, H, W, C).
     """
     error = predicted - target
     loss = (confidence * _length(error)).mean() - ALPHA * confidence.log().mean()
@@ -57,5 +57,5 @@ def map_loss(predicted: Tensor, confidence: Tensor, target: Tensor) -> Tensor:
 
 
 def _length(vector: Tensor) -> Tensor:
-    """Euclidean length over the last dimension, with a gradient at 0."""
+    """Return the Euclidean length over the last dimension, with a gradient at 0."""
     return (vector.square().sum(dim=-1) + 1e-12).sqrt()

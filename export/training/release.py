@@ -1,4 +1,4 @@
-"""From a run to the files that ship: float16 weights and the record of how they came about."""
+"""Convert a run to the files that ship: float16 weights, and the record of their training."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def release(
     The scores in the record are those of the written float16 file, not of the checkpoint.
 
     Args:
-        run: folder of a run.
-        out: folder for both files.
-        kinds: `family/path` of the held-out scenes to score on.
-        scenes: of each kind.
-        views: of each scene.
-        earlier: folders of the runs that this one started from (`--start-from`), first to last.
+        run: Folder of a run.
+        out: Folder for both files.
+        kinds: Families and paths of the held-out scenes to score on, `family/path`.
+        scenes: Number of scenes of each kind.
+        views: Number of views of each scene.
+        earlier: Folders of the runs that this one started from (`--start-from`), first to last.
 
     Returns:
         The paths of the weights and of the record.
@@ -93,7 +93,7 @@ def _amount(state: checkpoint.Checkpoint) -> dict[str, Any]:
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
-    """What a run contributed that gave another its first weights."""
+    """Return the record of a run whose weights another run started from."""
     state = checkpoint.load(folder)
     configuration = json.loads(state.config.to_json())
     del configuration["model"]  # `start_from` takes only the same model
@@ -101,12 +101,12 @@ def _earlier(folder: Path) -> dict[str, Any]:
 
 
 def _curves(path: Path) -> dict[str, list[float]]:
-    """The log, thinned to about a hundred rows, by column."""
+    """Return the log, thinned to about a hundred rows, by column."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    kept = rows[:: max(1, len(rows) // _CURVE_POINTS)]
+    thinned = rows[:: max(1, len(rows) // _CURVE_POINTS)]
     names = ("step", "seconds", "camera", "depth", "points")
-    return {name: [float(row[name]) for row in kept] for name in names}
+    return {name: [float(row[name]) for row in thinned] for name in names}
 
 
 def main(
@@ -117,16 +117,15 @@ def main(
     views: int = 8,
     earlier: tuple[Path, ...] = (),
 ) -> None:
-    """
-    Write the weights that ship, with their record.
+    """Write the weights that ship, with their record.
 
     Args:
-        run: folder of a training run.
-        out: folder for both files.
-        kinds: family/path of the held-out scenes to score on.
-        scenes: of each kind.
-        views: of each scene.
-        earlier: folders of the runs that this one started from, first to last.
+        run: Folder of a training run.
+        out: Folder for both files.
+        kinds: Families and paths of the held-out scenes to score on, family/path.
+        scenes: Number of scenes of each kind.
+        views: Number of views of each scene.
+        earlier: Folders of the runs that this one started from, first to last.
     """
     for path in release(run, out, kinds, scenes=scenes, views=views, earlier=earlier):
         print(path)

@@ -34,14 +34,14 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of a step's loss; the map terms are the unweighted lengths of the paper."""
+    """Terms of a step's loss; the map terms are the unweighted lengths of the paper."""
 
     camera: Tensor
     depth: Tensor
     points: Tensor
 
     def total(self, config: TrainingConfig) -> Tensor:
-        """What is minimised."""
+        """The minimised sum."""
         return config.pose_weight * self.camera + self.depth + self.points
 
 
@@ -49,10 +49,10 @@ class Trainer:
     """A model with its optimiser, averages and data, at some step.
 
     Args:
-        config: of the run.
-        device: to train on.
-        cache: folder of rendered scenes.
-        state: a checkpoint to continue from.
+        config: Configuration of the run.
+        device: Device to train on.
+        cache: Folder of rendered scenes; None: scenes are cached in memory only.
+        state: Checkpoint to continue from; None starts a new run.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trainer:
         self.pool = Pool(config, self.device, cache)
 
     def start_with(self, other: Checkpoint) -> None:
-        """Take the averaged weights of another run; step, optimiser and schedule stay new."""
+        """Load the averaged weights of another run; step, optimiser and schedule stay new."""
         if other.config.model != self.config.model:
             raise user_error("is of another model than the new run", where="start_from")
         self.model.load_state_dict(other.average)
@@ -87,7 +87,7 @@ class Trainer:
             self.average[name].copy_(value)
 
     def advance(self) -> dict[str, float]:
-        """Do one step; returns its row of the log."""
+        """Do one step, and return its row of the log."""
         started = time.monotonic()
         config = self.config
         rate = learning_rate(config, self.step)
@@ -99,7 +99,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
-        # One bad sample must not destroy the run: a step without a finite gradient is left out.
+        # One bad sample must not destroy the run: a step without a finite gradient is skipped.
         if math.isfinite(gradient):
             self.optimiser.step()
             self._average()
@@ -118,14 +118,14 @@ class Trainer:
         }
 
     def _average(self) -> None:
-        # A short memory at first: the start is worth nothing.
+        # A short average at first, because the initial weights are worthless.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
 
     def checkpoint(self) -> Checkpoint:
-        """The present state."""
+        """Return the present state."""
         return Checkpoint(
             self.config,
             self.step,
@@ -137,7 +137,7 @@ class Trainer:
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak."""
+    """Return the learning rate: linear warm-up, then a cosine to a hundredth of the peak."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     share = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -146,7 +146,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def compute_losses(model: Vggt, batch: Batch, config: TrainingConfig, step: int) -> Losses:
-    """Run the model on a batch and compare.
+    """Run the model on a batch and return its losses.
 
     Depth and points are supervised on `map_frames` random images of the batch, cameras on all.
     """
@@ -182,7 +182,7 @@ def compute_losses(model: Vggt, batch: Batch, config: TrainingConfig, step: int)
 
 
 def _optimiser(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices decay."""
+    """Return AdamW; only matrices decay."""
     tokens = ("token", "pos_embed")
     decayed: list[Tensor] = []
     free: list[Tensor] = []
@@ -209,20 +209,20 @@ def train(
     log_every: int = 20,
     stop_after: int = 0,
 ) -> Path:
-    """Train, or go on with a run; leaves `checkpoint.pt` and `curves.csv` in `out`.
+    """Train, or continue a run; writes `checkpoint.pt` and `curves.csv` in `out`.
 
     Args:
-        out: folder of the run.
-        config: of a new run; a resumed one keeps its own.
-        resume: go on from the checkpoint in `out`, on whatever device there is now.
-        start_from: folder of another run, of an equal model, whose averaged weights a new run
-            (with a schedule of its own) starts with.
-        device: `cpu`, `cuda`; empty: CUDA where there is one.
-        threads: of the CPU; 0 leaves torch's choice.
-        cache: folder to keep rendered scenes in.
-        save_minutes: time between checkpoints; Ctrl-C and SIGTERM also leave one.
-        log_every: steps averaged into one row of the log.
-        stop_after: end this session (not the schedule) after so many steps; 0: never.
+        out: Folder of the run.
+        config: Configuration of a new run; a resumed run keeps its own.
+        resume: Continue from the checkpoint in `out`, on whatever device there is now.
+        start_from: Folder of another run, of an equal model, whose averaged weights a new run (with
+            a schedule of its own) starts with.
+        device: `cpu` or `cuda`; empty: CUDA if available.
+        threads: Number of CPU threads; 0 keeps torch's choice.
+        cache: Folder to cache rendered scenes in.
+        save_minutes: Minutes between checkpoints; Ctrl-C and SIGTERM also write one.
+        log_every: Number of steps averaged into one row of the log.
+        stop_after: End this session (not the schedule) after this number of steps; 0: never.
 
     Returns:
         The checkpoint's path.
@@ -258,9 +258,9 @@ def train(
 
 @contextmanager
 def _signals_caught() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGINT or SIGTERM; the second one kills.
+    """Yield a list that receives the number of the first SIGINT or SIGTERM; the second one kills.
 
-    The handlers found are put back at the end, for the process may go on.
+    The previous handlers are restored at the end, because the process may continue.
     """
     caught: list[int] = []
 
@@ -277,7 +277,7 @@ def _signals_caught() -> Iterator[list[int]]:
 
 
 def _log(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Append the mean of some steps, and print it."""
+    """Append the mean of some steps to the log, and print it."""
     mean = {k: sum(r[k] for r in rows) / len(rows) for k in COLUMNS}
     mean |= {"step": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
     new = not path.exists()
@@ -290,14 +290,14 @@ def _log(path: Path, rows: Sequence[dict[str, float]]) -> None:
 
 
 def _trim_log(path: Path, step: int) -> None:
-    """Forget rows of steps that the resumed run does again."""
+    """Remove rows of steps that the resumed run repeats."""
     if not path.exists():
         return
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if float(row[0]) <= step]
+    earlier = rows[:1] + [row for row in rows[1:] if float(row[0]) <= step]
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(kept)
+        csv.writer(file).writerows(earlier)
 
 
 def main(
@@ -311,19 +311,18 @@ def main(
     save_minutes: float = 3.0,
     stop_after: int = 0,
 ) -> None:
-    """
-    Train covis-mini on made scenes.
+    """Train covis-mini on synthetic scenes.
 
     Args:
-        out: folder of the run.
-        config: JSON file of the run's configuration; default: that of the shipped model.
-        resume: go on with the run in that folder.
-        start_from: folder of another run whose weights a new one starts with.
-        device: cpu or cuda; default: cuda where there is one.
-        threads: of the CPU; 0 leaves the default.
-        cache: folder to keep rendered scenes in.
-        save_minutes: time between checkpoints.
-        stop_after: end this session after so many steps; 0 runs to the end of the schedule.
+        out: Folder of the run.
+        config: JSON file with the run's configuration; default: that of the shipped model.
+        resume: Continue the run in that folder.
+        start_from: Folder of another run whose weights a new one starts with.
+        device: Device to train on, cpu or cuda; default: cuda if available.
+        threads: Number of CPU threads; 0 keeps the default.
+        cache: Folder to cache rendered scenes in.
+        save_minutes: Minutes between checkpoints.
+        stop_after: End this session after this number of steps; 0 runs to the end of the schedule.
     """
     chosen = TrainingConfig.from_json(config.read_text()) if config else None
     train(
