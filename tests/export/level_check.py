@@ -1,4 +1,4 @@
-"""What no exported graph may hold, for runtimes that know little of int8 and nothing of text."""
+"""Checks of exported graphs for runtimes with little support of int8 and none of text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from onnx import TensorProto, inliner, shape_inference
 
 
 def check_levels(model: onnx.ModelProto) -> None:
-    """No operator but Cast and the ops touches int8; no constant is int8 or text.
+    """Check that only Cast and the ops use int8, and that no constant is int8 or text.
 
-    In the graph as it is, and with the ops' bodies in the place of their nodes.
+    The graph is checked as it is, and with the bodies of the ops in place of their nodes.
     """
     assert not _narrow_operators(model)
     whole = inliner.inline_local_functions(model)
@@ -22,13 +22,13 @@ def check_levels(model: onnx.ModelProto) -> None:
 
 
 def check_ports(model: onnx.ModelProto) -> None:
-    """No input and no output of a stage is int8: TensorRT would take it for a quantised number."""
+    """Check that no port of a stage is int8, because TensorRT treats it as a quantised number."""
     ports = [*model.graph.input, *model.graph.output]
     assert not [p.name for p in ports if p.type.tensor_type.elem_type == TensorProto.INT8]
 
 
 def text_constants(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Attributes of Constant nodes that hold text."""
+    """Return the attributes of Constant nodes that contain text."""
     return {a.name for n in nodes for a in n.attribute if a.name.startswith("value_string")}
 
 
@@ -40,7 +40,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _narrow_operators(model: onnx.ModelProto) -> set[str]:
-    """The operators but Cast and the ops that touch int8; "constant" for one of int8 or text."""
+    """Return operators other than Cast and the ops that use int8; "constant" for int8 or text."""
     found = set()
     inferred = shape_inference.infer_shapes(model, strict_mode=True)
     graphs = [*_graphs(inferred.graph)]

@@ -39,11 +39,11 @@ class Chain:
     """The exported stages of one model and image size.
 
     Args:
-        folder: empty; receives graphs and weights.
-        model: with its weights.
-        weights: the file they came from.
-        height, width: of the images.
-        without: stages that are left out.
+        folder: Empty folder for graphs and weights.
+        model: Model with its weights.
+        weights: File that the weights were loaded from.
+        height, width: Size of the images in pixels.
+        without: Stages that are not exported.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Chain:
         )
 
     def run(self, images: NDArray[np.float32], controls: Mapping[str, Any], kernel: bool) -> Values:
-        """Images (M, 3, H, W) in [0, 1] -> every output of every stage."""
+        """Run images (M, 3, H, W) and return every output of every stage."""
         values: Values = {"images": images, **controls}
         for stage in self.stages:
             session = Session(self.folder / stage.graph, stage, SessionOptions(kernel=kernel))
@@ -78,12 +78,12 @@ class Chain:
         return values
 
     def nodes(self, stage: str) -> list[ir.Node]:
-        """The nodes of a stage's graph, function bodies not included."""
+        """Return the nodes of a stage's graph, function bodies not included."""
         return list(ir.load(self.folder / f"{stage}.onnx").graph.all_nodes())
 
 
 def controls(model: MultiViewModel, views: int, patches: int, **changes: Any) -> Values:
-    """Control inputs of a dense run, with changes."""
+    """Return control inputs of a dense run, with changes."""
     values: dict[str, Any] = {
         "pair_level": np.full((1, 1, views, views), 2, np.int32),
         "sparse_layers": np.zeros(model.global_layers, np.bool_),

@@ -16,7 +16,7 @@ from tests.tiny_vggt import CONFIG
 
 
 def oracle(q: Any, k: Any, layout: TokenLayout, q_block: int, k_block: int) -> dict[str, Any]:
-    """The same statistics, with loops and the whole matrix."""
+    """Compute the same statistics with loops and the whole matrix."""
     heads, tokens, width = q.shape[1:]
     kinds: list[list[int]] = [[], []]
     for index in range(tokens):

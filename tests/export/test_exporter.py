@@ -1,4 +1,4 @@
-"""What is in an exported bundle: nodes, weights where they lie, small graphs, verdicts."""
+"""Contents of an exported bundle: nodes, weights in their file, small graphs, verification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny VGGT, verified after its export, as `covis export` does."""
+    """Export the tiny VGGT with verification, as `covis export` does."""
     folder = tmp_path_factory.mktemp("export")
     weights, config = weights_and_config(folder)
     out = folder / "bundle"

@@ -59,8 +59,8 @@ def feeds(stage: StageModule, views: int) -> dict[str, np.ndarray]:
 def run(stage: StageModule, graph: ir.Model, one: Path, views: int) -> dict[str, np.ndarray]:
     session = ort.InferenceSession(str(one), providers=["CPUExecutionProvider"])
     names = {value.name for value in graph.graph.inputs}
-    given = {name: value for name, value in feeds(stage, views).items() if name in names}
-    values = session.run(None, given)
+    arrays = {name: value for name, value in feeds(stage, views).items() if name in names}
+    values = session.run(None, arrays)
     return {o.name: value for o, value in zip(session.get_outputs(), values, strict=True)}
 
 
@@ -68,7 +68,7 @@ def run(stage: StageModule, graph: ir.Model, one: Path, views: int) -> dict[str,
 def test_groups_change_no_number(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a limit that one head's map keeps, and the maps of all heads together do not."""
+    """The limit allows one head's map, but not the maps of all heads together."""
     model = recorded_model(config.partition("_")[0], config)
     weights = golden(golden_json(f"{config}.json")["weights"])
     limit = 3 * VIEWS * VIEWS // 4  # a map of VIEWS / 2 x VIEWS regions, and half as much again

@@ -20,7 +20,7 @@ UNUSED = ("aggregator_pooled",)
 
 
 def published(model: str, values: Values, size: tuple[int, int]) -> Values:
-    """The stages' outputs under the names and shapes of the record, one scene without batch."""
+    """Return the stages' outputs under the names and shapes of the record, one scene, no batch."""
     if model == "vggt":
         scene = decode.decode_vggt(values, size)
         return {
@@ -90,17 +90,17 @@ def test_recorded_cases(config: str, kernel: bool, chains: Any) -> None:
 
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Exports each model and size once for both ways of running."""
-    made: dict[tuple[str, int, int], Any] = {}
+    """Export each model and size once for both ways of running."""
+    exported: dict[tuple[str, int, int], Any] = {}
 
     def make(name: str, config: str, height: int, width: int) -> Any:
         key = (config, height, width)
-        if key not in made:
+        if key not in exported:
             folder: Path = tmp_path_factory.mktemp("chain")
             model = recorded_model(name, config)
             weights = golden(golden_json(f"{config}.json")["weights"])
-            made[key] = Chain(folder, model, weights, height, width, UNUSED), model
-        return made[key]
+            exported[key] = Chain(folder, model, weights, height, width, UNUSED), model
+        return exported[key]
 
     return make
 

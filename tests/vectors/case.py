@@ -1,7 +1,7 @@
-"""Test vectors of the two ops: inputs with their attributes, made from a seed.
+"""Test vectors of the two ops: inputs with their attributes, generated from a seed.
 
-Nothing here or in `oracle.py`, `plain.py`, `standard.py` and `suite.py` needs more than numpy and
-ml_dtypes, so that the suite runs wherever a kernel does.
+This module, `oracle.py`, `plain.py`, `standard.py` and `suite.py` need only numpy and ml_dtypes, so
+that the suite runs wherever a kernel does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AttentionCase:
         return {**vars(self.layout), **blocks}
 
     def cast(self, dtype: str) -> AttentionCase:
-        """The same case with Q, K and V rounded to that type."""
+        """Return the same case with Q, K and V rounded to that type."""
         q, k, v = (x.astype(DTYPES[dtype]) for x in (self.q, self.k, self.v))
         return replace(self, name=f"{self.name}-{dtype}", q=q, k=k, v=v)
 
@@ -90,7 +90,7 @@ class SelectCase:
         return {**vars(self.layout), **blocks}
 
     def cast(self, dtype: str) -> SelectCase:
-        """The same case with Q and K rounded to that type."""
+        """Return the same case with Q and K rounded to that type."""
         q, k = (x.astype(DTYPES[dtype]) for x in (self.q, self.k))
         return replace(self, name=f"{self.name}-{dtype}", q=q, k=k)
 
@@ -99,7 +99,7 @@ PATTERNS = ("random", "mixed", "sparse", "empty_rows", "full", "ones", "none", "
 
 
 def level_map(rng: np.random.Generator, shape: tuple[int, int, int, int], pattern: str) -> Array:
-    """An int8 level map of one kind: see PATTERNS."""
+    """Return an int8 level map of one kind of PATTERNS."""
     level = rng.integers(0, 3, shape)
     if pattern == "random":
         level = 2 * (rng.random(shape) < 0.5)
@@ -141,9 +141,10 @@ def attention_case(
     scale: float = 0.0,
     spread: float = 1.0,
 ) -> AttentionCase:
-    """A case in float32 with normal tokens; `map_*` False makes that dimension of level 1.
+    """Return a case in float32 with normal tokens.
 
-    `spread` is the standard deviation of Q: above 1 it sharpens the softmax.
+    A dimension of level is 1 where its `map_*` is False. `spread` is the standard deviation of Q: a
+    value above 1 sharpens the softmax.
     """
     layout = layout or Layout()
     rng = np.random.default_rng([seed, frames, head_dim])
@@ -178,7 +179,7 @@ def select_case(
     cdf: float = 0.0,
     spread: float = 1.0,
 ) -> SelectCase:
-    """A case in float32: tokens that drift along the sequence, so that blocks differ."""
+    """Return a case in float32 with tokens that drift along the sequence, so that blocks differ."""
     layout = layout or Layout()
     rng = np.random.default_rng([seed, frames, head_dim, 7])
     shape = (batch, heads, layout.tokens(frames), head_dim)

@@ -1,7 +1,7 @@
 """The ONNX function bodies, run by ONNX Runtime on the CPU, as an implementation of the contract.
 
-`OnnxModel` builds a one-node model for a case; an adapter for a custom-op library is the same
-model with the library registered (and without the bodies, to be sure that the kernel ran).
+An adapter of a custom-op library is the same model with the library registered. It has no function
+bodies, so that the kernels must run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPES = {
 
 
 def attention_model(case: AttentionCase, *, with_body: bool = True) -> onnx.ModelProto:
-    """A model of one BlockSparseAttention; B, H, S are dynamic, D is fixed."""
+    """Return a model of one BlockSparseAttention; B, H, S are dynamic, D is fixed."""
     level = helper.make_tensor_value_info("level", TensorProto.INT8, ["b", "h", "Rq", "Rk"])
     node = helper.make_node(
         "BlockSparseAttention", ["Q", "K", "V", "level"], ["O"], domain="covis", **case.attributes
@@ -36,7 +36,7 @@ def attention_model(case: AttentionCase, *, with_body: bool = True) -> onnx.Mode
 
 
 def select_model(case: SelectCase, *, with_body: bool = True) -> onnx.ModelProto:
-    """A model of one BlockSelect; everything but D is dynamic."""
+    """Return a model of one BlockSelect; all dimensions but D are dynamic."""
     inputs = [helper.make_tensor_value_info("pair", TensorProto.INT8, [1, 1, "m", "m"])]
     for name in ("keep_ratio", "cdf"):
         inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
@@ -55,7 +55,7 @@ def _model(
     output: onnx.ValueInfoProto,
     bodies: Iterable[onnx.FunctionProto],
 ) -> onnx.ModelProto:
-    """The node between casts if its type is bfloat16, which numpy cannot feed."""
+    """Return a model of the node; bfloat16 inputs get casts, because numpy has no bfloat16."""
     kind = _TYPES[like.dtype.name]
     outside = TensorProto.FLOAT if kind == TensorProto.BFLOAT16 else kind
     shape = ["B", "H", "S", like.shape[3]]

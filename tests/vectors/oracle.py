@@ -1,6 +1,6 @@
-"""What the two contracts mean, in float64 and straight from their text; slow and dense.
+"""The two contracts in float64, straight from their text; slow and dense.
 
-Written from the READMEs in `plugins/`, token by token, and from nothing in the package.
+Written from the READMEs in `plugins/`, token by token, and from no code of the package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROWS = 512  # query tokens whose scores are held at once
 
 
 def patch_numbers(layout: Layout, tokens: int) -> Array:
-    """The number of each token among the patch tokens, int64 (S,); -1 for all other tokens."""
+    """Return each token's number among the patch tokens, int64 (S,); -1 for other tokens."""
     numbers = np.full(tokens, -1)
     count = 0
     for token in range(tokens - layout.trailing_tokens):
@@ -27,7 +27,7 @@ def patch_numbers(layout: Layout, tokens: int) -> Array:
 
 
 def token_levels(case: AttentionCase, batch: int, head: int) -> Array:
-    """The level of each (query token, key token) of one batch and head: int8 (S, S)."""
+    """Return the level of each (query token, key token) of one batch and head: int8 (S, S)."""
     numbers = patch_numbers(case.layout, case.q.shape[2])
     level = case.level[batch % case.level.shape[0], head % case.level.shape[1]]
     rows = numbers // case.q_block if level.shape[0] > 1 else np.zeros_like(numbers)
@@ -40,7 +40,7 @@ def token_levels(case: AttentionCase, batch: int, head: int) -> Array:
 
 
 def attention(case: AttentionCase) -> Array:
-    """BlockSparseAttention of the stored inputs, level 1 exact: float64 (B, H, S, D)."""
+    """Compute BlockSparseAttention of the stored inputs, level 1 exact: float64 (B, H, S, D)."""
     q, k, v = (x.astype(np.float64) for x in (case.q, case.k, case.v))
     scale = case.scale or 1.0 / np.sqrt(q.shape[3])
     out = np.zeros(q.shape)
@@ -57,21 +57,21 @@ def attention(case: AttentionCase) -> Array:
 
 
 def empty_rows(case: AttentionCase, batch: int, head: int) -> Array:
-    """The query tokens of one batch and head that attend to nothing: bool (S,)."""
+    """Return a mask of the query tokens of one batch and head without any key: bool (S,)."""
     return ~(token_levels(case, batch, head) > 0).any(1)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What BlockSelect must give, and where a float32 implementation may differ.
+    """The result of BlockSelect, and the rows where a float32 implementation may differ.
 
     Attributes:
-        level: int8 (B, H, Rq, Rk).
-        near_tie: bool (B, H, Rq), rows where another order of summation may choose otherwise.
-        candidates: int8 (Rq, Rk), the level of each block pair.
-        scores: float64 (B, H, Rq, Rk).
-        least, most: int64 (B, H, Rq), the counts that rounding may lead to.
-        score_slack: scores closer than this may change places.
+        level: Level map, int8 (B, H, Rq, Rk).
+        near_tie: Rows where another order of summation may choose otherwise, bool (B, H, Rq).
+        candidates: Level of each block pair, int8 (Rq, Rk).
+        scores: Scores of block pairs, float64 (B, H, Rq, Rk).
+        least, most: Smallest and largest count that rounding may lead to, int64 (B, H, Rq).
+        score_slack: Scores with a smaller difference may change places.
     """
 
     level: Array
@@ -84,7 +84,7 @@ class Selection:
 
 
 def select(case: SelectCase) -> Selection:
-    """BlockSelect of the stored inputs, in float64."""
+    """Compute BlockSelect of the stored inputs in float64."""
     numbers = patch_numbers(case.layout, case.q.shape[2])
     patches = np.flatnonzero(numbers >= 0)
     frame = patches // case.layout.frame_tokens

@@ -1,4 +1,4 @@
-"""The plain formula in each type, as the measure of how exact an implementation has to be."""
+"""The plain formula in each type: it sets the accuracy that an implementation must reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 64  # patch tokens that share a scale of Q or K
 
 
 def attention(case: AttentionCase) -> Array:
-    """What attention with every intermediate rounded to the type of the inputs gives.
+    """Compute attention with every intermediate rounded to the type of the inputs.
 
     Scores, weights and output are rounded to that type; products and softmax are float32.
     """
@@ -32,7 +32,7 @@ def attention(case: AttentionCase) -> Array:
 
 
 def attention_fp8(case: AttentionCase) -> Array:
-    """The same with level-1 pairs in FP8 e4m3, by the scheme that the contract allows."""
+    """Compute the same with level-1 pairs in FP8 e4m3, by the scheme that the contract allows."""
     q, k, v = (x.astype(np.float32) for x in (case.q, case.k, case.v))
     scale = np.float32(case.scale or 1.0 / np.sqrt(q.shape[3]))
     patch = np.flatnonzero(patch_numbers(case.layout, q.shape[2]) >= 0)

@@ -20,7 +20,7 @@ BOTH = Layout(frame_tokens=29, special_first=2, special_last=3, trailing_tokens=
 
 
 def standard_cases() -> Iterator[AttentionCase]:
-    """BlockSparseAttention in float32; `case.cast` gives the other types."""
+    """Return the cases of BlockSparseAttention in float32; `case.cast` gives the other types."""
     yield attention_case("one-token", frames=1, pattern="full")
     yield attention_case("one-token-skipped", frames=1, pattern="none")
     yield attention_case(
@@ -148,7 +148,7 @@ def standard_cases() -> Iterator[AttentionCase]:
 
 
 def standard_select_cases() -> Iterator[SelectCase]:
-    """BlockSelect in float32."""
+    """Return the cases of BlockSelect in float32."""
     small: dict[str, Any] = {"q_block": 16, "k_block": 8}
     yield select_case("one-token", frames=1, keep_ratio=0.5, one_pair=True)
     yield select_case("ratio", seed=1, frames=9, layout=VGGT, keep_ratio=0.4, **small)

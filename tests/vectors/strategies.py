@@ -1,4 +1,4 @@
-"""Hypothesis strategies that make cases of the two ops."""
+"""Hypothesis strategies that generate cases of the two ops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_TOKENS = 400  # the fixed list has the long ones
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    """Frames of 1 to 60 tokens with any split into special and patch tokens."""
+    """Draw layouts with frames of 1 to 60 tokens and any split into special and patch tokens."""
     first, last = draw(st.integers(0, 6)), draw(st.integers(0, 3))
     patches = draw(st.integers(1, 50))
     return Layout(first + patches + last, first, last, draw(st.integers(0, 3)))
@@ -29,14 +29,14 @@ def _frames(draw: st.DrawFn, layout: Layout) -> int:
 
 
 def _block(draw: st.DrawFn, layout: Layout) -> int:
-    """Often a whole frame; otherwise no multiple of anything."""
+    """Draw a block size: often a whole frame, otherwise any number."""
     patches = layout.patches(1)
     return draw(st.one_of(st.just(patches), st.integers(1, 150)))
 
 
 @st.composite
 def attention_cases(draw: st.DrawFn) -> AttentionCase:
-    """Cases of BlockSparseAttention in float32."""
+    """Draw cases of BlockSparseAttention in float32."""
     layout = draw(layouts())
     return attention_case(
         "hypothesis",
@@ -59,7 +59,7 @@ def attention_cases(draw: st.DrawFn) -> AttentionCase:
 
 @st.composite
 def select_cases(draw: st.DrawFn) -> SelectCase:
-    """Cases of BlockSelect in float32."""
+    """Draw cases of BlockSelect in float32."""
     layout = draw(layouts())
     return select_case(
         "hypothesis",

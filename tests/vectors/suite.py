@@ -1,7 +1,7 @@
 """The one suite that every implementation of the two ops passes, through a small adapter.
 
-`check_attention` and `check_select` judge one case; `check_rules` the rules that need more than
-one run. `run` goes through all standard cases and returns what failed, for machines that have no
+`check_attention` and `check_select` judge one case; `check_rules` judges rules that need more than
+one run. `run` goes through all standard cases and returns the failures, for machines without
 pytest: `python -m tests.vectors.suite MODULE:FACTORY`.
 """
 
@@ -23,12 +23,12 @@ _EPSILON = {"float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 class Adapter(Protocol):
-    """What the suite asks of an implementation.
+    """Interface of an implementation under test.
 
     Attributes:
-        name: for messages.
-        dtypes: the types it takes, of "float32", "float16", "bfloat16".
-        low_precision: how it computes level 1: "exact" or "fp8".
+        name: Name in messages.
+        dtypes: Supported types, among "float32", "float16", "bfloat16".
+        low_precision: Computation of level 1: "exact" or "fp8".
     """
 
     name: str
@@ -36,24 +36,25 @@ class Adapter(Protocol):
     low_precision: str
 
     def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        """None, or the reason why this implementation may leave the case out."""
+        """Return None, or the reason why this implementation may skip the case."""
 
     def attention(self, case: AttentionCase) -> Array:
-        """O of the case's inputs, in the type of Q."""
+        """Return O of the case's inputs, in the type of Q."""
 
     def select(self, case: SelectCase) -> Array:
-        """The int8 level map of the case's inputs."""
+        """Return the int8 level map of the case's inputs."""
 
 
 class ContractError(AssertionError):
-    """An implementation broke the contract; says which case and how."""
+    """An implementation violates the contract; the text contains the case and the difference."""
 
 
 def tolerance(case: AttentionCase, expected: Array, low_precision: str = "exact") -> float:
-    """The largest |error| allowed, as the contract states it.
+    """Return the largest |error| allowed by the contract.
 
-    Twice the error of the plain formula in the same type (float32: four times, as it is made of
-    nothing but the order of summation), and never under a rounding of the largest output.
+    It is twice the error of the plain formula in the same type, and never below a rounding of the
+    largest output. In float32 it is four times that error, because the error consists of the order
+    of summation alone.
     """
     fp8 = low_precision == "fp8" and bool((case.level == 1).any())
     reference = plain.attention_fp8(case) if fp8 else plain.attention(case)
@@ -63,7 +64,7 @@ def tolerance(case: AttentionCase, expected: Array, low_precision: str = "exact"
 
 
 def check_attention(adapter: Adapter, case: AttentionCase) -> float:
-    """Judge one case; returns the error as a share of the tolerance."""
+    """Judge one case, and return the error as a share of the tolerance."""
     given = [x.copy() for x in (case.q, case.k, case.v, case.level)]
     out = adapter.attention(case)
     for before, after in zip(given, (case.q, case.k, case.v, case.level), strict=True):
@@ -83,7 +84,7 @@ def check_attention(adapter: Adapter, case: AttentionCase) -> float:
 
 
 def check_select(adapter: Adapter, case: SelectCase) -> int:
-    """Judge one case; returns the number of near-tie rows that differ from the oracle."""
+    """Judge one case, and return the number of near-tie rows that differ from the oracle."""
     level = adapter.select(case)
     expected = oracle.select(case)
     _demand(level.dtype == np.int8, adapter, case.name, f"gave {level.dtype}")
@@ -104,7 +105,7 @@ def check_select(adapter: Adapter, case: SelectCase) -> int:
 
 
 def check_rules(adapter: Adapter, dtype: str) -> None:
-    """NaN stays in its row, equal runs give equal bits, tokens of other batches do not matter."""
+    """Check that NaN stays in its row, equal runs give equal bits, and batches are independent."""
     base = attention_case(
         "rules",
         seed=20,
@@ -142,7 +143,7 @@ def check_rules(adapter: Adapter, dtype: str) -> None:
 
 
 def run(adapter: Adapter) -> list[str]:
-    """Every standard case in every type the adapter takes; returns the failures."""
+    """Run every standard case in every type of the adapter, and return the failures."""
     failures: list[str] = []
     for report in _reports(adapter):
         print(report, flush=True)

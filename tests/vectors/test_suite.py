@@ -1,4 +1,4 @@
-"""The suite catches what implementations get wrong: each mutant here is a likely mistake."""
+"""The suite detects wrong implementations: each mutant here is a likely mistake."""
 
 from __future__ import annotations
 

@@ -54,6 +54,6 @@ class TorchOps:
 
 
 def to_torch(x: Array) -> torch.Tensor:
-    """The same values in torch; numpy and torch share no bfloat16, so it goes through float32."""
+    """Convert to torch through float32, because numpy and torch share no bfloat16."""
     dtype: Any = getattr(torch, x.dtype.name)
     return torch.from_numpy(x.astype(np.float32)).to(dtype)

@@ -1,4 +1,4 @@
-"""The retrofit of sparse attention into modules with the published packages' structure."""
+"""Sparse attention in modules with the structure of the published packages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Pair = tuple[MultiViewModel, nn.Module]
 
 @pytest.fixture(params=MODELS)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """Our model, and the published structure with the same weights."""
+    """Return our model, and the published structure with the same weights."""
     return make_pair(request.param)
 
 
@@ -55,7 +55,7 @@ def make_pair(config: str) -> Pair:
 
 
 def scene(batch: int = 1, views: int = 8, seed: int = 0) -> Tensor:
-    """Images (B, M, 3, H, W) of two kinds, so that some views are alike and others are not."""
+    """Return images (B, M, 3, H, W) of two kinds, so that only some views are similar."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.rand(batch, 2, 3, HEIGHT, WIDTH, generator=generator)
     kinds[:, 1] *= torch.linspace(0, 1, WIDTH)
@@ -66,7 +66,7 @@ def scene(batch: int = 1, views: int = 8, seed: int = 0) -> Tensor:
 
 
 def threshold(handle: Any) -> float:
-    """A tau that splits the views of the last call, away from any similarity."""
+    """Return a tau that separates the views of the last call, away from any similarity."""
     found = handle.similarity.flatten().sort().values
     middle = found.numel() // 3
     gaps = found[middle : 2 * middle].diff()
@@ -75,7 +75,7 @@ def threshold(handle: Any) -> float:
 
 
 def our_selection(ours: MultiViewModel, tokens: Tensor, sparsity: Sparsity) -> Selection:
-    """What the bundle's runtime gives the aggregator for one scene."""
+    """Return the selection that the bundle's runtime passes to the aggregator for one scene."""
     layers = torch.zeros(ours.global_layers, dtype=torch.bool)
     layers[list(parse_layers(sparsity.layers, ours.global_layers))] = True
     level = dense_level()
@@ -94,7 +94,7 @@ def our_selection(ours: MultiViewModel, tokens: Tensor, sparsity: Sparsity) -> S
 
 
 def ours_sparse(ours: MultiViewModel, images: Tensor, sparsity: Sparsity) -> Tensor:
-    """Our model's aggregated tokens, scene by scene, in the form of the published structure."""
+    """Return our aggregated tokens, scene by scene, in the form of the published structure."""
     results = []
     for views in images:
         encoded = ours.encode(views)
@@ -108,7 +108,7 @@ def ours_sparse(ours: MultiViewModel, images: Tensor, sparsity: Sparsity) -> Ten
 
 
 def comparable(ours: MultiViewModel, published: Tensor) -> Tensor:
-    """The part of the published structure's output that `ours_sparse` gives."""
+    """Return the part of the published structure's output that `ours_sparse` computes."""
     if ours.name == "vggt":
         return published[:, :, 5:]  # the last tap: patch tokens
     if isinstance(ours, MapAnything):
@@ -123,7 +123,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 def unlike(a: Tensor, b: Tensor) -> None:
-    """Further apart than rounding by far: the blocks that were skipped mattered."""
+    """Return True if the difference is far above rounding, so the skipped blocks mattered."""
     assert (a - b).abs().max() > 1e-3 * b.abs().max()
 
 

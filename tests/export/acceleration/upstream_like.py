@@ -1,9 +1,9 @@
 """Small modules with the structure, attribute names and signatures of the published packages.
 
-Written from a description, not from their code: they hold what the retrofit relies on (the encoder
-and its output's form, the alternating blocks, the attention's attributes and arguments) under the
-official parameter names, and stop before the heads. That they compute what the originals do is
-tested against the originals' recorded numbers.
+Written from a description, not from their code. They contain what acceleration relies on (the
+encoder and its output's form, the alternating blocks, the attention's attributes and arguments)
+under the official parameter names, and end before the heads. Other tests compare them with the
+originals' recorded numbers.
 """
 
 from __future__ import annotations

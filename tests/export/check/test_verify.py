@@ -1,4 +1,4 @@
-"""The check of exported graphs against torch, on a graph written by hand."""
+"""Verification of exported graphs against torch, on a graph written by hand."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_graph_that_cannot_be_run(tmp_path: Path) -> None:
 
 
 def test_helper_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the kernel does when memory runs out."""
+    """The operating system kills the helper when memory runs out."""
     write(tmp_path, np.ones((3, 5)))
     monkeypatch.setattr("covis.export.check.verify.run_graph", _die)
     with pytest.raises(CovisError, match=r"stage mix: the graph cannot be run .*free memory"):

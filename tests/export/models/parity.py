@@ -1,4 +1,4 @@
-"""Comparing a model with the original's recorded numbers, case by case."""
+"""Compare a model with the original's recorded numbers, case by case."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FP64_FACTOR = 1.5  # what a right implementation in float64 may differ from the 
 
 
 def recorded_model(name: str, config: str) -> MultiViewModel:
-    """The tiny model of that golden configuration, e.g. ("vggt", "vggt_a1")."""
+    """Return the tiny model of that golden configuration, e.g. ("vggt", "vggt_a1")."""
     record = golden_json(f"{config}.json")
     return load_model(name, record["config"], golden(record["weights"]))
 
 
 def recorded_cases(config: str) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Every case of a configuration: its record and its tensors."""
+    """Yield every case of a configuration: its record and its tensors."""
     for case in golden_json(f"{config}.json")["cases"]:
         yield case, load_file(golden(case["file"]))
 
@@ -32,7 +32,7 @@ def recorded_cases(config: str) -> Iterator[tuple[dict[str, Any], dict[str, Tens
 def assert_same(
     values: dict[str, Tensor], case: dict[str, Any], tensors: dict[str, Tensor], *, exact: bool
 ) -> None:
-    """Every value against its recorded twin; `exact` compares a float64 run, by the sharper rule.
+    """Compare every value with its recorded one; `exact` applies the stricter float64 rule.
 
     Names are those of the record: `out.*` and `inter.*` without the `out.`.
     """
@@ -50,7 +50,7 @@ def assert_same(
 
 
 def run_stages(model: MultiViewModel, images: Tensor) -> dict[str, Tensor]:
-    """All values by name after running the dense stages one after another, as the runtime does."""
+    """Return all values by name after running the dense stages in order, as the runtime does."""
     values = {
         "images": images,
         "pair_level": dense_level(),
@@ -68,7 +68,7 @@ def run_stages(model: MultiViewModel, images: Tensor) -> dict[str, Tensor]:
 
 
 class Recorder:
-    """Keeps what chosen submodules return while a model runs."""
+    """Records the results of chosen submodules while a model runs."""
 
     def __init__(self, **modules: torch.nn.Module) -> None:
         self.seen: dict[str, Tensor] = {}
@@ -88,5 +88,5 @@ class Recorder:
 
 
 def precisions() -> pytest.MarkDecorator:
-    """Parametrises a test over the two ways of comparing."""
+    """Parametrise a test over the two ways of comparing."""
     return pytest.mark.parametrize("exact", [False, True], ids=["float32", "float64"])

@@ -1,4 +1,4 @@
-"""Configurations: the official sizes, the recorded ones, and mistakes named all at once."""
+"""Configurations: the official sizes, the recorded ones, and mistakes reported all at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from covis.export.models.vggt import VggtConfig
 from tests.golden_data import golden_json
 
 
-def refusal(kind: type, given: dict[str, Any]) -> str:
+def refusal(kind: type, fields: dict[str, Any]) -> str:
     with pytest.raises(CovisError) as caught:
-        from_mapping(kind, given, kind.NOTES)  # type: ignore[attr-defined]
+        from_mapping(kind, fields, kind.NOTES)  # type: ignore[attr-defined]
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -39,10 +39,10 @@ def test_configurations_are_frozen() -> None:
 
 @pytest.mark.parametrize("kind", [VggtConfig, Pi3Config, MapAnythingConfig])
 def test_unknown_fields_and_wrong_types_are_all_named(kind: type) -> None:
-    told = refusal(kind, {"dpeth": 3, "img_size": "518", "colour": True})
-    assert kind.__name__ in told
-    assert "unknown field 'dpeth'" in told and "unknown field 'colour'" in told
-    assert "img_size = '518' is not of type int" in told
+    message = refusal(kind, {"dpeth": 3, "img_size": "518", "colour": True})
+    assert kind.__name__ in message
+    assert "unknown field 'dpeth'" in message and "unknown field 'colour'" in message
+    assert "img_size = '518' is not of type int" in message
 
 
 @pytest.mark.parametrize("value", [[1, 2, 3], [1, 2, 3, "4"], 4, [1, 2, 3, 4.5], [1, 2, 3, True]])
@@ -51,7 +51,7 @@ def test_tuples_have_their_length_and_type(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "named"),
+    ("kind", "fields", "named"),
     [
         (VggtConfig, {"depth": 4}, "dpt_layers = (4, 11, 17, 23) with depth = 4"),
         (VggtConfig, {"dpt_layers": [4, 4, 17, 23]}, "are not four different layers"),
@@ -67,13 +67,13 @@ def test_tuples_have_their_length_and_type(value: object) -> None:
         (MapAnythingConfig, {"depth": 8}, "indices = (7, 11) with depth = 8"),
     ],
 )
-def test_contradictions_are_named(kind: type, given: dict[str, Any], named: str) -> None:
-    assert named in refusal(kind, given)
+def test_contradictions_are_named(kind: type, fields: dict[str, Any], named: str) -> None:
+    assert named in refusal(kind, fields)
 
 
 def test_several_contradictions_come_in_one_error() -> None:
-    told = refusal(VggtConfig, {"depth": 4, "num_heads": 7, "img_size": 500})
-    assert "dpt_layers" in told and "num_heads" in told and "img_size" in told
+    message = refusal(VggtConfig, {"depth": 4, "num_heads": 7, "img_size": 500})
+    assert "dpt_layers" in message and "num_heads" in message and "img_size" in message
 
 
 def test_unknown_models_are_refused_with_the_list() -> None:

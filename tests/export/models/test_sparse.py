@@ -26,7 +26,7 @@ CERTAIN_GAP = 1e-5  # scores closer than this at the boundary may be chosen eith
 
 @dataclass
 class Listening:
-    """Passes a selection on and keeps what it chose."""
+    """Selection that records the choices of another one."""
 
     selection: Selection
     chosen: dict[int, Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def load(name: str, mode: int) -> tuple[MultiViewModel, dict[str, Any], dict[str
 def run(
     model: MultiViewModel, images: Tensor, selection: Selection, order: Tensor | None
 ) -> dict[str, Tensor]:
-    """The outputs that were recorded, of one scene, with the patches of a frame in that order."""
+    """Return the recorded outputs of one scene, with the patches of a frame in that order."""
     height, width = images.shape[-2:]
     with torch.inference_mode():
         encoded = tuple(x[None] for x in model.encode(images[0]))

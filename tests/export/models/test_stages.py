@@ -1,4 +1,4 @@
-"""What every model's stages promise the exporter: ports, views that vary, constants outside."""
+"""Properties of every model's stages that the exporter needs: ports, variable views, constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables are the same real numbers whoever asks for them first, and in whatever mode."""
+"""Tables are the same numbers whichever caller and mode computes them first."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_tables_made_in_any_mode_are_real_and_trainable() -> None:
         second = _ramp(4)
     with FakeTensorMode():
         third = _ramp(5)
-    for count, (made,) in enumerate((first, second, third), start=3):
-        assert type(made) is Tensor and made.device.type == "cpu" and not made.is_inference()
-        assert made.tolist() == list(range(count))
+    for count, (tensor,) in enumerate((first, second, third), start=3):
+        assert type(tensor) is Tensor and tensor.device.type == "cpu" and not tensor.is_inference()
+        assert tensor.tolist() == list(range(count))
     weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad((weight * second[0]).sum(), weight)
     assert gradient.tolist() == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Checkpoints that are right, and every way in which they can be wrong."""
+"""Valid checkpoints, and every way in which one can be wrong."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_a_model_takes_exactly_its_own_weights(name: str) -> None:
     config, weights = recorded(name)
     model = load_model(name.partition(" ")[0], config, weights)
     state = model.state_dict()
-    kept = {k: v for k, v in weights.items() if not k.startswith(model.ignored_keys)}
-    assert state.keys() == kept.keys()
-    assert all(torch.equal(state[key], kept[key]) for key in kept)
+    used = {k: v for k, v in weights.items() if not k.startswith(model.ignored_keys)}
+    assert state.keys() == used.keys()
+    assert all(torch.equal(state[key], used[key]) for key in used)
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
     assert all(v.dtype == torch.float32 and v.device.type == "cpu" for v in state.values())
 
@@ -91,35 +91,35 @@ def test_all_differences_are_named_in_one_error(
     del weights["camera_head.embed_pose.bias"]
     weights["camera_head.embed_pose.offset"] = torch.zeros(3)
     weights["aggregator.camera_token"] = torch.zeros(1, 2, 1, 64)
-    told = refusal("vggt", config, weights)
-    assert "1 missing (camera_head.embed_pose.bias)" in told
-    assert "1 unknown (camera_head.embed_pose.offset)" in told
-    assert "aggregator.camera_token is [1, 2, 1, 64], not [1, 2, 1, 128]" in told
+    message = refusal("vggt", config, weights)
+    assert "1 missing (camera_head.embed_pose.bias)" in message
+    assert "1 unknown (camera_head.embed_pose.offset)" in message
+    assert "aggregator.camera_token is [1, 2, 1, 64], not [1, 2, 1, 128]" in message
 
 
-@pytest.mark.parametrize("given", CONFIGS)
-@pytest.mark.parametrize("wanted", CONFIGS)
-def test_a_checkpoint_of_another_model_is_told_by_name(given: str, wanted: str) -> None:
-    if given == wanted:
+@pytest.mark.parametrize("actual", CONFIGS)
+@pytest.mark.parametrize("expected", CONFIGS)
+def test_a_checkpoint_of_another_model_is_named(actual: str, expected: str) -> None:
+    if actual == expected:
         return
-    config, _ = recorded(wanted)
-    _, weights = recorded(given)
+    config, _ = recorded(expected)
+    _, weights = recorded(actual)
     names = {
         "vggt": "VGGT",
         "pi3": "pi^3",
         "mapanything": "MapAnything V1.1",
         "mapanything v1": "MapAnything V1",
     }
-    told = refusal(wanted.partition(" ")[0], config, weights)
-    assert f"this is a checkpoint of {names[given]};" in told
-    assert told.endswith(f"pass one of {names[wanted]}")
+    message = refusal(expected.partition(" ")[0], config, weights)
+    assert f"this is a checkpoint of {names[actual]};" in message
+    assert message.endswith(f"pass one of {names[expected]}")
 
 
 def test_unknown_checkpoints_are_told_apart() -> None:
     assert identify(["some.weight"]) is None
     assert identify(["point_decoder.projects.weight", "metric_token"]) == "Pi3X (not supported)"
-    told = refusal("pi3", recorded("pi3")[0], {"some.weight": torch.zeros(1)})
-    assert "this is a checkpoint of none of the known models; pass one of pi^3" in told
+    message = refusal("pi3", recorded("pi3")[0], {"some.weight": torch.zeros(1)})
+    assert "this is a checkpoint of none of the known models; pass one of pi^3" in message
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -128,8 +128,8 @@ def test_weights_that_are_not_finite_are_named(
 ) -> None:
     config, weights = vggt
     weights["point_head.norm.bias"][3] = bad
-    told = refusal("vggt", config, weights, ExitCode.NUMERICS)
-    assert "1 weights hold NaN or infinity (point_head.norm.bias)" in told
+    message = refusal("vggt", config, weights, ExitCode.NUMERICS)
+    assert "1 weights hold NaN or infinity (point_head.norm.bias)" in message
 
 
 def test_a_caller_s_own_changes_to_mapped_weights_are_kept(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_files_cut_short_say_so(tmp_path: Path) -> None:
     for length in (len(content) // 2, 100, 8):
         half = tmp_path / f"half {length}.safetensors"
         half.write_bytes(content[:length])
-        told = refusal("vggt", config, half)
-        assert f"half {length}.safetensors: the file is cut short: {length} bytes" in told
+        message = refusal("vggt", config, half)
+        assert f"half {length}.safetensors: the file is cut short: {length} bytes" in message
     with pytest.raises(CovisError, match="cut short"):
         read_header(half)
 
@@ -163,15 +163,17 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert "photo.jpg: not a readable safetensors file" in refusal("vggt", config, other)
     pickle = tmp_path / "model.pt"
     torch.save({"a": torch.zeros(1)}, pickle)
-    told = refusal("vggt", config, pickle)
-    assert "this is a pickle, and opening a pickle runs code" in told and ".safetensors" in told
+    message = refusal("vggt", config, pickle)
+    assert (
+        "this is a pickle, and opening a pickle runs code" in message and ".safetensors" in message
+    )
     assert "this is a folder" in refusal("vggt", config, tmp_path)
     assert "no such weights file" in refusal("vggt", config, tmp_path / "absent.safetensors")
     assert "no such weights file" in refusal("vggt", config, "no/such/path/at-all")
 
 
 class Hub:
-    """Stands for huggingface_hub.hf_hub_download and records what it is asked."""
+    """Replacement of huggingface_hub.hf_hub_download that records its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
         self.asked: list[tuple[str, str, str | None]] = []
@@ -209,9 +211,9 @@ def test_a_hub_that_fails_is_an_environment_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Hub(monkeypatch, {})
-    told = refusal("pi3", None, None, ExitCode.ENVIRONMENT)
-    assert told.startswith("yyfz233/Pi3: model.safetensors could not be fetched")
-    assert "404: yyfz233/Pi3" in told
+    message = refusal("pi3", None, None, ExitCode.ENVIRONMENT)
+    assert message.startswith("yyfz233/Pi3: model.safetensors could not be fetched")
+    assert "404: yyfz233/Pi3" in message
 
 
 def test_sizes_beside_the_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -226,9 +228,9 @@ def test_sizes_beside_the_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_
         json.dumps({"encoder_config": {"size": "large"}, "info_sharing_config": joint})
     )
     hub = Hub(monkeypatch, {n: tmp_path / n for n in ("model.safetensors", "config.json")})
-    told = refusal("mapanything", None, "facebook/map-anything-v1")
+    message = refusal("mapanything", None, "facebook/map-anything-v1")
     assert [filename for _, filename, _ in hub.asked] == ["model.safetensors", "config.json"]
-    assert "pass the configuration that the weights were trained with" in told
+    assert "pass the configuration that the weights were trained with" in message
 
 
 def test_reading_maps_the_file_and_copies_nothing(tmp_path: Path) -> None:

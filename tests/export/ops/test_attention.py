@@ -1,4 +1,4 @@
-"""What the eager torch op promises beyond the suite: work, gradients, types, errors."""
+"""Properties of the eager torch op beyond the suite: work, gradients, types, errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def qkv(frames: int, layout: TokenLayout = LAYOUT, heads: int = 2, dim: int = 8)
 def masked(
     q: Tensor, k: Tensor, v: Tensor, level: Tensor, layout: TokenLayout, size: int
 ) -> Tensor:
-    """Frame-pair attention through a mask of the whole sequence, in plain differentiable torch."""
+    """Compute frame-pair attention through a mask of the whole sequence, differentiably."""
     region = element_regions(layout, q.shape[2], size)
     attended = level[0, 0][region.clamp(min=0)][:, region.clamp(min=0)] > 0
     attended |= (region < 0)[:, None] | (region < 0)
@@ -34,7 +34,7 @@ def masked(
 
 
 class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the most elements that any operator's result had."""
+    """Records the largest number of elements of any operator's result."""
 
     most = 0
 

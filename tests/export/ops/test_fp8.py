@@ -1,4 +1,4 @@
-"""The FP8 emulation of level 1: a switch that touches level 1 alone, and the published scheme."""
+"""The FP8 emulation of level 1: it changes level 1 alone, and follows the published scheme."""
 
 from __future__ import annotations
 

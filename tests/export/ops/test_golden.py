@@ -1,8 +1,8 @@
 """The pooled selector of the original implementation: its masks, and its outputs under them.
 
-The originals' masks have their own last columns: keys are ordered patches first, then all special
-tokens, and special keys that share the last, partial patch block are lost with it. Ours never are.
-So masks are judged on the patch columns, and outputs with the golden mask as it stands.
+The originals' masks have additional last columns: keys are ordered patches first, then all special
+tokens, and special keys in the last, partial patch block are dropped with it. Ours are never
+dropped. So masks are compared on the patch columns, and outputs with the golden mask unchanged.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def layout_of(record: dict[str, Any]) -> Layout:
 
 
 def keep_ratio(mode: dict[str, Any], blocks: int) -> float:
-    """The float32 that keeps as many of `blocks` as the original's own float64 arithmetic does.
+    """Return the float32 that selects as many of `blocks` as the original's float64 arithmetic.
 
-    The original rounds `blocks * (1 - sparse_ratio)` down, where 1 - 0.9 lies below 0.1.
+    The original rounds `blocks * (1 - sparse_ratio)` down, where 1 - 0.9 is below 0.1.
     """
     if "topk" in mode:
-        wanted = min(max(mode["topk"], 1), blocks)
+        count = min(max(mode["topk"], 1), blocks)
     elif "sparse_ratio" in mode:
-        wanted = int(blocks * (1 - mode["sparse_ratio"]))
+        count = int(blocks * (1 - mode["sparse_ratio"]))
     else:
         return 0.0
-    ratio = np.float32(wanted / blocks)
-    if np.floor(np.float64(ratio) * blocks) < wanted:
+    ratio = np.float32(count / blocks)
+    if np.floor(np.float64(ratio) * blocks) < count:
         ratio = np.nextafter(ratio, np.float32(1))
-    assert np.floor(np.float64(ratio) * blocks) == wanted
+    assert np.floor(np.float64(ratio) * blocks) == count
     return float(ratio)
 
 

@@ -21,9 +21,9 @@ def probabilities(*values: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("keep_ratio", "cdf", "kept"),
+    ("keep_ratio", "cdf", "selected"),
     [
-        (0.0, 0.0, [1]),  # never none
+        (0.0, 0.0, [1]),  # at least one
         (0.75, 0.0, [1, 2, 3]),
         (0.74, 0.0, [1, 3]),  # rounded down
         (0.0, 0.5, [1]),  # 0.5 is within 0.5
@@ -34,9 +34,9 @@ def probabilities(*values: float) -> Tensor:
         (1.0, 1.0, [0, 1, 2, 3]),
     ],
 )
-def test_top_k_and_cdf(keep_ratio: float, cdf: float, kept: list[int]) -> None:
+def test_top_k_and_cdf(keep_ratio: float, cdf: float, selected: list[int]) -> None:
     row = probabilities(0.04, 0.5, 0.16, 0.3)
-    assert choose(row, EVERY, keep_ratio, cdf)[0].nonzero().ravel().tolist() == kept
+    assert choose(row, EVERY, keep_ratio, cdf)[0].nonzero().ravel().tolist() == selected
 
 
 def test_equal_scores_keep_the_lower_index() -> None:
@@ -46,8 +46,8 @@ def test_equal_scores_keep_the_lower_index() -> None:
 def test_only_candidates_count() -> None:
     candidate = torch.tensor([[True, False, True, False, True, True], [False] * 6])
     scores = torch.tensor([[1.0, 9.0, 2.0, 9.0, 3.0, 4.0]]).expand(2, 6)
-    kept = choose(scores, candidate, 0.5, 0.0)
-    assert kept.tolist() == [[False] * 4 + [True] * 2, [False] * 6]
+    selected = choose(scores, candidate, 0.5, 0.0)
+    assert selected.tolist() == [[False] * 4 + [True] * 2, [False] * 6]
 
 
 def test_a_block_has_the_highest_level_of_the_frame_pairs_it_touches() -> None:

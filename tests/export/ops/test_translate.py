@@ -130,10 +130,10 @@ def test_any_number_of_frames(
 ) -> None:
     run = runtime(model)
     for frames in (1, 2, 3, 5):
-        given = inputs(frames)
+        arguments = inputs(frames)
         with torch.no_grad():
-            out, level = net(*given)
-        feeds = {i.name: x.numpy() for i, x in zip(model.graph.input, given, strict=True)}
+            out, level = net(*arguments)
+        feeds = {i.name: x.numpy() for i, x in zip(model.graph.input, arguments, strict=True)}
         got_out, got_level = run(feeds)
         np.testing.assert_array_equal(got_level, level.numpy())
         np.testing.assert_allclose(got_out, out.numpy(), atol=2e-6)
@@ -195,9 +195,9 @@ def test_the_body_is_of_the_pool_that_the_nodes_name(model: onnx.ModelProto) -> 
     next(a for a in other.attribute if a.name == "pool").s = b"mean"
     with pytest.raises(CovisError, match="pool of BlockSelect: is max and mean in one graph"):
         attach_functions(changed)
-    kept = [a for a in other.attribute if a.name != "pool"]
+    others = [a for a in other.attribute if a.name != "pool"]
     del other.attribute[:]
-    other.attribute.extend(kept)  # which is mean
+    other.attribute.extend(others)  # which is mean
     with pytest.raises(CovisError, match="pool of BlockSelect: is max and mean in one graph"):
         attach_functions(changed)
 

@@ -1,4 +1,4 @@
-"""The tiny recorded models in every precision, traced once a model."""
+"""The tiny recorded models in every precision, traced once for each model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SKIPPED = "aggregator_pooled"  # the aggregator again, and as long to trace
 
 @dataclass(frozen=True)
 class Traced:
-    """One model's stages and their float32 graphs, which no test may change."""
+    """Stages of a model and their float32 graphs, which no test may change."""
 
     model: MultiViewModel
     weights: Path
@@ -37,7 +37,7 @@ class Traced:
 
 @cache
 def traced(config: str, pooled: bool = False) -> Traced:
-    """The stages of a golden configuration, with the pooled aggregator or without."""
+    """Return the stages of a golden configuration, with or without the pooled aggregator."""
     model = recorded_model(config.partition("_")[0], config)
     weights = golden(golden_json(f"{config}.json")["weights"])
     encoder, *others = (s for s in stages(model, HEIGHT, WIDTH) if pooled or s.name != SKIPPED)
@@ -57,7 +57,7 @@ def narrowed(
     pooled: bool = False,
     **options: object,
 ) -> tuple[dict[str, ir.Model], Precision]:
-    """That model in a narrow precision: its graphs as they were written, and the record."""
+    """Return that model in a narrow precision: its graphs as written, and the record."""
     one = traced(config, pooled)
     graphs = {name: model.clone() for name, model in one.graphs.items()}
     images = None

@@ -1,4 +1,4 @@
-"""FP8: where Q and DQ stand, what their scales are, and what it costs."""
+"""FP8: positions of Q and DQ, their scales, and loss of accuracy."""
 
 from __future__ import annotations
 

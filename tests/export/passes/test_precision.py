@@ -1,4 +1,4 @@
-"""Narrow bundles: what computes in which type, what is stored, and what it costs."""
+"""Narrow bundles: types of operators, types of stored weights, and loss of accuracy."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_types_and_drift(config: str, precision: str, tmp_path: Path) -> None:
                 assert node.inputs[0].dtype == ir.DataType.FLOAT, (stage, node.name)
             if node.op_type == "Conv":
                 has_type = precision == "fp16" and stage in TRUNK
-                wanted = ir.DataType.FLOAT16 if has_type else ir.DataType.FLOAT
-                assert {v.dtype for v in node.inputs} == {wanted}, (stage, node.name)
+                expected = ir.DataType.FLOAT16 if has_type else ir.DataType.FLOAT
+                assert {v.dtype for v in node.inputs} == {expected}, (stage, node.name)
         assert count or stage not in TRUNK
         assert {v.dtype for v in [*model.graph.inputs, *model.graph.outputs]} <= {
             ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL
@@ -90,15 +90,15 @@ def test_weights_are_stored_in_the_type_that_reads_them(tmp_path: Path) -> None:
 
 
 def test_keep_fp32(tmp_path: Path) -> None:
-    kept = "aggregator.global_blocks.1"
-    graphs, record = narrowed("vggt_a1", tmp_path, "fp16", f"heads,encoder,aggregator/{kept}")
-    assert record.keep_fp32 == ("heads", "encoder", f"aggregator/{kept}")
+    layer = "aggregator.global_blocks.1"
+    graphs, record = narrowed("vggt_a1", tmp_path, "fp16", f"heads,encoder,aggregator/{layer}")
+    assert record.keep_fp32 == ("heads", "encoder", f"aggregator/{layer}")
     assert not [v for n in graphs["encoder"].graph for v in n.outputs if v.dtype == TYPES["fp16"]]
     for node in graphs["aggregator"].graph:
         if node.op_type in ("Gemm", "BlockSparseAttention"):
-            inside = layer_of(node).startswith(f"{kept}.")
-            wanted = ir.DataType.FLOAT if inside else ir.DataType.FLOAT16
-            assert {v.dtype for v in node.inputs[:3]} == {wanted}, node.name
+            inside = layer_of(node).startswith(f"{layer}.")
+            expected = ir.DataType.FLOAT if inside else ir.DataType.FLOAT16
+            assert {v.dtype for v in node.inputs[:3]} == {expected}, node.name
 
 
 def test_keep_none_narrows_the_heads_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tensors that TensorRT could not hold: found by their shapes, cut without changing a number."""
+"""Tensors that are too large for TensorRT: found by their shapes, split without numeric changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIEWS = 10
 
 
 def inputs(graph: ir.Graph, views: int) -> dict[str, np.ndarray]:
-    """Something for every input of an aggregator."""
+    """Return a value for every input of an aggregator."""
     rng = np.random.default_rng(0)
     values: dict[str, np.ndarray] = {}
     for value in graph.inputs:
@@ -56,7 +56,7 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_parts_give_the_same_bits(config: str, tmp_path: Path) -> None:
-    """With a limit that leaves tokens whole and cuts the packed QKV and the hidden layer."""
+    """The limit leaves tokens whole, and splits the packed QKV and the hidden layer."""
     original = traced(config).graphs["aggregator"]
     lengths = {"M": VIEWS, "K": 3}
     block = "info_sharing.self_attention_blocks.0" if config.startswith("map") else (

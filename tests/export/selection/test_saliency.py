@@ -1,4 +1,4 @@
-"""The saliency pre-op against its definition, written out in numpy."""
+"""The saliency stage against its definition, written out in numpy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS, COLUMNS, CHANNELS = 3, 5, 8
 
 
 def tokens(views: int, seed: int = 0) -> NDArray[np.float64]:
-    """Views that differ in how much they share: random tokens over a common part."""
+    """Return views that share different amounts: random tokens over a common part."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(ROWS * COLUMNS, CHANNELS))
     share = rng.uniform(0, 1, size=(views, 1, 1))
@@ -162,7 +162,7 @@ def _exported(pooling: str, stage: object) -> bytes:
 
 
 def test_all_pairs_kept_is_dense_attention() -> None:
-    """Regions that end inside any tile, special tokens in front, a trailing token behind."""
+    """Regions end inside any tile; special tokens are first, a trailing token is last."""
     torch.manual_seed(0)
     views, patches, special = 5, 13, 3
     layout = TokenLayout(special + patches, special_first=special, trailing_tokens=1)

@@ -1,4 +1,4 @@
-"""The bundle that ships: from released weights only, with their record and licence beside it."""
+"""The bundle that ships: exported from released weights only, with their record and licence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny_vggt import CONFIG, random_weights
 
 @pytest.fixture
 def released(tmp_path: Path) -> Path:
-    """Weights and record as `covis.export.training.release` leaves them, of the tiny model."""
+    """Return weights and record of the tiny model, as `covis.export.training.release` does."""
     folder = tmp_path / "release"
     folder.mkdir()
     state = {k: v.half() for k, v in load_file(random_weights(folder)).items()}

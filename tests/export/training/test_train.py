@@ -1,4 +1,4 @@
-"""A smoke run of the training: it learns, it stops and resumes exactly, its files are sound."""
+"""A smoke run of the training: it learns, stops and resumes exactly, and its files are valid."""
 
 from __future__ import annotations
 
