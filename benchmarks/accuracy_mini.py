@@ -1,10 +1,10 @@
-"""Accuracy of covis-mini on held-out made scenes: dense, against baselines, and sparse.
+"""Accuracy of covis-mini on held-out synthetic scenes: dense, against baselines, and sparse.
 
     python benchmarks/accuracy_mini.py                       # of the bundle that ships
-    python benchmarks/precision_accuracy.py                  # its table is taken in where it exists
+    python benchmarks/precision_accuracy.py                  # its table is included if it exists
 
 Writes `benchmarks/results/accuracy_mini.json`, `docs/explanation/accuracy.md` and the pictures
-beside it. An interrupted run goes on in `--work`.
+beside it. An interrupted run continues in `--work`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SPARSE_KINDS = ("studio/scatter", "studio/orbit")
 def dense_table(
     pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int
 ) -> dict[str, dict[str, Any]]:
-    """Kind -> estimator -> summary: the model with dense attention, and two that see nothing."""
+    """Return summaries by kind and estimator: the model with dense attention, and two baselines."""
     dense = Sparsity(selector="dense")
     out: dict[str, dict[str, Any]] = {}
     for kind in kinds:
@@ -68,16 +68,15 @@ def dense_table(
 
 
 def truths(kind: str, scenes: int, views: int, pipeline: Pipeline) -> list[GroundTruth]:
-    """Held-out scenes: `views` of twelve along the path, in random order, as in training."""
+    """Return held-out scenes: `views` of twelve along the path, in random order, as in training."""
     dataset = made(kind, max(views, 12), pipeline)
     return [sample_views(dataset.load(ref), views) for ref in dataset.scenes()[:scenes]]
 
 
 def made(kind: str, views: int, pipeline: Pipeline) -> SyntheticScenes:
-    """A dataset of a kind, rendered at the bundle's size and without shadows, as in training.
+    """Return a dataset of a kind, rendered at the bundle's size without shadows, as in training.
 
-    Always of the same many scenes, so that a sweep of more of them goes on where one of fewer
-    ended.
+    The number of scenes is always the same, so that a sweep of more scenes continues a shorter one.
     """
     rule = pipeline.bundle.manifest.pixel_rule
     first = HELD_OUT_SEEDS.start
@@ -86,9 +85,9 @@ def made(kind: str, views: int, pipeline: Pipeline) -> SyntheticScenes:
 
 
 def mean_training_pose(kind: str, scenes: int = 200) -> NDArray[np.float64]:
-    """(3, 4): the mean pose of another view in a first view's frame, over training scenes.
+    """Return the mean pose (3, 4) of another view in a first view's frame, over training scenes.
 
-    The rotation nearest to the mean matrix, and the mean translation.
+    It consists of the rotation nearest to the mean matrix, and the mean translation.
     """
     family, _, path = kind.partition("/")
     relative = []
@@ -108,7 +107,7 @@ def mean_training_pose(kind: str, scenes: int = 200) -> NDArray[np.float64]:
 def sparse_sweep(
     pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int, work: Path, plan: Plan
 ) -> dict[str, list[Row]]:
-    """Kind -> the rows of a sweep over many views, of which many do not see each other."""
+    """Return the rows of a sweep by kind, over many views of which many share no content."""
     manifest = pipeline.bundle.manifest
     out = {}
     for kind in kinds:
@@ -131,7 +130,7 @@ def sparse_sweep(
 
 
 def attention_table(pipeline: Pipeline, kind: str, scenes: int, views: int) -> list[dict[str, Any]]:
-    """Attention by layer; empty without torch."""
+    """Return attention by layer; empty without torch."""
     try:
         import torch
 
@@ -149,7 +148,7 @@ def attention_table(pipeline: Pipeline, kind: str, scenes: int, views: int) -> l
 
 
 def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
-    """docs/explanation/accuracy.md."""
+    """Return the text of docs/explanation/accuracy.md."""
     options = record["options"]
     named = {path.stem: f"![{path.stem}]({path.parent.name}/{path.name})" for path in pictures}
     parts = [
@@ -257,7 +256,7 @@ def _attention_markdown(layers: list[dict[str, Any]]) -> str:
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
-    """The pictures of the first sparse kind."""
+    """Draw the pictures of the first sparse kind."""
     from covis.evaluation.sweep import pictures
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,7 +274,7 @@ def draw(record: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as JSON holds it."""
+    """Measure everything, and return it as JSON values."""
     begun = time.process_time()
     options = RunOptions(chunk=24, threads=arguments.threads)
     pipeline = load(arguments.bundle, options)
@@ -309,7 +308,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line parser."""
     out = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     results = ROOT / "benchmarks" / "results"
     out.add_argument("--bundle", type=Path, default=ROOT / "covis" / "assets" / "demo")

@@ -2,11 +2,11 @@
 
     python benchmarks/aggregator_cpu.py BUNDLE --views 12 --density 0.125 --rounds 1 --out FILE.json
 
-The settings take turns in one process, on one thread, in CPU seconds, which a busy machine
-disturbs least; only ratios are meant to be read. The bound counts the time that ONNX Runtime's
-profile gives to global attention in the dense run: were skipped blocks free, a run would take the
-dense time less (1 - density) of the attention it may skip. Density is that of elements: special
-tokens stay dense, so it is a little above that of the pairs.
+The settings alternate in one process, on one thread. Times are CPU seconds, which a busy machine
+disturbs least; only ratios are meaningful. The bound uses the time of global attention in ONNX
+Runtime's profile of the dense run: if skipped blocks cost nothing, a run would take the dense time
+minus (1 - density) of the attention that it may skip. Density counts elements: special tokens stay
+dense, so it is a little above the density of pairs.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SETTINGS = {"dense": "none", "layers 0-9": "0-9", "all layers": "all"}
 
 
 def pair_map(views: int, density: float, seed: int = 0) -> np.ndarray:
-    """Symmetric random frame-pair levels with full diagonal and the wanted share of pairs."""
+    """Return symmetric random frame-pair levels with full diagonal and about this density."""
     rng = np.random.default_rng(seed)
     level = 2 * np.eye(views, dtype=np.int8)
     upper = np.argwhere(np.triu(np.ones((views, views)), 1))
-    wanted = max(0, round((density * views * views - views) / 2))
-    for i, j in upper[rng.permutation(len(upper))[:wanted]]:
+    pairs = max(0, round((density * views * views - views) / 2))
+    for i, j in upper[rng.permutation(len(upper))[:pairs]]:
         level[i, j] = level[j, i] = 2
     return level[None, None]
 
 
 def profiled_attention(path: Path, layers: int) -> list[float]:
-    """Seconds of each global attention in a profile: the calls with a single batch entry."""
+    """Return the seconds of each global attention in a profile: calls with a single batch entry."""
     events = json.loads(path.read_text())
     calls = [
         event["dur"] / 1e6

@@ -4,9 +4,9 @@
     python benchmarks/attention_cpu.py --quick    # 4k tokens, few densities
 
 Every peer gets the same tensors (float32, 16 heads, D = 64) and the same number of threads. The
-peers of one size take turns, round by round, so that whatever else the machine does hits all of
-them; the table holds medians, and ratios of medians. Time is the wall clock; CPU seconds of the
-process are kept beside it, because they are what a busy machine disturbs least.
+peers of one size alternate, round by round, so that other load on the machine affects all of them.
+The table contains medians, and ratios of medians. Time is wall-clock time; CPU seconds of the
+process are recorded too, because a busy machine disturbs them least.
 
 Writes benchmarks/results/attention_cpu.json and prints a table in Markdown.
 """
@@ -56,7 +56,7 @@ class Row:
 def ort_session(
     node: onnx.NodeProto, shapes: dict[str, list[int]], threads: int, library: str = ""
 ) -> onnxruntime.InferenceSession:
-    """A session of one node; int8 for `level` and `pair`, float32 for the rest."""
+    """Return a session of one node; int8 for `level` and `pair`, float32 for the rest."""
     inputs = [
         helper.make_tensor_value_info(
             name, TensorProto.INT8 if name in ("level", "pair") else TensorProto.FLOAT, shape
@@ -83,43 +83,43 @@ def ort_session(
 
 
 def session_run(session: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> Run:
-    """A call of the session that writes into one output buffer of its own, again and again."""
+    """Return a call of the session that always writes into its own output buffer."""
     binding = session.io_binding()
     for name, value in feeds.items():
         binding.bind_cpu_input(name, value)
     first = session.run(None, feeds)[0]
-    kept = [first, *feeds.values()]  # the binding holds addresses only
+    alive = [first, *feeds.values()]  # the binding stores addresses only
     binding.bind_output(
         session.get_outputs()[0].name, "cpu", 0, first.dtype, first.shape, first.ctypes.data
     )
 
     def call() -> object:
         session.run_with_iobinding(binding)
-        return kept
+        return alive
 
     return call
 
 
 def random_map(tokens: int, density: float, generator: np.random.Generator) -> Array:
-    """int8 (1, HEADS, tokens / 128, tokens / 64): the same number of key blocks in every row."""
+    """Return an int8 map (1, HEADS, tokens / 128, tokens / 64), as many key blocks in each row."""
     rows, columns = -(-tokens // 128), -(-tokens // 64)
-    kept = max(1, round(density * columns))
+    count = max(1, round(density * columns))
     order = generator.random((1, HEADS, rows, columns)).argsort(-1)
-    level: Array = np.where(order < kept, 2, 0).astype(np.int8)
+    level: Array = np.where(order < count, 2, 0).astype(np.int8)
     return level
 
 
 def frame_map(frames: int, density: float, generator: np.random.Generator) -> Array:
-    """int8 (1, 1, frames, frames): each frame sees itself and random others."""
-    kept = max(1, round(density * frames))
+    """Return an int8 map (1, 1, frames, frames): each frame attends to itself and random others."""
+    count = max(1, round(density * frames))
     order = generator.random((frames, frames))
     np.fill_diagonal(order, -1.0)
-    level: Array = np.where(order.argsort(-1).argsort(-1) < kept, 2, 0).astype(np.int8)
+    level: Array = np.where(order.argsort(-1).argsort(-1) < count, 2, 0).astype(np.int8)
     return level[None, None]
 
 
 def dense_peers(q: Array, k: Array, v: Array, threads: int) -> dict[str, Run]:
-    """ONNX Runtime's two attentions and torch's, each in the layout it likes."""
+    """Return ONNX Runtime's two attentions and torch's, each in its fastest layout."""
     tokens = q.shape[2]
     width = HEADS * HEAD_SIZE
     packed = {
@@ -145,7 +145,7 @@ def dense_peers(q: Array, k: Array, v: Array, threads: int) -> dict[str, Run]:
 
 
 def covis_run(library: str, feeds: dict[str, Array], threads: int, **attributes: int) -> Run:
-    """BlockSparseAttention of libcovis_ort."""
+    """Return a call of BlockSparseAttention of libcovis_ort."""
     node = helper.make_node("BlockSparseAttention", [*"QKV", "level"], ["O"], domain="covis")
     node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
     shapes = {name: list(value.shape) for name, value in feeds.items()}
@@ -153,7 +153,7 @@ def covis_run(library: str, feeds: dict[str, Array], threads: int, **attributes:
 
 
 def select_run(library: str, q: Array, k: Array, threads: int) -> Run:
-    """BlockSelect with the default blocks, keeping an eighth."""
+    """Return a call of BlockSelect with the default blocks that selects an eighth of them."""
     node = helper.make_node(
         "BlockSelect", ["Q", "K", "pair", "keep_ratio", "cdf"], ["level"], domain="covis"
     )
@@ -171,17 +171,18 @@ def select_run(library: str, q: Array, k: Array, threads: int) -> Run:
 def flex_run(
     flex: Any, q: Array, k: Array, v: Array, level: Array, q_size: int, k_size: int
 ) -> Run:
-    """Torch flex_attention, compiled, with the block mask of the same map.
+    """Return a call of compiled torch flex_attention with the block mask of the same map.
 
-    Every kept block is a full one, which flex computes without asking its mask function. The lists
-    are made here because `create_block_mask` evaluates a mask of tokens x tokens a head first.
+    Every selected block is a full one, which flex computes without its mask function. The lists are
+    computed here, because `create_block_mask` first evaluates a mask of tokens x tokens for each
+    head.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    kept = torch.from_numpy(level > 0)
-    # The clone: inductor takes one tensor given twice for one argument, and misses the other name.
-    full = kept.sum(dim=-1, dtype=torch.int32)
-    indices = kept.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    selected = torch.from_numpy(level > 0)
+    # A clone, because inductor merges one tensor passed twice into one argument.
+    full = selected.sum(dim=-1, dtype=torch.int32)
+    indices = selected.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
     blocks = BlockMask.from_kv_blocks(
         torch.zeros_like(full), indices.clone(), full, indices, BLOCK_SIZE=(q_size, k_size),
         seq_lengths=(q.shape[2], k.shape[2]),
@@ -191,7 +192,7 @@ def flex_run(
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU seconds of each, taken in turns after one unmeasured round."""
+    """Return median wall and CPU seconds of each, in alternation after one unmeasured round."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
@@ -207,7 +208,7 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, tuple[float, float]]
 def benchmark(
     tokens: int, densities: tuple[float, ...], rounds: int, threads: int, library: str, flex: Any
 ) -> list[Row]:
-    """All peers at one number of tokens."""
+    """Measure all peers at one number of tokens."""
     generator = np.random.default_rng(0)
     shape = (1, HEADS, tokens, HEAD_SIZE)
     q, k, v = (generator.standard_normal(shape, dtype=np.float32) for _ in range(3))
@@ -236,8 +237,8 @@ def benchmark(
                 continue
             real = float((level > 0).mean())
             name = "dense" if density == 1.0 else kind
-            given = np.full((1, 1, 1, 1), 2, np.int8) if density == 1.0 else level
-            feeds = {"Q": q, "K": k, "V": v, "level": given}
+            chosen = np.full((1, 1, 1, 1), 2, np.int8) if density == 1.0 else level
+            feeds = {"Q": q, "K": k, "V": v, "level": chosen}
             add(
                 "covis",
                 name,
@@ -259,7 +260,7 @@ def benchmark(
 
 
 def compiled_flex() -> Any:
-    """flex_attention through inductor, or None with the reason on stderr."""
+    """Return flex_attention through inductor, or None with the reason on stderr."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     try:
@@ -268,14 +269,14 @@ def compiled_flex() -> Any:
         blocks = create_block_mask(lambda b, h, i, j: i >= 0, None, None, 256, 256, device="cpu")
         x = torch.randn(1, 2, 256, HEAD_SIZE)
         flex(x, x, x, block_mask=blocks)
-    except Exception as error:  # inductor wraps whatever its compiler says
+    except Exception as error:  # inductor wraps any error of its compiler
         print(f"flex_attention is left out: {error}", file=sys.stderr)
         return None
     return flex
 
 
 def table(rows: list[Row], clock: str) -> str:
-    """Markdown: seconds, useful GFLOP/s, and the ratios the project aims at."""
+    """Return Markdown: seconds, useful GFLOP/s, and the ratios that the project aims at."""
 
     def seconds(row: Row) -> float:
         return row.wall if clock == "wall" else row.cpu
@@ -313,7 +314,7 @@ def table(rows: list[Row], clock: str) -> str:
 
 
 def main() -> None:
-    """Entry point; see the module's text."""
+    """Run the benchmark; see the text of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="4k tokens, three densities")
     parser.add_argument("--tokens", type=int, nargs="*", help="numbers of tokens")
@@ -322,30 +323,30 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the table")
     parser.add_argument("--no-flex", action="store_true", help="leave flex_attention out")
     parser.add_argument("--library", help="libcovis_ort; built from this checkout by default")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    library = given.library
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    library = options.library
     if library is None:
         from tests.plugins.native import library as built
 
         library = str(built())
-    flex = None if given.no_flex else compiled_flex()
-    densities = (1.0, 0.125, 0.0625) if given.quick else DENSITIES
-    sizes = given.tokens or ([4096] if given.quick else [4096, 8192, 16384])
+    flex = None if options.no_flex else compiled_flex()
+    densities = (1.0, 0.125, 0.0625) if options.quick else DENSITIES
+    sizes = options.tokens or ([4096] if options.quick else [4096, 8192, 16384])
     rows: list[Row] = []
     for tokens in sizes:
-        rows += benchmark(tokens, densities, given.rounds, given.threads, library, flex)
-    print(table(rows, given.clock))
+        rows += benchmark(tokens, densities, options.rounds, options.threads, library, flex)
+    print(table(rows, options.clock))
     record = {
         "command": " ".join(["python", *sys.argv]),
         "machine": platform.processor() or platform.machine(),
-        "threads": given.threads,
-        "rounds": given.rounds,
+        "threads": options.threads,
+        "rounds": options.rounds,
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
         "rows": [asdict(row) for row in rows],
     }
     RESULTS.mkdir(exist_ok=True)
-    name = "attention_cpu_quick.json" if given.quick else "attention_cpu.json"
+    name = "attention_cpu_quick.json" if options.quick else "attention_cpu.json"
     (RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""The attention kernels on a GPU, against the fastest dense attention and the sparse peers there.
+"""The attention kernels on a GPU, against the fastest dense attention and sparse peers there.
 
     python benchmarks/attention_gpu.py --out benchmarks/results/attention_h200.json
 
-Every ratio compares numbers of one run on one card: D is the fastest dense fp16 attention among
-torch's flash SDPA, cuDNN SDPA and FlashAttention-4. Peers that are not installed are named as
-absent. Inputs are fresh normal tokens; times are medians of CUDA events, on a cold L2 cache; each
-row alternates with D, so that its ratios are of the same clocks, which are logged beside it. Needs
-torch, numpy and the built library; stops after `--seconds`, and names what it then left out.
+Every ratio compares numbers of one run on one card. D is the fastest dense fp16 attention among
+torch's flash SDPA, cuDNN SDPA and FlashAttention-4. Peers that are not installed are listed as
+absent. Inputs are random normal tokens; times are medians of CUDA events, with a cold L2 cache.
+Each row alternates with D, so that its ratios belong to the same clocks, which are logged with it.
+Needs torch, numpy and the built library; stops after `--seconds`, and lists what was not measured.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def measure_peers(
     seconds: Callable[[], float],
     keep: Keep,
 ) -> None:
-    """The sparse peers and our kernel on one map, into `record`, while there is time.
+    """Measure the sparse peers and our kernel on one map, into `record`, while there is time.
 
-    Ours is measured on the frame-pair map, and on its rounding to each peer's blocks. `seconds`
-    says how many the next peer may take, and `keep` is called after each.
+    Our kernel runs on the frame-pair map, and on its rounding to each peer's blocks. `seconds`
+    returns the time left for the next peer, and `keep` is called after each peer.
     """
     level = pair_map(frames, PEER_DENSITY).cuda()
     table = Table(frames, 64, library, left_out)
@@ -73,8 +73,8 @@ def measure_peers(
         keep()
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / KERNELS_LIBRARY)
@@ -87,11 +87,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--left-out", nargs="+", default=[], choices=SUBJECTS, help="kernels that must not be run"
     )
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
 def main() -> None:
-    """Measure and write the JSON file, anew after each row and each peer."""
+    """Measure, and rewrite the JSON file after each row and each peer."""
     options = arguments()
     started = time.monotonic()
 
@@ -113,7 +113,7 @@ def main() -> None:
         result["summary"] = summary(result)
         scratch = options.out.with_name(f".{options.out.name}.partial")
         scratch.write_text(json.dumps(result, indent=1))
-        scratch.replace(options.out)  # a cut leaves the last whole record
+        scratch.replace(options.out)  # an interruption leaves the last complete record
 
     def peers() -> None:
         result["peers"] = {}
@@ -126,7 +126,7 @@ def main() -> None:
                 lambda: min(options.peer_seconds, left()),
                 write,
             )
-        except Exception as error:  # the tables are worth more than the peers
+        except Exception as error:  # the tables matter more than the peers
             result["peers"]["absent"] = f"{type(error).__name__}: {error}"
         write()
 

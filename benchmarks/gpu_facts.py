@@ -1,4 +1,4 @@
-"""The machine behind every GPU record: card, driver, clocks, versions, commit. Needs no torch."""
+"""Facts of the machine for every GPU record: card, driver, clocks, versions, commit. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "triton", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"
 
 
 def nvidia_smi(fields: tuple[str, ...]) -> dict[str, str | None]:
-    """What nvidia-smi says of the first GPU, in its own words; None where it is absent."""
+    """Return fields of the first GPU as nvidia-smi prints them; None without nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
@@ -30,14 +30,14 @@ def nvidia_smi(fields: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def clocks() -> dict[str, str | None]:
-    """SM and memory clock, power and temperature now."""
+    """Return SM and memory clock, power and temperature now."""
     return nvidia_smi(CLOCKS)
 
 
 def gpu_facts() -> dict[str, Any]:
-    """Card, driver, clocks, package versions, commit and time; None for what is not there.
+    """Return card, driver, clocks, package versions, commit and time; None for what is missing.
 
-    A copy without its history names its commit in a file `COMMIT`, if it does at all.
+    A copy without its history may contain its commit in a file `COMMIT`.
     """
     card = nvidia_smi(CARD)
     facts = machine()

@@ -1,4 +1,4 @@
-"""Level maps of the benchmark, what they cost, and their rounding to other kernels' blocks."""
+"""Level maps of the benchmark, their cost, and their rounding to other kernels' blocks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FRAME, PATCHES = 1374, 1369  # VGGT at 518 x 518: 5 special tokens first
 
 
 def pair_map(frames: int, density: float, *, low: bool = False) -> Tensor:
-    """A frame-pair map like those of co-visibility, with about `density` of the pairs.
+    """Return a frame-pair map like those of co-visibility, with about `density` of the pairs.
 
-    A band of neighbours, a few far pairs, and the reference view connected to all. With `low`, the
-    far half of the kept pairs has level 1 (Regime 2); the others have 2.
+    A band of neighbours, a few distant pairs, and the reference view connected to all. With `low`,
+    the distant half of the selected pairs has level 1 (Regime 2); the others have 2.
 
     Returns:
         int8 (1, 1, frames, frames).
@@ -35,7 +35,7 @@ def pair_map(frames: int, density: float, *, low: bool = False) -> Tensor:
 
 
 def pairs_of(level: Tensor) -> int:
-    """Token pairs that the op must compute for one head, special tokens included."""
+    """Return the token pairs that the op must compute for one head, special tokens included."""
     frames = level.shape[-1]
     every = (frames * FRAME) ** 2
     return int((level > 0).sum()) * PATCHES**2 + every - (frames * PATCHES) ** 2
@@ -45,9 +45,10 @@ class BlockLists(NamedTuple):
     """Lists of key blocks of each query block, shared by all heads.
 
     Attributes:
-        counts: int32 (1, 1, Bq).
-        indices: int32 (1, 1, Bq, Bk), the blocks of a row first, ascending.
-        kept: bool (Bq, Bk).
+        counts: Number of selected key blocks, int32 (1, 1, Bq).
+        indices: Key blocks with the selected blocks of a row first, ascending, int32 (1, 1, Bq,
+            Bk).
+        kept: Mask of selected blocks, bool (Bq, Bk).
     """
 
     counts: Tensor
@@ -55,12 +56,12 @@ class BlockLists(NamedTuple):
     kept: Tensor
 
     def pairs(self, block_q: int, block_k: int) -> int:
-        """Token pairs in the kept blocks."""
+        """Token pairs in the selected blocks."""
         return int(self.kept.sum()) * block_q * block_k
 
 
 def rounded(level: Tensor, block_q: int, block_k: int) -> BlockLists:
-    """A frame-pair map on tokens, rounded up: a block is kept if it touches a kept pair.
+    """Round a frame-pair map up to blocks: a block is selected if it touches a selected pair.
 
     Special tokens count as tokens of their frame, so the peers compute fewer pairs than the op,
     which connects them to everything.
@@ -77,7 +78,7 @@ def rounded(level: Tensor, block_q: int, block_k: int) -> BlockLists:
 
 
 def _overlap(frames: int, tokens: int, block: int, device: torch.device) -> Tensor:
-    """float32 (blocks, frames): 1 where the block and the frame share tokens."""
+    """Return float32 (blocks, frames): 1 where the block and the frame share tokens."""
     first = torch.arange(0, tokens, block, device=device)
     last = (first + block - 1).clamp(max=tokens - 1)
     index = torch.arange(frames, device=device)
@@ -88,12 +89,12 @@ def _overlap(frames: int, tokens: int, block: int, device: torch.device) -> Tens
 
 
 def block_name(block: tuple[int, int]) -> str:
-    """`64 x 64`."""
+    """Return the name of a block size, e.g. `64 x 64`."""
     return f"{block[0]} x {block[1]}"
 
 
 def row_pointers(lists: BlockLists) -> tuple[Tensor, Tensor]:
-    """The same lists as int32 CSR: (Bq + 1,) starts and (entries,) columns."""
+    """Return the same lists as int32 CSR: (Bq + 1,) starts and (entries,) columns."""
     counts = lists.counts[0, 0]
     starts = torch.zeros(len(counts) + 1, dtype=torch.int32, device=counts.device)
     starts[1:] = counts.cumsum(0)
@@ -101,6 +102,6 @@ def row_pointers(lists: BlockLists) -> tuple[Tensor, Tensor]:
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """(B, H, S, D) with zero tokens behind, S a multiple."""
+    """Pad (B, H, S, D) with zero tokens at the end, so that S is a multiple."""
     short = -x.shape[2] % multiple
     return torch.nn.functional.pad(x, (0, 0, 0, short)) if short else x

@@ -1,4 +1,4 @@
-"""What each table of the GPU benchmark measures: kernels, precisions, maps."""
+"""Rows of each table of the GPU benchmark: kernels, precisions, maps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SUBJECTS = tuple(
 
 @dataclass(frozen=True)
 class Row:
-    """What one row measures.
+    """One row to measure.
 
     Attributes:
-        name: of its map.
-        level: the lowest level of computed pairs: 1 may be computed in FP8.
-        density: share of frame pairs that are computed; None for a map of one element.
-        kernel: see `covis.export.ops.cuda`.
-        precision: likewise.
+        name: Name of the map.
+        level: Lowest level of the computed pairs: 1 may be computed in FP8.
+        density: Share of frame pairs that are computed; None for a map of one element.
+        kernel: Kernel, see `covis.export.ops.cuda.attention`.
+        precision: Precision, see `covis.export.ops.cuda.attention`.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Row:
 
 
 def subject(kernel: Kernel, precision: Precision, *, hopper: bool) -> str:
-    """The kernel that runs, in the words of the kernel checks, e.g. "hopper fp8"."""
+    """Return the name of the kernel that runs, as in the kernel checks, e.g. "hopper fp8"."""
     chosen = ("hopper" if hopper else "portable") if kernel == "auto" else kernel
     return f"{chosen} {precision}"
 
 
 def planned_rows(hopper: bool, head_dim: int, left_out: Collection[str]) -> list[Row]:
-    """Dense maps by every kernel and precision, then frame pairs of all densities.
+    """Return dense maps by every kernel and precision, then frame pairs of all densities.
 
     Args:
-        hopper: whether the GPU has the Hopper kernels, and so FP8.
-        head_dim: of the table.
-        left_out: what is not measured, see `subject`.
+        hopper: True if the GPU has the Hopper kernels, and so FP8.
+        head_dim: Head dimension of the table.
+        left_out: Names of kernels that are not measured, see `subject`.
     """
     kernels: list[Kernel] = ["auto"]
     if hopper and head_dim == 64:

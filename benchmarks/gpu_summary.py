@@ -1,4 +1,4 @@
-"""Results against the targets: each as a ratio within one run, never across runs or cards."""
+"""Results against the targets: each is a ratio within one run, never across runs or cards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEER = ("against the fastest sparse peer's time on the same map, D = 64", 1.1, 1
 
 
 def summary(result: Record) -> list[Record]:
-    """The table of targets for the first table of a result; `value` None where not measured."""
+    """Return the table of targets for the first table of a result; `value` None if not measured."""
     table = next((t for t in result.get("tables", []) if t["head_dim"] == 64), None)
     rows: list[Record] = []
     if table is None:
@@ -41,7 +41,7 @@ def summary(result: Record) -> list[Record]:
 
 
 def peer_ratio(result: Record) -> float | None:
-    """The least of the peers' times over ours, each on the peer's rounding of the map."""
+    """Return the smallest ratio of a peer's time to ours, on the peer's rounding of the map."""
     peers = result.get("peers", {})
     ours = peers.get("ours", {})
     ratios = [
@@ -53,7 +53,7 @@ def peer_ratio(result: Record) -> float | None:
 
 
 def text(result: Record) -> str:
-    """The summary as lines."""
+    """Return the summary as lines."""
     lines = []
     for table in result.get("tables", []):
         if "D" not in table:  # cut before its first row

@@ -1,4 +1,4 @@
-"""The measurements of one length and head dimension: ours beside the fastest dense attention."""
+"""Measurements of one length and head dimension: our kernel and the fastest dense attention."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Keep = Callable[[], None]
 
 
 def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]:
-    """Fresh Q, K, V of that many frames."""
+    """Return random Q, K, V of that many frames."""
     shape = (1, heads, frames * FRAME, head_dim)
     return [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
 
@@ -35,7 +35,7 @@ def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]
 def dense_baselines(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> tuple[dict[str, Record], dict[str, Call]]:
-    """The dense attentions that torch and FlashAttention-4 have here: times, and the calls."""
+    """Return times and calls of the dense attentions that torch and FlashAttention-4 offer here."""
 
     def sdpa(backend: SDPBackend) -> Call:
         def run() -> object:
@@ -79,7 +79,7 @@ class Table:
         self.length = self.q.shape[2]
 
     def op(self, level: torch.Tensor, **options: Any) -> Call:
-        """One launch with VGGT's layout; a map of one element has no frames."""
+        """Return a launch with VGGT's layout; a map of one element has no frames."""
         frames = level.numel() > 1
         attributes = (
             AttentionAttributes(LAYOUT, PATCHES, PATCHES) if frames else AttentionAttributes()
@@ -87,11 +87,11 @@ class Table:
         return self.launch(level, attributes, **options)
 
     def regions(self, level: torch.Tensor, block: tuple[int, int]) -> Call:
-        """One launch with a map of plain token blocks."""
+        """Return a launch with a map of plain token blocks."""
         return self.launch(level, AttentionAttributes(q_block=block[0], k_block=block[1]))
 
     def launch(self, level: torch.Tensor, attributes: AttentionAttributes, **options: Any) -> Call:
-        """One launch of the attention kernel on these tokens."""
+        """Return a launch of the attention kernel on these tokens."""
         tokens = (self.q, self.k, self.v, level, attributes)
         return lambda: attention.block_sparse_attention(
             *tokens, out=self.out, library=self.library, **options
@@ -100,7 +100,7 @@ class Table:
     def row(
         self, name: str, level: torch.Tensor, dense: Call, budget: float, **options: Any
     ) -> Record:
-        """One measured row; `dense` runs in turns with it."""
+        """Measure one row; `dense` alternates with it."""
         pairs = self.length**2 if level.numel() == 1 else pairs_of(level)
         run = measure(self.op(level, **options), budget, beside=dense)
         dense_ms = run.pop("beside_ms")
@@ -122,7 +122,7 @@ class Table:
         return record
 
     def rows(self, dense: Call, budget: float) -> Iterator[Record]:
-        """Every row of `planned_rows` that is not left out, as it is measured."""
+        """Yield every row of `planned_rows` that is not left out, as it is measured."""
         for row in planned_rows(self.hopper, self.head_dim, self.left_out):
             if row.density is None:
                 level = torch.full((1, 1, 1, 1), row.level, dtype=torch.int8, device="cuda")
@@ -132,7 +132,7 @@ class Table:
             yield self.row(row.name, level, dense, budget, **options)
 
     def shares(self, level: torch.Tensor, precision: attention.Precision) -> Record:
-        """What the small kernels before the attention take of one call."""
+        """Return the share of the small kernels before the attention in one call."""
         times = kernel_times(self.op(level, precision=precision))
         total = sum(times.values())
         listing = sum(times.get(name, 0.0) for name in LISTING)
@@ -141,7 +141,7 @@ class Table:
         return {"ms": times, "share": share}
 
     def extra_memory(self, level: torch.Tensor, precision: attention.Precision) -> Record:
-        """Peak memory of one call beside Q, K, V and O."""
+        """Return the peak memory of one call in addition to Q, K, V and O."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -151,7 +151,7 @@ class Table:
         return {"bytes": extra, "share_of_qkvo": extra / (8 * self.q.numel())}
 
     def selectors(self) -> dict[str, Record]:
-        """BlockSelect and saliency, which build the maps."""
+        """Measure BlockSelect and saliency, which compute the maps."""
         level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
         scalars = [torch.tensor(x, device="cuda") for x in (0.126, 0.9)]
         features = torch.randn(self.frames, PATCHES, 1024, device="cuda", dtype=torch.float16)
@@ -166,7 +166,7 @@ class Table:
         }
 
     def measure(self, record: Record, budget: float, keep: Keep) -> None:
-        """Everything at this length, into `record`; `keep` is called after each row."""
+        """Measure everything at this length, into `record`; `keep` is called after each row."""
         dense, calls = dense_baselines(self.q, self.k, self.v)
         fastest = min((r["ms"], name) for name, r in dense.items() if "ms" in r)
         flops = 4 * self.head_dim * HEADS * self.length**2

@@ -1,4 +1,4 @@
-"""Timing on a GPU: CUDA events, and the clocks beside every number."""
+"""Timing on a GPU: CUDA events, with the clocks of every number."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def measure(
     *,
     beside: Callable[[], object] | None = None,
 ) -> Record:
-    """Median and minimum in milliseconds of the runs that fit in about `budget` seconds.
+    """Return median and minimum in milliseconds of the runs that fit in about `budget` seconds.
 
-    Each run finds a cold L2 cache and a GPU that is still busy, so that the time between the
+    Each run starts with a cold L2 cache and a GPU that is still busy, so that the time between the
     events is the GPU's alone. Runs of `beside` alternate with those of `function` and share its
     clocks and temperature; their median is `beside_ms`.
     """
@@ -62,7 +62,7 @@ def _once(function: Callable[[], object], scratch: torch.Tensor) -> float:
 
 
 def kernel_times(function: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds of each kernel that one call launches, by its short name."""
+    """Return milliseconds of each kernel that one call launches, by its short name."""
     from torch.profiler import ProfilerActivity, profile
 
     function()
@@ -78,6 +78,9 @@ def kernel_times(function: Callable[[], object]) -> dict[str, float]:
 
 
 def short_name(kernel: str) -> str:
-    """`quantize_cell` of `void covis::(anonymous namespace)::quantize_cell<__half, 64>(...)`."""
+    """Return the plain name of a kernel.
+
+    It is `quantize_cell` for `void covis::(anonymous namespace)::quantize_cell<__half, 64>(...)`.
+    """
     head = kernel.replace("(anonymous namespace)::", "").split("(")[0].split("<")[0]
     return head.split("::")[-1].strip().split(" ")[-1]

@@ -1,11 +1,12 @@
-"""Block-sparse attention of others on the op's frame-pair maps, each in a process of its own.
+"""Block-sparse attention of other libraries on the op's frame-pair maps, each in its own process.
 
     python benchmarks/peers_gpu.py NAME --frames 100 --density 0.126
 
-Prints one JSON line: the time, the share of blocks, and how far its output is from the formula on
-one query block; or why it is absent. A process each, because most compile at first use, which
-nothing can interrupt, and because a fault in one must not end the others. The signatures are those
-of nvidia-cudnn-frontend 1.32, flash-attn-4 4.0.0b36, flashinfer-python 0.7.2 and torch 2.15.
+Prints one JSON line: the time, the share of blocks, and the error against the formula on one query
+block; or the reason why the peer is absent. Each peer has its own process, because most compile at
+first use, which nothing can interrupt, and because a fault in one must not end the others. The
+signatures are those of nvidia-cudnn-frontend 1.32, flash-attn-4 4.0.0b36, flashinfer-python 0.7.2
+and torch 2.15.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Peer:
     """One implementation at one block size.
 
     Attributes:
-        module: what has to be installed.
-        block: tokens of a query block and of a key block.
-        prepare: (q, k, v, lists) -> a call that gives O as (B, H, S, D).
+        module: Module that has to be installed.
+        block: Tokens of a query block and of a key block.
+        prepare: Function of (q, k, v, lists) that returns a call; the call returns O as (B, H, S,
+            D).
     """
 
     def __init__(
@@ -132,7 +134,7 @@ PEERS = {
 
 
 def first_tensor(result: object) -> Tensor:
-    """The output of libraries that also give the log-sum-exp."""
+    """Return the output of libraries that also return the log-sum-exp."""
     if isinstance(result, Tensor):
         return result
     if isinstance(result, dict):
@@ -141,7 +143,7 @@ def first_tensor(result: object) -> Tensor:
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, rows: slice, block_k: int) -> Tensor:
-    """(H, rows, D) float32: attention of one query block over its kept key blocks."""
+    """Compute attention of one query block over its selected key blocks, (H, rows, D) float32."""
     tokens = k.shape[2]
     columns = keep.repeat_interleave(block_k)[:tokens].nonzero()[:, 0]
     queries, keys, values = (
@@ -152,7 +154,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, rows: slice, block_k:
 
 
 def compare(name: str, frames: int, density: float, head_dim: int, device: str = "cuda") -> Record:
-    """Measure one peer; tokens are padded with zeros to whole blocks, as the peers want."""
+    """Measure one peer; tokens are padded with zeros to whole blocks, as the peers require."""
     peer = PEERS[name]
     block_q, block_k = peer.block
     shape = (1, HEADS, frames * FRAME, head_dim)
@@ -175,11 +177,11 @@ def compare(name: str, frames: int, density: float, head_dim: int, device: str =
 
 
 def whole(lists: BlockLists, tokens: int, block: tuple[int, int]) -> BlockLists:
-    """Lists with rows (empty) and columns for the padding behind the last frame."""
+    """Return lists with rows (empty) and columns for the padding after the last frame."""
     rows, columns = tokens // block[0], tokens // block[1]
     kept = torch.zeros(rows, columns, dtype=torch.bool, device=lists.kept.device)
     kept[: lists.kept.shape[0], : lists.kept.shape[1]] = lists.kept
-    # No peer must meet an empty row: rows of padding attend to the block of padding, or the last.
+    # No row may be empty: rows of padding attend to the block of padding, or to the last block.
     kept[lists.kept.shape[0] :, -1] = True
     counts = kept.sum(-1, dtype=torch.int32)[None, None]
     order = kept.byte().argsort(dim=-1, descending=True, stable=True).to(torch.int32)
@@ -187,9 +189,10 @@ def whole(lists: BlockLists, tokens: int, block: tuple[int, int]) -> BlockLists:
 
 
 def run_peer(name: str, frames: int, density: float, head_dim: int, seconds: float) -> Record:
-    """`compare` in a process of its own; a record of why where it gave nothing.
+    """Run `compare` in its own process; return a record with the reason if it returned nothing.
 
-    At its limit it is killed with all that it started: compilers' helpers hold its output open.
+    At its limit it is killed with all its child processes, because compilers' helpers keep its
+    output open.
     """
     command = [sys.executable, __file__, name, "--frames", str(frames)]
     command += ["--density", str(density), "--head-dim", str(head_dim)]
@@ -224,12 +227,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--density", type=float, default=0.126)
     parser.add_argument("--head-dim", type=int, default=64)
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        record = compare(given.name, given.frames, given.density, given.head_dim)
+        record = compare(options.name, options.frames, options.density, options.head_dim)
     except ImportError as error:
         record = {"absent": f"not installed: {error}"}
-    except Exception as error:  # whatever a peer raises is what the table says of it
+    except Exception as error:  # the table contains whatever a peer raises
         record = {"absent": f"{type(error).__name__}: {str(error)[:300]}"}
     print(json.dumps(record))
 

@@ -1,10 +1,10 @@
-"""What `covis estimate` reckons for a stage beside what ONNX Runtime's CPU provider holds.
+"""Estimate of `covis estimate` for each stage, and memory use of ONNX Runtime's CPU provider.
 
     python benchmarks/plan_cpu.py BUNDLE --views 100
 
-One run of each stage on random inputs, after one at two views that reads the weights in. Measured
-is the growth of the resident set to its high-water mark, so it holds what the C library keeps of
-freed memory and the scratch memory of kernels, which the plan does not count (Linux).
+Each stage runs once on random inputs, after a run at two views that reads the weights. The measured
+value is the growth of the resident set to its high-water mark (Linux). It includes freed memory
+that the C library keeps and scratch memory of kernels, which the estimate does not count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROBES = 8
 
 
 def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Something for every input: a tenth of the frame pairs, each layer sparse."""
+    """Return a value for every input: a tenth of the frame pairs, each layer sparse."""
     rng = np.random.default_rng(0)
     values: dict[str, np.ndarray[Any, Any]] = {}
     for tensor in stage.inputs:
@@ -44,12 +44,12 @@ def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def sizes(views: int) -> dict[Any, int]:
-    """The symbols of a stage's shapes."""
+    """Return the symbols of a stage's shapes with their values."""
     return {"M": views, "N": views, "K": PROBES}
 
 
 def grown(session: Session, stage: Stage, views: int) -> int:
-    """Bytes that a run adds to the resident set at its highest."""
+    """Return the bytes that a run adds to the resident set at its highest."""
     given = inputs(stage, views)
     taken = {
         t.name: np.ones(tuple(sizes(views).get(n, n) for n in t.shape), t.dtype)

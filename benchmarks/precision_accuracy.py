@@ -1,4 +1,4 @@
-"""What low precision costs in camera accuracy, beside skipping, on the same pairs.
+"""Loss of camera accuracy by low precision, and by skipping, on the same pairs.
 
     python benchmarks/precision_accuracy.py --bundle covis/assets/demo
 
@@ -7,11 +7,11 @@ Of a VGGT, in torch, all global layers alike:
 - `fp32`, `fp16`: dense, the whole model in that type.
 - `fp8`: every pair at level 1, which is emulated as float8 e4m3 with the scales of the Hopper
   kernels (`covis.export.ops.fp8`); special tokens stay exact.
-- `regime 2`: the kept pairs in full, all others at level 1.
-- `skip`: the kept pairs in full, the others not at all.
+- `regime 2`: the selected pairs in full, all others at level 1.
+- `skip`: the selected pairs in full, the others not at all.
 
-The kept pairs are the most similar ones, as many as each share allows. Weights are those of a
-bundle, or of a safetensors file that names its configuration.
+The selected pairs are the most similar ones, as many as each share allows. Weights are those of a
+bundle, or of a safetensors file that contains its configuration.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARES = (0.5, 0.25, 0.126)
 
 
 def load_vggt(bundle: Path | None, weights: Path | None) -> Any:
-    """The torch model of a bundle, or of a released weights file."""
+    """Load the torch model of a bundle, or of a released weights file."""
     if weights is None:
         assert bundle is not None
         return model_of_bundle(open_bundle(bundle))
@@ -57,7 +57,7 @@ def load_vggt(bundle: Path | None, weights: Path | None) -> Any:
 
 
 class Estimator:
-    """Cameras of one scene under any pair map, the encoder's tokens computed once a type."""
+    """Cameras of one scene under any pair map; each type encodes the images once."""
 
     def __init__(self, model: Any, images: torch.Tensor) -> None:
         self.model = model
@@ -66,12 +66,12 @@ class Estimator:
         self.tokens = model.encode(images)
 
     def similarity(self) -> np.ndarray[Any, Any]:
-        """(M, M) as the saliency stage computes it."""
+        """Return similarities (M, M) as the saliency stage computes them."""
         found: np.ndarray[Any, Any] = descriptor_similarity(self.tokens[0].float()).numpy()
         return found
 
     def extrinsics(self, level: np.ndarray[Any, Any] | None, mode: str) -> np.ndarray[Any, Any]:
-        """(M, 3, 4) with a frame-pair map (M, M), or dense; level 1 as `mode` says."""
+        """Return extrinsics (M, 3, 4) with a frame-pair map (M, M), or dense; level 1 as `mode`."""
         height, width = self.size
         views = len(self.images)
         full = np.full((views, views), 2) if level is None else level
@@ -91,7 +91,7 @@ class Estimator:
 def measure(
     model: Any, half: Any, truth: GroundTruth, shares: tuple[float, ...]
 ) -> dict[str, Record]:
-    """The pose record of each setting on one scene."""
+    """Return the pose record of each setting on one scene."""
     stack = np.stack([np.asarray(image) for image in truth.images])
     images = torch.tensor(stack).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -116,7 +116,7 @@ def measure(
 
 
 def _moved(cameras: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
-    """Median over pairs of the larger relative angle to the cameras of fp32, degrees."""
+    """Return the median over pairs of the larger relative angle to the cameras of fp32, degrees."""
     return float(np.median(np.maximum(*pair_errors(cameras, exact))))
 
 
@@ -128,7 +128,7 @@ def run(
     model: Any, kinds: tuple[str, ...], scenes: int, views: int, size: int,
     shares: tuple[float, ...] = SHARES,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Summaries by setting, over `scenes` held-out scenes of each kind."""
+    """Return summaries by setting, over `scenes` held-out scenes of each kind."""
     import copy
 
     from covis.synthetic import HELD_OUT_SEEDS
@@ -150,7 +150,7 @@ def run(
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
-    """A row a setting: AUC and what it lost against fp32."""
+    """Return one row for each setting: AUC and its loss against fp32."""
     names = ("AUC@30", "AUC@15", "AUC@5", "rotation", "translation", "AUC@30 - fp32")
     lines = [f"| setting | {' | '.join(names)} | moved from fp32 |", "|" + "---|" * 8]
     for name, row in rows.items():

@@ -21,7 +21,7 @@ from covis.export.weights.convert import write_safetensors
 
 
 def tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[Tensor]:
-    """One random tensor a key, float32."""
+    """Yield one random tensor for each key, float32."""
     generator = torch.Generator().manual_seed(seed)
     for name, shape in shapes.items():
         values = torch.randn(shape, generator=generator)

@@ -2,8 +2,8 @@
 
     python benchmarks/stages_cpu.py BUNDLE PHOTOS --views 4 [--no-kernel] [--out FILE.json]
 
-Memory is the process's resident set, memory-mapped weights included, as the kernel's high-water
-mark, which is reset when a stage begins (Linux).
+Memory is the high-water mark of the process's resident set, memory-mapped weights included. It is
+reset when a stage begins (Linux).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from covis.runtime.pipeline import load
 
 
 class Meter:
-    """A progress callback that closes the books on a stage when the next begins."""
+    """A progress callback that ends the measurement of a stage when the next one begins."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float | str]] = []
@@ -39,7 +39,7 @@ class Meter:
             self._reset()
 
     def close(self) -> None:
-        """Write down the stage that is running."""
+        """Record the stage that is running."""
         seconds = time.perf_counter() - self._start
         self.rows.append({"stage": self._stage, "seconds": seconds, "peak_gib": peak_gib()})
 
@@ -48,7 +48,7 @@ class Meter:
 
 
 def peak_gib() -> float:
-    """High-water mark of the resident set since the last reset."""
+    """Return the high-water mark of the resident set since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 2**20

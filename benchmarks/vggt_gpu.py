@@ -1,13 +1,13 @@
-"""VGGT end to end on a GPU, dense beside sparse, in the set-up of the literature.
+"""VGGT end to end on a GPU, dense and sparse, with the settings of the literature.
 
     covis build BUNDLE --views 1:100:500 --chunk 16
     python benchmarks/vggt_gpu.py BUNDLE --photos DIR --out benchmarks/results/vggt_h200.json
 
 100 and 500 views of 518 x 518, global layers 0-9 and 0-14 sparse, 12.6 % and 6.2 % of the frame
-pairs kept. tau is found by bisection on the scene's own similarity matrix. Random weights (see
-benchmarks/random_weights.py) serve for time and memory as well, but all their views look alike to
-saliency: where no tau keeps the share asked for, a made map of pairs along a camera path takes its
-place, and the record says so. All settings of one number of views take turns in one run.
+pairs computed. tau is found by bisection on the scene's own similarity matrix. Random weights (see
+benchmarks/random_weights.py) are enough for time and memory, but all their views are similar. Where
+no tau selects the required share, a synthetic map of pairs along a camera path is used instead, and
+the record contains this. All settings of one number of views alternate in one run.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.evaluation.bench.measure import (
     Schedule,
     Setting,
-    made_images,
     measure,
     peak_bytes,
+    random_images,
     reset_peak,
 )
 from covis.evaluation.bench.record import ratios, setting_record
 from covis.runtime.photos.images import Images, find_images, load_images
 from covis.runtime.pipeline import Pipeline, load
 
-NEAR = 0.1  # a share of pairs may be off by this part of it, for tau to be said to reach it
+NEAR = 0.1  # relative error of a share of pairs up to which tau counts as reaching it
 PERCENTILES = (90.0, 99.0)
 
 
 def kept_pairs(similarity: NDArray[Any], tau: float, reference: int) -> NDArray[np.bool_]:
-    """(M, M): the pairs that saliency keeps; views themselves and the reference's always."""
+    """Return the pairs (M, M) that saliency selects, with self pairs and the reference's."""
     kept: NDArray[np.bool_] = similarity >= tau
     np.fill_diagonal(kept, True)
     if reference >= 0:
@@ -54,7 +54,7 @@ def kept_pairs(similarity: NDArray[Any], tau: float, reference: int) -> NDArray[
 
 
 def find_tau(similarity: NDArray[Any], share: float, reference: int) -> tuple[float, float]:
-    """(tau, share of pairs kept with it): the largest tau that keeps at least `share`.
+    """Return (tau, share of pairs): the largest tau that selects at least `share`.
 
     Bisection over the values that occur; the share falls as tau rises.
     """
@@ -70,23 +70,23 @@ def find_tau(similarity: NDArray[Any], share: float, reference: int) -> tuple[fl
     return tau, float(kept_pairs(similarity, tau, reference).mean())
 
 
-def made_pairs(views: int, share: float, reference: int, seed: int = 0) -> NDArray[np.int8]:
-    """A level map (1, 1, M, M) with `share` of the pairs: neighbours along a path, and loops.
+def synthetic_pairs(views: int, share: float, reference: int, seed: int = 0) -> NDArray[np.int8]:
+    """Return a level map (1, 1, M, M) with `share` of the pairs, near and far along a path.
 
-    Views see themselves, the reference, and as many next neighbours as the share allows; the rest,
-    at most a tenth of it, are symmetric pairs far apart, where the path comes back to a place.
+    Each view attends to itself, the reference, and as many next neighbours as the share allows. The
+    remaining pairs, at most a tenth, are symmetric and distant, where the path returns to a place.
     """
     kept = kept_pairs(np.zeros((views, views)), 1.0, reference)
-    wanted = round(share * views * views)
+    target = round(share * views * views)
     gap = np.abs(np.subtract.outer(np.arange(views), np.arange(views)))
     for width in range(1, views):
         wider = kept | (gap <= width)
-        if wider.sum() > 0.9 * wanted:
+        if wider.sum() > 0.9 * target:
             break
         kept = wider
     random = np.random.default_rng(seed)
     far = np.argwhere(np.triu(~kept))
-    missing = max(wanted - int(kept.sum()), 0) // 2
+    missing = max(target - int(kept.sum()), 0) // 2
     for i, j in far[random.permutation(len(far))[:missing]]:
         kept[i, j] = kept[j, i] = True
     level: NDArray[np.int8] = (2 * kept).astype(np.int8)[None, None]
@@ -95,7 +95,7 @@ def made_pairs(views: int, share: float, reference: int, seed: int = 0) -> NDArr
 
 @dataclass(frozen=True)
 class Selection:
-    """How the share of pairs was reached."""
+    """Pairs of a share, and the way they were selected."""
 
     wanted: float
     kept: float
@@ -106,21 +106,21 @@ class Selection:
 def select(
     similarity: NDArray[Any], share: float, reference: int
 ) -> tuple[Selection, NDArray[np.int8]]:
-    """Pairs by tau where that can reach the share, else a made map."""
+    """Select pairs by tau where that can reach the share, else by a synthetic map."""
     tau, reached = find_tau(similarity, share, reference)
     if abs(reached - share) <= NEAR * share:
         level = (2 * kept_pairs(similarity, tau, reference)).astype(np.int8)[None, None]
         return Selection(share, reached, tau, "by saliency"), level
-    level = made_pairs(len(similarity), share, reference)
+    level = synthetic_pairs(len(similarity), share, reference)
     why = f"made, along a path: saliency keeps {reached:.1%} at tau {tau:.4f}"
     return Selection(share, float((level > 0).mean()), None, why), level
 
 
 def pictures(pipeline: Pipeline, folder: Path | None, views: int) -> tuple[Images, str]:
-    """`views` photos, spread evenly over a folder, or made ones; and which."""
+    """Return `views` photos, spread evenly over a folder, or synthetic ones; and their kind."""
     rule = pipeline.bundle.manifest.pixel_rule
     if folder is None:
-        return made_images(views, rule), "made"
+        return random_images(views, rule), "made"
     found = find_images(folder)
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, views).round().astype(int)]
     repeated = f", {views - len(set(chosen))} of them twice" if len(set(chosen)) < views else ""
@@ -130,7 +130,7 @@ def pictures(pipeline: Pipeline, folder: Path | None, views: int) -> tuple[Image
 def run(
     pipeline: Pipeline, images: Images, layers: list[str], shares: list[float], schedule: Schedule
 ) -> dict[str, Any]:
-    """Dense and every pair of layers and share, in turns, on one number of views."""
+    """Run dense and every pair of layers and share, in alternation, on one number of views."""
     views = len(images)
     base = Sparsity(selector="dense", layers=layers[0])
     values = pipeline.run_stages(images, base, lambda stage, done, total: None)
@@ -160,16 +160,17 @@ def run(
 
 
 def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
-    """One sparse run, in all layers, of as many made views as fit, at most `most`: for the record.
+    """Run as many synthetic views as fit, at most `most`, sparse in all layers, for the record.
 
-    Where the GPU is too full, the pipeline names the number of views that fits, and that is run.
+    Where the GPU is too full, the pipeline's error contains the number of views that fits, and that
+    number is run.
     """
     rule, memory = pipeline.bundle.manifest.pixel_rule, pipeline.backend.memory
     reference = 0 if pipeline.bundle.manifest.model.reference_view else -1
     record: dict[str, Any] = {"asked": most, "views": None, "kept": share, "refused": []}
     sparsity, views = Sparsity(selector="saliency", layers="all"), most
     while record["views"] is None:
-        images, level = made_images(views, rule), made_pairs(views, share, reference)
+        images, level = random_images(views, rule), synthetic_pairs(views, share, reference)
         reset_peak(memory)
         started = time.perf_counter()
         try:
@@ -187,7 +188,7 @@ def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]], unit: str) -> str:
-    """Markdown: a row a setting."""
+    """Return Markdown with a row for each setting."""
     lines = [
         f"| views | setting | pairs kept | aggregator {unit} | whole {unit} | aggregator "
         "speed-up | whole speed-up |",
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     shares = [float(share) for share in options.kept.split(",")]
 
     def write() -> None:
-        if options.out:  # after each number of views: the next one may not fit
+        if options.out:  # after each number of views, because the next one may not fit
             scratch = options.out.with_name(f".{options.out.name}.partial")
             scratch.write_text(json.dumps(record, indent=1) + "\n")
             scratch.replace(options.out)

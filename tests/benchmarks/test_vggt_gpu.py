@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, made_pairs, main, select
+from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, synthetic_pairs, main, select
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import Sparsity
 from covis.evaluation.bench.measure import made_images
@@ -54,7 +54,7 @@ def test_the_rule_is_that_of_the_saliency_graph(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize("share", [0.126, 0.062])
 @pytest.mark.parametrize("views", [100, 500])
 def test_made_maps_keep_the_published_shares(views: int, share: float) -> None:
-    level = made_pairs(views, share, 0)
+    level = synthetic_pairs(views, share, 0)
     assert level.shape == (1, 1, views, views) and level.dtype == np.int8
     kept = level[0, 0] > 0
     assert (kept == kept.T).all() and np.diag(kept).all() and kept[0].all() and kept[:, 0].all()
