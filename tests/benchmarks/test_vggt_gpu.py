@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, synthetic_pairs, main, select
+from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, main, select, synthetic_pairs
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import Sparsity
 from covis.evaluation.bench.measure import made_images
