@@ -23,7 +23,7 @@ from covis.export.sizes import name_symbols
 from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
 
 _EXAMPLE = {FRAMES: 3, PROBES: 5}  # the tracer treats 0 and 1 as constants
-_PREFIX = "model."  # stage modules hold the model under this attribute
+_PREFIX = "model."  # attribute of stage modules that contains the model
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata: modules from the outermost one, then the op
 
 

@@ -123,8 +123,8 @@ class Accelerated:
             kept_pairs = int((scenes.pair_level > 0).sum())
         layers = []
         for layer in range(len(self.structure.attentions)):
-            if scenes is not None and layer in scenes.kept:
-                share = float(scenes.kept[layer])
+            if scenes is not None and layer in scenes.shares:
+                share = float(scenes.shares[layer])
                 layers.append(LayerReport(layer, kept_pairs, pairs, share))
             else:
                 layers.append(LayerReport(layer, pairs, pairs, 1.0))

@@ -34,7 +34,7 @@ class Scenes:
         similarity: Similarities of views (B, M, M); None for the selector `pooled`.
         pair_level: Levels of view pairs, int8 (B, 1, M, M), or (1, 1, 1, 1) of 2 for the selector
             `pooled`.
-        kept: Share of the region pairs computed, over scenes and heads, (), by layer.
+        shares: Share of the region pairs computed, over scenes and heads, (), by layer.
 
     Raises:
         CovisError: tokens that do not match the frames of the encoder.
@@ -50,7 +50,7 @@ class Scenes:
     ) -> None:
         self.frames, self.sparsity, self.shape, self.device = frames, sparsity, shape, device
         self.views, self.layout = _layout(frames, structure, shape)
-        self.kept: dict[int, Tensor] = {}
+        self.shares: dict[int, Tensor] = {}
         self.pair_level = dense_level()
         self.similarity: Tensor | None = None
         if sparsity.selector in ("saliency", "both"):
@@ -67,7 +67,7 @@ class Scenes:
             q, k, v = (x.index_select(2, order) for x in (q, k, v))
         with torch.no_grad():
             chosen = self._choose(q, k)
-            self.kept[layer] = (chosen.level > 0).to(torch.float32).mean()
+            self.shares[layer] = (chosen.level > 0).to(torch.float32).mean()
         out = block_sparse_attention(
             q,
             k,

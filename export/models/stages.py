@@ -87,7 +87,7 @@ class PooledAggregator(nn.Module):
         )
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection, patch_order)
-        by_layer = _by_layer(measure.mass), _by_layer(selection.kept)
+        by_layer = _by_layer(measure.mass), _by_layer(selection.shares)
         return (*(output.squeeze(0) for output in outputs), *by_layer)
 
 

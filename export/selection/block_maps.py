@@ -131,7 +131,7 @@ class PooledSelection:
         pool: "mean" or "max" over the tokens of a block.
         probe: Measures the attention mass on selected blocks; None measures nothing.
         head_groups: Number of head groups for many views, see `pooled_head_groups`.
-        kept: Share of selected blocks by head (H,), by layer; several groups of heads in their
+        shares: Share of selected blocks by head (H,), by layer; several groups of heads in their
             order.
     """
 
@@ -145,7 +145,7 @@ class PooledSelection:
     k_block: int = K_BLOCK
     probe: MassProbe | None = None
     head_groups: int = 1
-    kept: dict[int, list[Tensor]] = field(default_factory=dict)
+    shares: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap | tuple[BlockMap, ...]:
         if self.head_groups == 1:
@@ -167,7 +167,7 @@ class PooledSelection:
         )
         level = _dense_outside(level, self.sparse_layers, layer)
         shares = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
-        self.kept.setdefault(layer, []).append(shares)
+        self.shares.setdefault(layer, []).append(shares)
         blocks = BlockMap(level, self.q_block, self.k_block)
         if self.probe is not None:
             blocks = self.probe(layer, q, k, blocks)

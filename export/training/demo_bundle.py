@@ -30,7 +30,7 @@ LARGEST = 8_000_000  # bytes of the weights file
 SPARSITY = Sparsity(tau=0.9, layers="all", min_neighbours=2)
 _ASSETS = Path(covis.__file__).resolve().parent / "assets"
 _LICENCE = """{name}: weights of a small VGGT-type network, trained from random initialisation on
-made scenes (see {name}.json). They derive from no other weights and no photographs.
+synthetic scenes (see {name}.json). They derive from no other weights and no photographs.
 
 Copyright 2026 The covis authors
 SPDX-License-Identifier: Apache-2.0
