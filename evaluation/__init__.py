@@ -1,7 +1,7 @@
 """Accuracy against ground truth: metrics, dataset readers, and evaluations that can be resumed.
 
-Everything is imported when first asked for: the metrics need numpy alone, and whoever wants only
-them must not load a runtime.
+Everything is imported at its first use, so that the metrics, which need numpy alone, do not load a
+runtime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Made scenes with known cameras: textured rooms and corridors, rendered with numpy or torch."""
+"""Synthetic scenes with exact ground truth: textured rooms and corridors, in numpy or torch."""
 
 from covis.synthetic.cameras import PATHS, Cameras, camera_path, look_at
 from covis.synthetic.photos import demo_scene, write_photos

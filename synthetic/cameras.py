@@ -1,4 +1,4 @@
-"""Camera paths through made scenes: orbits, walks, turns and loops."""
+"""Camera paths through synthetic scenes: orbits, walks, turns and loops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Vector = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Cameras:
     """
-    M pinhole cameras without a size yet.
+    M pinhole cameras, independent of the image size.
 
     Attributes:
         extrinsics: (M, 3, 4) world to camera, OpenCV axes, metres.
@@ -32,7 +32,7 @@ class Cameras:
     fov_y: _Vector
 
     def intrinsics(self, height: int, width: int) -> _Vector:
-        """(M, 3, 3) in pixels; the centre of the top-left pixel is (0.5, 0.5)."""
+        """Return intrinsics (M, 3, 3) in pixels; the centre of the top-left pixel is (0.5, 0.5)."""
         focal = height / 2 / np.tan(self.fov_y / 2)
         k = np.zeros((len(focal), 3, 3))
         k[:, 0, 0] = k[:, 1, 1] = focal
@@ -40,18 +40,18 @@ class Cameras:
         return k
 
     def __getitem__(self, index: Any) -> Cameras:
-        """The cameras of a slice or index array."""
+        """Select the cameras of a slice or index array."""
         return Cameras(self.extrinsics[index], self.fov_y[index])
 
 
 def look_at(position: _Vector, target: _Vector, roll: float = 0.0) -> _Vector:
     """
-    (3, 4) world-to-camera matrix of a camera at `position` that looks at `target`.
+    Return the world-to-camera matrix (3, 4) of a camera at `position` that looks at `target`.
 
     Args:
-        position: (3,) world.
-        target: (3,) world, not straight above or below.
-        roll: about the viewing direction, radians.
+        position: (3,) position in the world.
+        target: (3,) point in the world, not straight above or below.
+        roll: Angle about the viewing direction in radians.
     """
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(np.array([0.0, 1.0, 0.0]), forward)
@@ -64,19 +64,19 @@ def look_at(position: _Vector, target: _Vector, roll: float = 0.0) -> _Vector:
 
 def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1) -> Cameras:
     """
-    A seeded path of `views` cameras through the free ring of a scene.
+    Create a seeded path of `views` cameras through the free ring of a scene.
 
     Args:
-        world: the scene; its specification's seed drives the path.
-        views: M, at least 1.
-        path: `orbit`: along an arc, looking at the middle; `walk`: along an arc, looking ahead or
-            to a side; `turn`: nearly one place, turning; `scatter`: unordered places and
-            directions; `loop`: once around, looking ahead: the views of opposite sides of a
-            `loop` scene do not see each other.
-        purpose: number of the path; other numbers give other paths in the same scene.
+        world: Scene; the seed of its specification determines the path.
+        views: Number of views M, at least 1.
+        path: Kind of path. `orbit`: along an arc, looking at the middle; `walk`: along an arc,
+            looking ahead or to a side; `turn`: turning almost in place; `scatter`: unordered places
+            and directions; `loop`: once around, looking ahead. In a `loop` scene the views of
+            opposite sides do not see each other.
+        purpose: Number of the path; other numbers give other paths in the same scene.
 
     Raises:
-        CovisError: no views, or an unknown path.
+        CovisError: There are no views, or the path is unknown.
     """
     if views < 1 or path not in PATHS:
         raise user_error(
@@ -123,7 +123,7 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
 
 def _ring(world: World, angle: _Vector) -> _Vector:
     """
-    (M, 2) x and z on the free ring, by arc length: 2 pi is once around.
+    Return x and z (M, 2) on the free ring, by arc length: 2 pi is once around.
 
     An ellipse in rooms, nearly a rectangle in corridors.
     """

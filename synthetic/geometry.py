@@ -1,4 +1,4 @@
-"""Rays against boxes, spheres and cylinders, in closed form."""
+"""Intersection of rays with boxes, spheres and cylinders, in closed form."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Primitives:
 
     Attributes:
         shape: (K,) `Shape`.
-        centre: (K, 3).
-        half: (K, 3) half extents; a sphere's radius thrice; a cylinder's (radius, half height,
-            radius), its axis along y.
+        centre: (K, 3) centres.
+        half: (K, 3) half extents: of a sphere the radius three times, of a cylinder along y
+            (radius, half height, radius).
         yaw: (K,) rotation about y in radians.
         material: (K, 6) material of each face (-x, +x, -y, +y, -z, +z); spheres use the first,
             cylinders the first for the side and the third and fourth for the caps.
@@ -45,7 +45,7 @@ class Primitives:
     material: npt.NDArray[np.int64]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The fields by name."""
+        """Return the fields by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -55,12 +55,12 @@ class Hits:
     First surface on each of N rays.
 
     Attributes:
-        distance: (N,) in units of the ray's direction; inf where there is none.
-        primitive: (N,) int64.
-        normal: (N, 3) unit, facing the ray's origin.
-        face: (N,) int64, 0-5.
+        distance: (N,) distance in units of the ray's direction; inf where there is no surface.
+        primitive: (N,) int64 index of the primitive.
+        normal: (N, 3) unit normal, facing the ray's origin.
+        face: (N,) int64 index of the face, 0 to 5.
         u: (N,) surface coordinate in metres, with `v`.
-        v: (N,).
+        v: (N,) surface coordinate in metres.
     """
 
     distance: Array
@@ -75,16 +75,16 @@ def nearest(
     xp: Any, primitives: Primitives, origin: Array, direction: Array
 ) -> tuple[Array, Array]:
     """
-    Distance to and index of the first primitive on each ray.
+    Find the first primitive on each ray, and the distance to it.
 
     Args:
-        xp: array namespace.
-        primitives: the scene's, on the host.
-        origin: (N, 3) float64.
-        direction: (N, 3) float64, of any length.
+        xp: Array namespace.
+        primitives: Primitives of the scene, on the host.
+        origin: (N, 3) float64 origins.
+        direction: (N, 3) float64 directions, of any length.
 
     Returns:
-        distance (N,) in units of `direction`, inf without a hit; primitive (N,) int64.
+        Distance (N,) in units of `direction`, inf without a hit; primitive (N,) int64.
     """
     best = xp.full_like(direction[:, 0], float("inf"))
     index = xp.zeros_like(best, dtype=xp.int64)
@@ -101,11 +101,11 @@ def intersect(
     xp: Any, primitives: Primitives, tables: dict[str, Array], o: Array, d: Array
 ) -> Hits:
     """
-    `nearest`, with the surface's normal and texture coordinates.
+    Find the first surface on each ray, with its normal and texture coordinates.
 
     Args:
-        xp: array namespace.
-        primitives: on the host.
+        xp: Array namespace.
+        primitives: Primitives of the scene, on the host.
         tables: `primitives.arrays()` in the namespace of the rays.
         o: (N, 3) ray origins.
         d: (N, 3) ray directions.
@@ -153,7 +153,7 @@ def intersect(
 def _to_local(
     xp: Any, primitives: Primitives, k: int, origin: Array, direction: Array
 ) -> tuple[list[Array], list[Array]]:
-    """Rays in the frame of primitive k, by coordinate."""
+    """Transform rays to the frame of primitive k, by coordinate."""
     cosine, sine = float(np.cos(primitives.yaw[k])), float(np.sin(primitives.yaw[k]))
     c = [float(x) for x in primitives.centre[k]]
     x, y, z = (origin[:, a] - c[a] for a in range(3))
@@ -169,7 +169,7 @@ def _to_local(
 def _distance(
     xp: Any, shape: Shape, half: npt.NDArray[np.float64], o: list[Array], d: list[Array]
 ) -> Array:
-    """Distance along local rays to one primitive; inf for a miss."""
+    """Return the distance along local rays to one primitive; inf for a miss."""
     if shape in (Shape.BOX, Shape.ROOM):
         enter, leave = _slabs(xp, half, o, d, (0, 1, 2))
         t = leave if shape is Shape.ROOM else enter
@@ -188,7 +188,7 @@ def _distance(
 def _slabs(
     xp: Any, half: npt.NDArray[np.float64], o: list[Array], d: list[Array], axes: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Where rays enter and leave the slabs |x_a| <= half_a."""
+    """Return the distances at which rays enter and leave the slabs |x_a| <= half_a."""
     enter: Array = None
     leave: Array = None
     for a in axes:
@@ -204,7 +204,10 @@ def _slabs(
 def _quadric(
     xp: Any, radius: float, o: list[Array], d: list[Array], axes: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Where rays enter and leave the set sum_a x_a^2 <= radius^2; (inf, -inf) for a miss."""
+    """Return the distances at which rays enter and leave sum_a x_a^2 <= radius^2.
+
+    A miss is (inf, -inf).
+    """
     a = sum((d[k] * d[k] for k in axes), xp.zeros_like(d[0])) + 1e-18
     b = sum((o[k] * d[k] for k in axes), xp.zeros_like(d[0]))
     c = sum((o[k] * o[k] for k in axes), xp.zeros_like(d[0])) - radius * radius

@@ -1,4 +1,4 @@
-"""The photos of the demo: a made scene with known cameras, as files."""
+"""Photos of the demo: a synthetic scene with known cameras, as files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def demo_scene(
     seed: int = HELD_OUT_SEEDS.start,
 ) -> RenderedScene:
     """
-    The scene of `make demo`, rendered with numpy: a walk once around.
+    Render the scene of `make demo` with numpy: a walk once around.
 
     In the `loop` family the views of opposite sides do not see each other; in the other two the
     cameras circle the middle of a room and look at it.
 
     Args:
-        views: M.
-        height: H in pixels.
-        width: W in pixels.
-        family: of scenes.
-        seed: a held-out one by default: no model was trained on it.
+        views: Number of views M.
+        height: Height H in pixels.
+        width: Width W in pixels.
+        family: Family of scenes.
+        seed: Seed of the scene; by default a held-out one, on which no model was trained.
     """
     world = build(SceneSpec(seed, family))
     cameras = camera_path(world, views, "loop" if family == "loop" else "orbit")
@@ -47,15 +47,15 @@ def write_photos(
     Write the images of a scene rendered with numpy as `view_000.jpg` and so on.
 
     Args:
-        folder: made if need be; files of the same names are replaced.
-        scene: M views.
+        folder: Folder, created if it does not exist; files of the same names are replaced.
+        scene: Rendered scene of M views.
         image_format: JPEG (quality 95) or PNG.
 
     Returns:
         The M paths in view order, which is also their natural order.
 
     Raises:
-        CovisError: the folder cannot be written.
+        CovisError: The folder cannot be written.
     """
     paths = []
     try:

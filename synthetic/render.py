@@ -1,4 +1,4 @@
-"""The renderer: images, depth, points and true co-visibility of made scenes."""
+"""Render synthetic scenes: images, depth, points and true co-visibility."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from covis.synthetic.geometry import Hits, intersect, nearest
 from covis.synthetic.scenes import Lights, SceneSpec, World, build
 from covis.synthetic.textures import Array, albedo
 
-# Rays a pass: small enough for the caches of a CPU; a GPU takes all at once.
+# Rays per pass: small enough for the caches of a CPU; a GPU takes all at once.
 _CPU_CHUNK = 1 << 15
-# How far, relative to depth, a point may lie behind the surface seen at its pixel.
+# Largest distance, relative to depth, of a visible point behind the surface at its pixel.
 _OCCLUSION_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class RenderedScene:
     """
-    M views with everything known about them; arrays of the namespace that rendered them.
+    M views with their ground truth, in arrays of the namespace that rendered them.
 
     Attributes:
         images: (M, 3, H, W) float32 in [0, 1].
         depth: (M, H, W) float64 z-depth in metres, at pixel centres.
-        points: (M, H, W, 3) float64 world.
-        normals: (M, H, W, 3) float64 world, unit, facing the camera.
-        intrinsics: (M, 3, 3) float64 pixels; the centre of the top-left pixel is (0.5, 0.5).
+        points: (M, H, W, 3) float64 points in the world.
+        normals: (M, H, W, 3) float64 unit normals in the world, facing the camera.
+        intrinsics: (M, 3, 3) float64 in pixels; the centre of the top-left pixel is (0.5, 0.5).
         extrinsics: (M, 3, 4) float64 world to camera, OpenCV axes.
     """
 
@@ -45,7 +45,7 @@ class RenderedScene:
 
     @cached_property
     def covisibility(self) -> Array:
-        """(M, M) float64: what share of view i's pixels view j sees; 1 on the diagonal."""
+        """Return the share (M, M), float64, of view i's pixels that view j sees; 1 for i = j."""
         return covisibility(self.depth, self.points, self.normals, self.intrinsics, self.extrinsics)
 
 
@@ -61,20 +61,20 @@ def render(
     shadows: bool = True,
 ) -> RenderedScene:
     """
-    Render a made scene.
+    Render a synthetic scene.
 
     Args:
-        scene: the scene or its specification.
-        cameras: M of them.
-        height: H in pixels.
-        width: W in pixels.
-        xp: numpy or torch (any namespace that array_api_compat knows).
-        device: of the arrays; the namespace's default if None.
-        supersample: colour rays a pixel and axis; depth and points are always at pixel centres.
-        shadows: whether the distant lamp casts shadows (a second ray a pixel).
+        scene: Scene or its specification.
+        cameras: M cameras.
+        height: Height H in pixels.
+        width: Width W in pixels.
+        xp: Numpy, torch, or any namespace that array_api_compat supports.
+        device: Device of the arrays; by default that of the namespace.
+        supersample: Colour rays per pixel and axis; depth and points are always at pixel centres.
+        shadows: Render the shadows of the distant lamp, with a second ray per pixel.
 
     Raises:
-        CovisError: a size or a supersampling that is not positive.
+        CovisError: A size or the supersampling is not positive.
     """
     if min(height, width, supersample) < 1:
         raise user_error("sizes and supersampling must be positive", where=f"{height} x {width}")
@@ -91,7 +91,7 @@ def render(
 
 
 class _Tracer:
-    """A scene's tables on the device."""
+    """Ray tracer of one scene, with the scene's tables on the device."""
 
     def __init__(self, xp: Any, device: Any, world: World, shadows: bool) -> None:
         self.xp = array_api_compat.array_namespace(xp.asarray(0.0))
@@ -123,7 +123,7 @@ class _Tracer:
         width: int,
         supersample: int,
     ) -> tuple[Array, Array, Array, Array]:
-        """Image (3, H, W), depth (H, W), points and normals (H, W, 3) of one camera."""
+        """Render one camera: image (3, H, W), depth (H, W), points and normals (H, W, 3)."""
         xp = self.xp
         directions = self._rays(extrinsics, intrinsics, height, width, 1)
         origin = self.array(-extrinsics[:, :3].T @ extrinsics[:, 3])
@@ -150,7 +150,7 @@ class _Tracer:
         width: int,
         s: int,
     ) -> Array:
-        """(H*s * W*s, 3) world directions with unit camera z: distance along them is z-depth."""
+        """Return world directions (H*s * W*s, 3) with unit camera z, so distance is z-depth."""
         xp = self.xp
         x = (self.array(np.arange(width * s) + 0.5) / s - intrinsics[0, 2]) / intrinsics[0, 0]
         y = (self.array(np.arange(height * s) + 0.5) / s - intrinsics[1, 2]) / intrinsics[1, 1]
@@ -162,7 +162,7 @@ class _Tracer:
         self, origin: Array, directions: Array, shaded: bool = True
     ) -> tuple[Array, Array, Array]:
         """
-        Colour (N, 3), distance (N,) and normal (N, 3) along rays from one point.
+        Return colour (N, 3), distance (N,) and normal (N, 3) along rays from one point.
 
         Unshaded colours are placeholders.
         """
@@ -180,7 +180,7 @@ class _Tracer:
         return colour, distance, normal
 
     def _shade(self, hits: Hits, o: Array, d: Array) -> Array:
-        """Lambert's law for every lamp; (N, 3) in [0, 1]."""
+        """Shade by Lambert's law for every lamp; (N, 3) in [0, 1]."""
         xp, lights = self.xp, self.lights
         material = self.primitives["material"][hits.primitive, hits.face]
         # The six faces of one material must not repeat each other.
@@ -195,11 +195,11 @@ class _Tracer:
             square = xp.sum(to_lamp**2, axis=-1) + 0.3  # lamps have a size
             cosine = xp.clip(xp.sum(hits.normal * to_lamp, axis=-1), 0.0, None) / xp.sqrt(square)
             light = light + (cosine / square)[:, None] * lights.power[k]
-        # Images are encoded for display, as a camera's are.
+        # Images are encoded for display, like those of a camera.
         return xp.clip(colour * light, 0.0, 1.0) ** (1 / 2.2)
 
     def _lit(self, points: Array) -> Array:
-        """1 where objects (not the enclosing room) leave the distant lamp in sight, else 0.35."""
+        """Return 1 where no object (the enclosing room aside) hides the distant lamp, else 0.35."""
         xp = self.xp
         direction = xp.broadcast_to(self.lights.sun_direction, points.shape)
         _, first = nearest(xp, self.world.primitives, points, direction)
@@ -210,19 +210,19 @@ def covisibility(
     depth: Array, points: Array, normals: Array, intrinsics: Array, extrinsics: Array
 ) -> Array:
     """
-    The share of each view's pixels that each other view sees.
+    Return the share of each view's pixels that each other view sees.
 
     A point of view i is seen by view j if it projects into j's image, in front of it, faces j, and
-    does not lie behind the plane of the surface that j sees at that pixel (by more than 1 % of its
-    depth): comparing with the plane rather than the depth keeps slanted surfaces, where
-    neighbouring pixels differ much in depth, from hiding themselves.
+    is not behind the plane of the surface that j sees at that pixel (by more than 1 % of its
+    depth). The plane instead of the depth, because neighbouring pixels of slanted surfaces differ
+    much in depth, so that such surfaces would hide themselves.
 
     Args:
         depth: (M, H, W) z-depth.
-        points: (M, H, W, 3) world.
-        normals: (M, H, W, 3) world, facing the cameras.
-        intrinsics: (M, 3, 3).
-        extrinsics: (M, 3, 4).
+        points: (M, H, W, 3) points in the world.
+        normals: (M, H, W, 3) unit normals in the world, facing the cameras.
+        intrinsics: (M, 3, 3) in pixels.
+        extrinsics: (M, 3, 4) world to camera.
 
     Returns:
         (M, M) float64; row i, column j: share of view i's pixels.

@@ -1,4 +1,4 @@
-"""Made scenes from a seed: rooms and corridors with objects, materials and lights."""
+"""Build synthetic scenes from a seed: rooms and corridors with objects, materials, lights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covis.synthetic.textures import Materials
 Family = Literal["studio", "room", "loop"]
 FAMILIES: tuple[Family, ...] = ("studio", "room", "loop")
 
-# Seeds of published evaluations and of the demo; training refuses them.
+# Seeds of published evaluations and of the demo; training rejects them.
 HELD_OUT_SEEDS = range(1_000_000, 1_100_000)
 # Training draws its seeds from here upwards.
 TRAINING_SEEDS_START = 2_000_000
@@ -26,12 +26,12 @@ _Vector = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class SceneSpec:
     """
-    What determines a scene, completely.
+    Complete specification of a scene.
 
     Attributes:
-        seed: everything random comes from it.
-        family: `studio`: one room of fixed size whose walls keep their hue (a wall can be told
-            from its colour) and one field of view, the easiest to localise in; `room`: size, hues
+        seed: Seed of everything random.
+        family: Family of the scene. `studio`: one room of fixed size and one field of view, whose
+            walls have fixed hues that identify them, the easiest to localise in; `room`: size, hues
             and furniture free; `loop`: a corridor around a solid core, where views of opposite
             sides share nothing.
     """
@@ -40,7 +40,7 @@ class SceneSpec:
     family: Family = "room"
 
     def __post_init__(self) -> None:
-        """Raise a user error for an unknown family or a negative seed."""
+        """Reject an unknown family or a negative seed."""
         if self.family not in FAMILIES:
             raise user_error(
                 "no such family of scenes", where=self.family, hint="use studio, room or loop"
@@ -49,7 +49,7 @@ class SceneSpec:
             raise user_error("seeds are not negative", where=str(self.seed))
 
     def generator(self, purpose: int = 0) -> np.random.Generator:
-        """A fresh random generator of this scene; `purpose` separates independent uses."""
+        """Create a random generator of this scene; `purpose` separates independent uses."""
         return np.random.default_rng([self.seed, FAMILIES.index(self.family), purpose])
 
 
@@ -59,11 +59,11 @@ class Lights:
     Ambient light, one distant lamp and L near lamps, all white up to a tint.
 
     Attributes:
-        ambient: (3,) radiance.
-        sun_direction: (3,) unit, from the surface to the lamp.
-        sun: (3,) radiance.
-        position: (L, 3) of the near lamps, metres.
-        power: (L, 3) radiance at one metre.
+        ambient: (3,) ambient radiance.
+        sun_direction: (3,) unit vector from the surface to the distant lamp.
+        sun: (3,) radiance of the distant lamp.
+        position: (L, 3) positions of the near lamps in metres.
+        power: (L, 3) radiance of the near lamps at one metre.
     """
 
     ambient: _Vector
@@ -76,15 +76,15 @@ class Lights:
 @dataclass(frozen=True)
 class World:
     """
-    A built scene.
+    Built scene.
 
     Attributes:
-        spec: where it came from.
-        primitives: all surfaces; number 0 is the enclosing room.
-        materials: their looks.
-        lights: the lamps.
+        spec: Specification of the scene.
+        primitives: All surfaces; number 0 is the enclosing room.
+        materials: Materials of the surfaces.
+        lights: Ambient light and lamps.
         ring: (2,) half extents in x and z of the rounded rectangle that is free for cameras.
-        height: of the room in metres; the floor is y = 0, the ceiling y = -height.
+        height: Height of the room in metres; the floor is y = 0, the ceiling y = -height.
     """
 
     spec: SceneSpec
@@ -96,7 +96,7 @@ class World:
 
 
 class _Builder:
-    """Collects primitives and their materials."""
+    """Collector of primitives and their materials."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -108,16 +108,16 @@ class _Builder:
         hue: float | None = None,
         period: tuple[float, float] = (0.8, 1.6),
     ) -> int:
-        """A random look; `hue` in [0, 1) makes it one that can be told by its colour."""
+        """Add a random material; a `hue` in [0, 1) makes it recognisable by its colour."""
         rng = self.rng
-        told = hue is not None
+        has_hue = hue is not None
         base = _colour(
             rng.uniform() if hue is None else hue,
-            rng.uniform(0.6, 0.8) if told else rng.uniform(0.2, 0.7),
-            rng.uniform(0.6, 0.9) if told else rng.uniform(0.5, 0.95),
+            rng.uniform(0.6, 0.8) if has_hue else rng.uniform(0.2, 0.7),
+            rng.uniform(0.6, 0.9) if has_hue else rng.uniform(0.5, 0.95),
         )
         low = base * rng.uniform(0.25, 0.55)
-        spread = 0.08 if told else 0.25
+        spread = 0.08 if has_hue else 0.25
         high = np.clip(base + rng.uniform(-spread, spread, 3), 0.05, 1.0)
         ink = _colour(rng.uniform(), rng.uniform(0.2, 1.0), float(rng.choice([0.08, 0.95])))
         kind = rng.uniform(size=2)
@@ -126,7 +126,7 @@ class _Builder:
                 int(rng.integers(1 << 31)),
                 float(rng.uniform(*period)),
                 np.stack([low, high, ink]),
-                float(rng.uniform(0.05, 0.15 if told else 0.4)),
+                float(rng.uniform(0.05, 0.15 if has_hue else 0.4)),
                 float(rng.uniform(0.2, 0.6)) if kind[0] < 0.3 else 0.0,
                 float(rng.uniform(0.6, 1.0)) if kind[1] < 0.35 else 0.0,
             )
@@ -140,7 +140,7 @@ class _Builder:
         self.rows.append((int(shape), centre, half, yaw, faces))
 
     def object(self, x: float, z: float, size: float, height: float) -> None:
-        """A box, cylinder or ball-on-a-box standing on the floor at (x, z)."""
+        """Add a box, a cylinder or a ball on a box, standing on the floor at (x, z)."""
         rng = self.rng
         kind = int(rng.integers(4))
         tall = float(height * rng.uniform(0.2, 0.75))
@@ -182,7 +182,7 @@ class _Builder:
 
 
 def build(spec: SceneSpec) -> World:
-    """The scene of a specification; the same on every machine."""
+    """Build the scene of a specification, the same on every machine."""
     rng = spec.generator()
     builder = _Builder(rng)
     if spec.family == "studio":
@@ -207,7 +207,7 @@ def build(spec: SceneSpec) -> World:
 
 
 def _room_materials(builder: _Builder, family: Family) -> list[int]:
-    """Materials of -x, +x, ceiling, floor, -z, +z."""
+    """Return the materials of -x, +x, ceiling, floor, -z, +z."""
     if family == "studio":
         hues = [0.0, 0.25, 0.55, 0.1, 0.5, 0.75]
         return [
@@ -217,7 +217,7 @@ def _room_materials(builder: _Builder, family: Family) -> list[int]:
 
 
 def _furnish_room(builder: _Builder, extent: _Vector, height: float) -> _Vector:
-    """A pile in the middle, furniture and pictures at the walls; returns the free ring."""
+    """Add a pile in the middle, furniture and pictures at the walls; return the free ring."""
     rng = builder.rng
     for k in range(int(rng.integers(2, 5))):
         angle = rng.uniform(0, 2 * np.pi)
@@ -230,7 +230,7 @@ def _furnish_room(builder: _Builder, extent: _Vector, height: float) -> _Vector:
 
 
 def _wall_object(builder: _Builder, extent: _Vector, height: float) -> None:
-    """A slab (picture or cupboard) against a random wall."""
+    """Add a slab (picture or cupboard) against a random wall."""
     rng = builder.rng
     axis, side = int(rng.integers(2)), float(rng.choice([-1.0, 1.0]))
     depth = float(rng.uniform(0.05, 0.3))
@@ -246,7 +246,7 @@ def _wall_object(builder: _Builder, extent: _Vector, height: float) -> None:
 
 
 def _furnish_loop(builder: _Builder, extent: _Vector, height: float) -> _Vector:
-    """A solid core that leaves a corridor 2.4 m wide, and things at its outer wall."""
+    """Add a solid core that leaves a corridor 2.4 m wide, and objects at the outer wall."""
     width = 2.4
     core = extent - width
     faces = [builder.material(period=(0.9, 1.8)) for _ in range(6)]
@@ -262,7 +262,7 @@ def _furnish_loop(builder: _Builder, extent: _Vector, height: float) -> _Vector:
 
 
 def _lights(rng: np.random.Generator, extent: _Vector, height: float) -> Lights:
-    """Daylight from a random side and lamps under the ceiling."""
+    """Create daylight from a random side and lamps under the ceiling."""
     count = 4
     tint = rng.uniform(0.9, 1.1, 3)
     direction = rng.normal(size=3)
@@ -285,6 +285,6 @@ def _lights(rng: np.random.Generator, extent: _Vector, height: float) -> Lights:
 
 
 def _colour(hue: float, saturation: float, value: float) -> _Vector:
-    """RGB from hue, saturation and value, all in [0, 1] (hue wraps)."""
+    """Convert hue, saturation and value, all in [0, 1] (hue wraps), to RGB."""
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6.0) % 6.0
     return np.asarray(value - value * saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0))

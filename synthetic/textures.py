@@ -1,8 +1,8 @@
 """
 Procedural textures evaluated at surface coordinates: noise, mosaic, checker and glyph strips.
 
-Everything is a pure function of (seed, u, v), computed with integer hashes that numpy and torch
-evaluate alike, so that a surface looks the same from every camera and in every backend.
+Everything is a pure function of (seed, u, v), computed with integer hashes that are equal in numpy
+and torch, so that a surface looks the same from every camera and in every backend.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GLYPH_ROWS = 9  # seven dots and two gaps
 @dataclass(frozen=True)
 class Materials:
     """
-    K materials, one row each; numpy on the host, sent to the backend by the renderer.
+    K materials, one row each, in numpy on the host; the renderer copies them to the device.
 
     Attributes:
         seed: (K,) int64, start of every hash.
@@ -43,23 +43,23 @@ class Materials:
     glyphs: npt.NDArray[np.float64]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The fields by name."""
+        """Return the fields by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def albedo(xp: Any, materials: dict[str, Array], index: Array, u: Array, v: Array) -> Array:
     """
-    Colour of N surface points.
+    Return the colour of N surface points.
 
     Args:
-        xp: array namespace.
+        xp: Array namespace.
         materials: `Materials.arrays()` in that namespace.
-        index: (N,) int64, the material of each point.
+        index: (N,) int64 index of each point's material.
         u: (N,) surface coordinate in metres.
-        v: (N,) likewise, "down" on walls.
+        v: (N,) surface coordinate in metres, downwards on walls.
 
     Returns:
-        (N, 3) float64, in [0, 1].
+        Colours (N, 3), float64, in [0, 1].
     """
     seed = materials["seed"][index]
     period = materials["period"][index]
@@ -77,10 +77,10 @@ def albedo(xp: Any, materials: dict[str, Array], index: Array, u: Array, v: Arra
 
 def _hash(xp: Any, i: Array, j: Array, seed: Array) -> Array:
     """
-    32 well-mixed bits, as int64, of a lattice point.
+    Hash a lattice point to 32 well-mixed bits, as int64.
 
-    Multipliers stay under 2^31 and operands under 2^32, so no product leaves int64: numpy and
-    torch have no common unsigned arithmetic.
+    Multipliers stay under 2^31 and operands under 2^32, so that every product fits into int64,
+    because numpy and torch have no common unsigned arithmetic.
     """
     mask = 0xFFFFFFFF
     h = (i * 0x2C1B3C6D + j * 0x297A2D39 + seed * 0x1B873593) & mask
@@ -90,13 +90,13 @@ def _hash(xp: Any, i: Array, j: Array, seed: Array) -> Array:
 
 
 def _lattice(xp: Any, x: Array) -> tuple[Array, Array]:
-    """Cell index (int64) and position within the cell."""
+    """Return the cell index (int64) and the position within the cell."""
     cell = xp.floor(x)
     return xp.astype(cell, xp.int64), x - cell
 
 
 def _value_noise(xp: Any, u: Array, v: Array, seed: Array) -> Array:
-    """Smoothly interpolated lattice values in [0, 1]."""
+    """Interpolate lattice values in [0, 1] smoothly."""
     i, fu = _lattice(xp, u)
     j, fv = _lattice(xp, v)
     fu = fu * fu * (3.0 - 2.0 * fu)
@@ -108,23 +108,23 @@ def _value_noise(xp: Any, u: Array, v: Array, seed: Array) -> Array:
 
 
 def _fbm(xp: Any, u: Array, v: Array, seed: Array) -> Array:
-    """Octaves of value noise, stretched to use most of [0, 1]."""
+    """Sum octaves of value noise, stretched to use most of [0, 1]."""
     total = xp.zeros_like(u)
     weight, amplitude, frequency = 0.0, 1.0, 1.0
     for octave in range(_OCTAVES):
         total = total + amplitude * _value_noise(xp, u * frequency, v * frequency, seed + octave)
         weight += amplitude
         amplitude *= 0.65
-        frequency *= 2.03  # not 2: lattices of the octaves shall not coincide
+        frequency *= 2.03  # not 2, so that the lattices of the octaves do not coincide
     return xp.clip((total / weight - 0.5) * 2.2 + 0.5, 0.0, 1.0)
 
 
 def _mosaic(xp: Any, u: Array, v: Array, seed: Array) -> Array:
-    """Overlaid rectangles of random colour offsets at three sizes: sharp edges of every length."""
+    """Overlay rectangles of random colour offsets at three sizes: sharp edges of every length."""
     offset: Array = 0.0
     for level, (frequency, amplitude) in enumerate(((1.3, 0.5), (2.9, 0.33), (6.1, 0.17))):
         row, _ = _lattice(xp, v * frequency + 0.37 * level)
-        # Rows of bricks are shifted against each other, else all edges would line up.
+        # Rows of bricks are shifted against each other, because otherwise all edges would line up.
         shift = xp.astype(row % 3, xp.float64) * 0.37
         column, _ = _lattice(xp, u * frequency * 0.8 + shift)
         h = _hash(xp, column, row, seed + 17 + level)
@@ -134,7 +134,7 @@ def _mosaic(xp: Any, u: Array, v: Array, seed: Array) -> Array:
 
 
 def _glyphs(xp: Any, u: Array, v: Array, seed: Array) -> Array:
-    """1 where there is ink: lines of random 5 x 7 dot letters, with word gaps and empty lines."""
+    """Return 1 where there is ink: lines of random 5 x 7 dot letters with gaps between words."""
     column, _ = _lattice(xp, u * 4.0 * _GLYPH_COLUMNS)
     row, _ = _lattice(xp, v * 3.0 * _GLYPH_ROWS)
     letter, x = column // _GLYPH_COLUMNS, column % _GLYPH_COLUMNS

@@ -14,7 +14,7 @@ from covis.evaluation.datasets.truth import SceneRef
 
 
 class _Worker:
-    """The actor."""
+    """Ray actor of a worker."""
 
     def __init__(self, job: Job) -> None:
         self.evaluator = Evaluator(job)
@@ -24,10 +24,10 @@ class _Worker:
 
 
 def check_reachable(address: str, timeout: float = 10.0) -> None:
-    """Raise unless somebody listens at "host:port"; Ray itself would try for many minutes.
+    """Require a server at "host:port"; Ray itself would try for many minutes.
 
     Raises:
-        CovisError: nobody does.
+        CovisError: There is none.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
@@ -48,19 +48,19 @@ def _nobody(address: str, error: Exception) -> CovisError:
 
 
 class RayCrew:
-    """Actors on a Ray cluster, one scene at a time each.
+    """Crew of actors on a Ray cluster; each evaluates one scene at a time.
 
-    Every node needs covis (of the same version), the bundle and the dataset at the same paths.
+    Every node requires covis (of the same version), the bundle and the dataset at the same paths.
 
     Args:
-        job: sent to each.
-        size: how many; 0 takes as many as the cluster has room for. No more are started than that:
-            an actor without a core would wait for ever.
-        address: as `ray.init` takes it: "host:port", "auto", "ray://host:port", or "local" for a
-            cluster of this machine's own.
+        job: Job to send to each actor.
+        size: Number of actors; 0 takes as many as the cluster has cores for. No more are started,
+            because an actor without a core would wait for ever.
+        address: Address for `ray.init`: "host:port", "auto", "ray://host:port", or "local" for a
+            new cluster on this machine.
 
     Raises:
-        CovisError: Ray is not installed, or nobody answers at the address.
+        CovisError: Ray is not installed, or there is no cluster at the address.
     """
 
     def __init__(self, job: Job, size: int, address: str) -> None:
@@ -78,7 +78,7 @@ class RayCrew:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             raise _nobody(address, error) from error
-        # Each actor is scheduled by the cores that it uses.
+        # Ray schedules each actor by the cores that it uses.
         threads = job.run.threads or 1
         job = replace(job, run=replace(job.run, threads=threads))
         room = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
@@ -89,13 +89,13 @@ class RayCrew:
         self._pending: dict[Any, int] = {}
 
     def assign(self, worker: int, scene: SceneRef) -> None:
-        """Give an idle worker a scene; it is started if it is not there."""
+        """Assign a scene to an idle worker, which is started if necessary."""
         if worker not in self._workers:
             self._workers[worker] = self._actor.remote(self._job)
         self._pending[self._workers[worker].evaluate.remote(scene)] = worker
 
     def wait(self) -> list[tuple[int, Outcome]]:
-        """Block until a busy worker answers or ends."""
+        """Wait until a busy worker answers or ends."""
         ready, _ = self._ray.wait(list(self._pending), num_returns=1)
         outcomes: list[tuple[int, Outcome]] = []
         for reference in ready:
@@ -103,7 +103,7 @@ class RayCrew:
             try:
                 outcome: Outcome = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
-                # The actor, its node or its memory is gone; a new one takes the number.
+                # The actor, its node or its memory is gone; a new actor takes the number.
                 self._workers.pop(worker)
                 outcome = Died(type(error).__name__)
             outcomes.append((worker, outcome))

@@ -1,4 +1,4 @@
-"""Scenes over workers: here one after the other, in local processes, or wherever a crew is."""
+"""Run scenes in this process, in local processes, or on any other crew of workers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Died:
-    """A worker's end without an answer; `how` says what is known of it."""
+    """End of a worker without an answer; `how` describes it."""
 
     how: str
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A defect of ours in a worker, with its traceback."""
+    """Defect of covis in a worker, with its traceback."""
 
     text: str
 
@@ -41,16 +41,16 @@ Report = Callable[[SceneRef, Record | CovisError], None]
 
 
 class Crew(Protocol):
-    """Workers by number; each takes one scene at a time. A worker that died is replaced."""
+    """Workers by number; each takes one scene at a time. A dead worker is replaced."""
 
     size: int
 
     def assign(self, worker: int, scene: SceneRef) -> None:
-        """Give an idle worker a scene."""
+        """Assign a scene to an idle worker."""
         ...
 
     def wait(self) -> list[tuple[int, Outcome]]:
-        """Block until at least one busy worker has an outcome."""
+        """Wait until at least one busy worker has an outcome."""
         ...
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ def run_here(
     pipeline: Pipeline | None = None,
     progress: StageProgress | None = None,
 ) -> None:
-    """One scene after the other, in this process."""
+    """Run one scene after the other in this process."""
     evaluator = Evaluator(job, pipeline)
     for scene in scenes:
         try:
@@ -77,10 +77,10 @@ def run_here(
 
 
 def run_crew(crew: Crew, scenes: Sequence[SceneRef], report: Report) -> None:
-    """All scenes, by a crew; a scene whose worker dies is tried once more, then reported.
+    """Run all scenes on a crew; a scene whose worker dies is tried once more, then reported.
 
-    Results are reported from this process alone, one at a time: a scene whose worker dies after
-    its work but before its answer is simply done again.
+    Only this process reports results, one at a time. A scene whose worker dies after its work but
+    before its answer is therefore run again.
     """
     queue = deque((scene, 1) for scene in scenes)
     idle = list(range(crew.size))
@@ -115,7 +115,7 @@ def _gave_up(scene: SceneRef, last: Died) -> CovisError:
 
 
 def answer(evaluator: Evaluator, scene: SceneRef) -> Record | CovisError | Fault:
-    """What a worker says of a scene: always a value, so that it can be sent."""
+    """Return a worker's outcome for a scene: always a value, because values can be sent."""
     try:
         return evaluator(scene)
     except CovisError as error:
@@ -125,24 +125,24 @@ def answer(evaluator: Evaluator, scene: SceneRef) -> Record | CovisError | Fault
 
 
 class LocalCrew:
-    """Processes on this machine, each with its share of the cores.
+    """Crew of processes on this machine, each with its share of the cores.
 
     Args:
-        job: sent to each.
-        size: how many.
+        job: Job to send to each process.
+        size: Number of processes.
     """
 
     def __init__(self, job: Job, size: int) -> None:
         threads = job.run.threads or max(1, (os.cpu_count() or 1) // size)
         self.job = replace(job, run=replace(job.run, threads=threads))
         self.size = size
-        # A forked child would inherit ONNX Runtime's threads as locks that nobody holds.
+        # A forked child would inherit the locks of ONNX Runtime's threads without the threads.
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
         self._busy: set[int] = set()
 
     def assign(self, worker: int, scene: SceneRef) -> None:
-        """Give an idle worker a scene; it is started if it is not there."""
+        """Assign a scene to an idle worker, which is started if necessary."""
         for _ in range(2):
             if worker not in self._workers:
                 self._workers[worker] = self._start()
@@ -154,7 +154,7 @@ class LocalCrew:
         self._busy.add(worker)
 
     def wait(self) -> list[tuple[int, Outcome]]:
-        """Block until a busy worker answers or ends."""
+        """Wait until a busy worker answers or ends."""
         if lost := [worker for worker in self._busy if worker not in self._workers]:
             self._busy.difference_update(lost)
             return [(worker, Died("it could not be started")) for worker in lost]
@@ -199,8 +199,8 @@ class LocalCrew:
 
 
 def _work(job: Job, connection: Connection) -> None:
-    """A worker's life: until its connection closes."""
-    # Ctrl-C goes to the whole group of processes; the parent tells of it and ends us.
+    """Evaluate scenes in a worker until its connection closes."""
+    # Ctrl-C reaches the whole group of processes; the parent reports it and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     evaluator = Evaluator(job)
     while True:

@@ -1,4 +1,4 @@
-"""An evaluation as one value: what is run, on what, how it is judged."""
+"""Description of an evaluation as one value: bundle, dataset, options and metrics."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from covis.evaluation.datasets.truth import Dataset, SceneRef, sample_views
 from covis.runtime.pipeline import Pipeline, StageProgress, load
 
 PROTOCOL = 1
-"""Goes up when a number of an unchanged scene may come out differently."""
+"""Version of the numbers: raised when a number of an unchanged scene may change."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What decides every number of an evaluation; picklable, for workers.
+    """Everything that determines the numbers of an evaluation; picklable, for workers.
 
     Attributes:
-        bundle: folder; workers of a cluster find it at the same place.
-        dataset: a reader.
-        sparsity: selector options.
-        score: what is measured.
-        views: of each scene; 0 takes all.
-        sampling: how they are drawn, see `truth.sample_views`.
-        seed: of the draw.
-        run: says nothing about the result.
+        bundle: Folder of the bundle, at the same path on all nodes of a cluster.
+        dataset: Reader of the dataset.
+        sparsity: Selector options.
+        score: Metrics and their options.
+        views: Number of views of each scene; 0 takes all.
+        sampling: Sampling of the views; see `truth.sample_views`.
+        seed: Seed of the sampling.
+        run: Options of the run, which do not change the result.
     """
 
     bundle: Path
@@ -49,10 +49,10 @@ class Job:
             )
 
     def options(self, digest: str) -> dict[str, Any]:
-        """What two results must share to be comparable, as JSON values.
+        """Return the options that two comparable results share, as JSON values.
 
         Args:
-            digest: of the bundle.
+            digest: Digest of the bundle.
         """
         return {
             "protocol": PROTOCOL,
@@ -63,24 +63,24 @@ class Job:
             "views": self.views,
             "sampling": self.sampling,
             "seed": self.seed,
-            # A GPU rounds in another way. Results of the CPU have no such key, as they had before
-            # there was a choice, so that they can still be resumed.
+            # A GPU rounds differently. Results of the CPU have no such key, because older versions
+            # wrote none and their results must remain resumable.
             **({"backend": self.run.backend.backend} if self.run.backend.on_gpu else {}),
         }
 
 
 class Evaluator:
-    """A job in a process of its own: loads the bundle once, then takes scene after scene."""
+    """Evaluator of a job in one process: loads the bundle once, then takes scene after scene."""
 
     def __init__(self, job: Job, pipeline: Pipeline | None = None) -> None:
         self.job = job
         self.pipeline = pipeline
 
     def __call__(self, ref: SceneRef, progress: StageProgress | None = None) -> Record:
-        """The record of one scene.
+        """Evaluate one scene and return its record.
 
         Raises:
-            CovisError: with the scene's name in front.
+            CovisError: The evaluation fails; the message starts with the scene's name.
         """
         job = self.job
         try:
@@ -100,15 +100,15 @@ class Evaluator:
 
 
 def chosen_scenes(dataset: Dataset, patterns: Sequence[str], limit: int) -> list[SceneRef]:
-    """The scenes of a dataset whose names match, at most `limit` of them.
+    """List the scenes of a dataset whose names match, at most `limit` of them.
 
     Args:
-        dataset: a reader.
-        patterns: names with `*` and `?`; none takes all.
-        limit: 0 for no limit.
+        dataset: Reader of the dataset.
+        patterns: Names with `*` and `?`; none takes all scenes.
+        limit: Largest number of scenes; 0 for no limit.
 
     Raises:
-        CovisError: a pattern matches nothing; two scenes have one name.
+        CovisError: A pattern matches nothing, or two scenes have the same name.
     """
     scenes = dataset.scenes()
     names = [scene.name for scene in scenes]

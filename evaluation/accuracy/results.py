@@ -1,4 +1,4 @@
-"""A folder of results: a file a scene, each whole or absent, all of the same options."""
+"""Folder of results: one file per scene, each whole or absent, all with the same options."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ COLUMNS = (
     *(f"auc{t}{suffix}" for suffix in ("", "_directed") for t in (30, 15, 5)),
     *AVERAGED,
 )
-"""Of the CSV file."""
+"""Columns of the CSV file."""
 
 
 class Results:
-    """The results of one evaluation, in a folder.
+    """Results of one evaluation in a folder.
 
-    An evaluation that was interrupted goes on where it stopped: scenes that have a file are done.
-    Whatever decides a number is written down first, and a folder of other options is refused.
+    An interrupted evaluation continues where it stopped, because scenes with a file are done. The
+    options that determine the numbers are written first; a folder with other options is rejected.
 
     Args:
-        folder: made if need be.
-        options: `Job.options`: JSON values only.
+        folder: Folder of the results; created if it does not exist.
+        options: The options, from `Job.options`, as JSON values.
 
     Raises:
-        CovisError: the folder holds results of other options, or something else; it cannot be
+        CovisError: The folder contains results of other options or other files, or cannot be
             written.
     """
 
@@ -78,21 +78,21 @@ class Results:
         )
 
     def path(self, scene: str) -> Path:
-        """The file of a scene."""
+        """Return the path of a scene's file."""
         name = quote(scene, safe="")
         if len(name) > _LONGEST:
             name = name[:_LONGEST] + hashlib.sha256(scene.encode()).hexdigest()[:16]
         return self.folder / "scenes" / f"{name}.json"
 
     def get(self, scene: str) -> Record | None:
-        """The record of a scene that is done; None if it is not, or its file is damaged."""
+        """Return the record of a scene; None if it is not done or its file is damaged."""
         record = _read(self.path(scene))
         if record is None or record.pop("fingerprint", None) != self.fingerprint:
             return None
         return record if record.get("scene") == scene and _adds_up(record) else None
 
     def put(self, record: Record) -> None:
-        """Write the record of a scene, durably; a later one replaces it."""
+        """Write the record of a scene durably, in place of an earlier one."""
         text = json.dumps({"fingerprint": self.fingerprint, **record}, allow_nan=False)
         write_whole(self.path(str(record["scene"])), text + "\n")
 
@@ -100,8 +100,8 @@ class Results:
         """Write `results.json` and `results.csv` of these scenes, and return the former.
 
         Args:
-            scenes: those of this evaluation; the folder may hold more.
-            failed: scene -> why.
+            scenes: Scenes of this evaluation; the folder may contain more.
+            failed: Reason of each failure, by the scene's name.
         """
         records = [r for s in scenes if s.name not in failed and (r := self.get(s.name))]
         report = {
@@ -116,17 +116,17 @@ class Results:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether it holds nothing, but for what a killed `write_whole` left."""
+    """Return whether a folder has no files except those of an interrupted `write_whole`."""
     return folder.is_dir() and all(
         path.name.startswith(".") and path.suffix == ".partial" for path in folder.iterdir()
     )
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there in full or not at all, even after a power cut.
+    """Write a file that exists in full or not at all, even after a power cut.
 
     Raises:
-        CovisError: no space, or no right.
+        CovisError: There is no space or no permission.
     """
     scratch = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
     try:
@@ -156,7 +156,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _adds_up(record: Record) -> bool:
-    """Whether a record read from disk holds what a summary is made of."""
+    """Return whether a record from disk contains everything that a summary requires."""
     try:
         aggregate([record])
     except (TypeError, ValueError, KeyError, AttributeError):

@@ -1,4 +1,4 @@
-"""One scene's prediction against its ground truth: every metric, as one flat record."""
+"""Score one scene against its ground truth: every metric, as one flat record."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ Metric = Literal["pose", "depth", "points"]
 METRICS: tuple[Metric, ...] = ("pose", "depth", "points")
 
 Record = dict[str, Any]
-"""JSON values only; a metric that is not defined for a scene is None."""
+"""Record of JSON values; a metric that is not defined for a scene is None."""
 
-# Without a distance of the dataset's own, points farther than this share of the scene's radius
-# (root mean square from its middle) do not pull in ICP.
+# Where the dataset defines no distance, ICP ignores points farther than this share of the scene's
+# radius (root mean square distance from its middle).
 _RELATIVE_DISTANCE = 0.1
 _ALIGN_LIMIT = 200_000
-# Clouds beyond this are thinned as a whole: a KD-tree of them would take gigabytes.
+# Larger clouds are sampled down, because their KD-trees would take gigabytes.
 _CLOUD_LIMIT = 2_000_000
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is measured.
+    """Metrics to measure, and their options.
 
     Attributes:
-        metrics: `pose` (AUC, ATE, RPE), `depth` (AbsRel, delta), `points` (accuracy, completeness,
-            normals, chamfer; needs scipy).
-        source: points from the model's depth and cameras, or from its own point head.
-        max_points: of each cloud whose distance to the other, whole one is taken; drawn at random
-            (seeded).
-        icp: rounds of iterated closest points after the alignment; 0 leaves it out.
+        metrics: Kinds of metrics: `pose` (AUC, ATE, RPE), `depth` (AbsRel, delta), `points`
+            (accuracy, completeness, normals, chamfer; requires scipy).
+        source: Source of the points: `depth` with the cameras, or the model's own `points`.
+        max_points: Number of points of each cloud whose distance to the whole other cloud is
+            taken, drawn at random (seeded).
+        icp: Rounds of iterated closest points after the alignment; 0 leaves it out.
     """
 
     metrics: tuple[Metric, ...] = METRICS
@@ -88,20 +88,20 @@ def evaluate_scene(
     """Reconstruct the views of a ground truth and score the result.
 
     Args:
-        pipeline: a loaded bundle.
-        truth: of one scene, with the views to use (`truth.sample_views`).
-        sparsity: selector options; the bundle's own where None.
-        options: what is measured.
-        images: the truth's photos as `load_images` gives them for this bundle, where they were
-            loaded before (a sweep runs the same views many times).
-        progress: told of each stage and chunk.
+        pipeline: Loaded bundle.
+        truth: Ground truth of one scene, with the views to use (`truth.sample_views`).
+        sparsity: Selector options; by default those of the bundle.
+        options: Metrics to measure, and their options.
+        images: Photos of the truth, loaded by `load_images` for this bundle; by default they are
+            loaded here. (A sweep runs the same views many times.)
+        progress: Called with the name of a stage, the frames done and the number of frames.
 
     Returns:
         `score`, and `seconds` (wall time of the pipeline, photos loaded before), `kept_pairs`,
         `relative_blocks` (of frame pairs) and `kept_blocks` (mean over sparse layers and heads).
 
     Raises:
-        CovisError: as the pipeline does; or two options that do not belong together.
+        CovisError: The pipeline fails, or two options contradict each other.
     """
     from covis.runtime.photos.images import load_images
 
@@ -127,18 +127,18 @@ def score(
     transforms: Sequence[PixelTransform],
     options: ScoreOptions | None = None,
 ) -> Record:
-    """All metrics of one scene.
+    """Compute all metrics of one scene.
 
     Args:
-        scene: M views, those of `truth`, in its order.
-        truth: what the dataset knows.
-        transforms: from the pixels of each photo to the model's (`Images.transforms`).
-        options: what is measured.
+        scene: Scene of the M views of `truth`, in the same order.
+        truth: Ground truth of the dataset.
+        transforms: Map of each photo's pixels to the model's pixels (`Images.transforms`).
+        options: Metrics to measure, and their options.
 
     Returns:
-        `scene`, `group`, `views`, `dropped_views`, and for each kind of metric what the truth
-        allows; see docs/reference/datasets-and-metrics.md for each name. `histograms` hold the
-        counts of pair errors by threshold, for pooling AUC over scenes.
+        `scene`, `group`, `views`, `dropped_views`, and the metrics of each kind that
+        the truth allows; docs/reference/datasets-and-metrics.md lists the names. `histograms`
+        contain the counts of pair errors by threshold, for pooling AUC over scenes.
     """
     chosen = options or ScoreOptions()
     if len(scene) != len(truth):
@@ -167,16 +167,16 @@ def score(
 
 
 def score_pose(predicted: ArrayLike, truth: GroundTruth) -> Record:
-    """The metrics of the cameras alone: AUC, median angles, ATE and RPE.
+    """Compute the metrics of the cameras alone: AUC, median angles, ATE and RPE.
 
     Args:
         predicted: (M, 3, 4) world to camera.
-        truth: of the same views.
+        truth: Ground truth of the same views.
     """
     predicted = np.asarray(predicted, np.float64)
     rotation, translation = pair_errors(predicted, truth.extrinsics)
     published = np.maximum(rotation, undirected(translation))
-    # A camera that is not finite must not become a right one by folding its 180 degrees.
+    # Folding its error of 180 degrees would make a camera that is not finite correct.
     lost = ~np.isfinite(predicted).all(axis=(1, 2))
     i, j = np.triu_indices(len(truth), 1)
     published = np.where(lost[i] | lost[j], 180.0, published)
@@ -203,13 +203,13 @@ def score_pose(predicted: ArrayLike, truth: GroundTruth) -> Record:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """The model's valid pixels with a known depth, of all views one after the other.
+    """Valid pixels of the model with a known depth, of all views one after the other.
 
     Attributes:
-        predicted: (N,) z-depth of the model.
+        predicted: (N,) predicted z-depth.
         depth: (N,) true z-depth.
-        points: (N, 3) predicted, in the model's world; may hold NaN.
-        true_points: (N, 3) in the world of the truth; NaN where the truth has no intrinsics.
+        points: (N, 3) predicted points in the model's world; may contain NaN.
+        true_points: (N, 3) points in the world of the truth; NaN where the truth has no intrinsics.
     """
 
     predicted: Float64
@@ -255,7 +255,7 @@ def _own_points(scene: Scene, options: ScoreOptions) -> NDArray[Any]:
 def _points(
     scene: Scene, truth: GroundTruth, pixels: _Pixels | None, options: ScoreOptions
 ) -> Record:
-    """Align, then compare with the scan, or with the true points of the same pixels."""
+    """Align the points, then compare them with the scan or the true points of the same pixels."""
     if pixels is not None and truth.intrinsics is not None:
         both = np.isfinite(pixels.points).all(axis=1)
         predicted, true = pixels.points[both], pixels.true_points
@@ -289,5 +289,5 @@ def _points(
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN: a metric that is not defined is null."""
+    """Replace NaN by None, because JSON has no NaN: a metric that is not defined is null."""
     return value if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Many scenes as one row: pooled, averaged, counted."""
+"""Summarise many scenes in one row: pooled, averaged, counted."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ AVERAGED = (
     "relative_blocks",
     "kept_blocks",
 )
-"""Metrics of which a summary holds the mean over scenes."""
+"""Metrics whose mean over scenes is part of a summary."""
 
 
 def aggregate(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of scenes' records.
+    """Summarise the records of scenes.
 
     AUC follows VGGT's evaluation on CO3D: the pairs of all scenes of a group are pooled, then the
     groups' AUCs are averaged; in a dataset of one group that is the AUC over all pairs. Everything
     else is the mean over the scenes for which it is defined.
 
     Args:
-        results: of `evaluate_scene` or `score`, each scene once.
+        results: Records of `evaluate_scene` or `score`, each scene once.
 
     Returns:
         `scenes`, `views`, `pairs`, `dropped_views`, `lost_cameras`; auc30 and so on; the means,
@@ -50,7 +50,7 @@ def aggregate(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         those are not all; `groups`: group -> its AUCs, where there are several.
 
     Raises:
-        CovisError: a scene comes twice.
+        CovisError: A scene occurs twice.
     """
     records = sorted(results, key=lambda record: str(record["scene"]))
     for one, other in itertools.pairwise(records):

@@ -1,4 +1,4 @@
-"""The results as a table for the terminal."""
+"""Table of results for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from covis.engines.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Key, heading, format.
+# Key, heading and format of each column.
 _COLUMNS = (
     ("views", "views", "d"),
     ("auc30", "AUC@30", ".4f"),
@@ -31,11 +31,11 @@ _COLUMNS = (
 
 
 def table(report: Mapping[str, Any], most_rows: int = 40) -> Table:
-    """A row a scene, or a group where there are more scenes than fit, and the summary.
+    """Build a table with a row per scene, or per group of many scenes, and the summary.
 
     Args:
-        report: of `Results.finish`.
-        most_rows: more scenes than this are not listed one by one.
+        report: Report of `Results.finish`.
+        most_rows: Largest number of scenes to list one by one.
     """
     from rich.table import Table
     from rich.text import Text

@@ -23,7 +23,7 @@ Name = Literal[
 NAMES: tuple[Name, ...] = get_args(Name)
 
 FORMER_NAMES: dict[str, Name] = {"made": "synthetic"}
-"""Names that the version before used; accepted for one version."""
+"""Names of the previous version; accepted for one version."""
 
 _HOME: dict[str, str] = {
     "synthetic": "synthetic:SyntheticScenes",

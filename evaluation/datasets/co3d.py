@@ -1,4 +1,4 @@
-"""CO3Dv2: common objects, one folder a category (Reizenstein et al., ICCV 2021)."""
+"""CO3Dv2: common objects, one folder per category (Reizenstein et al., ICCV 2021)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from covis.evaluation.metrics.pose import Float64
 
 # PyTorch3D's camera axes are x left, y up, z forward.
 _FLIP = np.diag([-1.0, -1.0, 1.0])
-# Some sequences have cameras that diverged; VGGT's evaluation passes over them.
+# The cameras of some sequences diverged; VGGT's evaluation skips those.
 _ABSURD = 1e5
 
 
@@ -34,13 +34,13 @@ class Co3d:
 
     The scenes are those of VGGT's evaluation: the test part of `set_lists_fewview_dev.json`,
     sequences whose viewpoints have a quality above 0.5 and that have 50 frames or more. Without set
-    lists all such sequences count. Groups are the categories. The unit is arbitrary, a sequence has
-    its own.
+    lists all such sequences count. Groups are the categories. The unit is arbitrary and
+    differs between sequences.
 
     Attributes:
-        paths: folders that hold categories, or categories themselves.
-        min_quality: sequences of lower viewpoint quality are left out.
-        min_frames: sequences of fewer frames are left out.
+        paths: Folders of categories, or categories themselves.
+        min_quality: Smallest viewpoint quality of a sequence.
+        min_frames: Smallest number of frames of a sequence.
     """
 
     paths: tuple[str, ...]
@@ -49,12 +49,12 @@ class Co3d:
     name: str = "co3d"
 
     def settings(self) -> dict[str, object]:
-        """Where it is, and what is left out."""
+        """Return the settings that distinguish two copies, and the limits on sequences."""
         limits = {"min_quality": self.min_quality, "min_frames": self.min_frames}
         return {**settings(self.paths), **limits}
 
     def scenes(self) -> list[SceneRef]:
-        """The sequences, as category/sequence."""
+        """List the sequences, as category/sequence."""
         out = []
         for category in self._categories():
             try:
@@ -80,7 +80,7 @@ class Co3d:
         return found
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All listed frames of a sequence."""
+        """Load all listed frames of a sequence."""
         category, sequence, numbers = ref.key
         wanted, path = set(numbers), category / "frame_annotations.jgz"
         try:
@@ -108,7 +108,7 @@ class Co3d:
 
 
 def _listing(category: Path) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Viewpoint quality and numbers of the listed frames, by sequence."""
+    """Read viewpoint quality and numbers of the listed frames, by sequence."""
     quality = {
         str(record["sequence_name"]): float(record.get("viewpoint_quality_score") or 0.0)
         for record in read_json(category / "sequence_annotations.jgz")
@@ -126,7 +126,7 @@ def _listing(category: Path) -> tuple[dict[str, float], dict[str, list[int]]]:
 
 @lru_cache(maxsize=1)
 def frame_annotations(category: Path) -> list[dict[str, Any]]:
-    """The frames of a category; they are large, and needed scene after scene."""
+    """Read the frames of a category, cached because they are large and used by every scene."""
     found = read_json(category / "frame_annotations.jgz")
     if not isinstance(found, list):
         raise damaged(category / "frame_annotations.jgz", "no list of frames")
@@ -134,11 +134,12 @@ def frame_annotations(category: Path) -> list[dict[str, Any]]:
 
 
 def camera(record: dict[str, Any]) -> tuple[Float64, Float64]:
-    """OpenCV extrinsics (3, 4) and intrinsics (3, 3) from PyTorch3D's viewpoint.
+    """Convert PyTorch3D's viewpoint to OpenCV extrinsics (3, 4) and intrinsics (3, 3).
 
     PyTorch3D: x_camera = x_world R + T with row vectors, x left and y up. Focal length and
-    principal point are in NDC: of half the shorter side ("ndc_isotropic") or half of each side, the
-    axes pointing left and up from the image's centre (PyTorch3D's documentation, "Cameras").
+    principal point are in NDC: in units of half the shorter side ("ndc_isotropic") or of half of
+    each side, with axes pointing left and up from the image's centre (PyTorch3D's documentation,
+    "Cameras").
     """
     viewpoint = record["viewpoint"]
     rotation = _FLIP @ np.array(viewpoint["R"], np.float64).reshape(3, 3).T
@@ -157,7 +158,7 @@ def camera(record: dict[str, Any]) -> tuple[Float64, Float64]:
 
 @dataclass(frozen=True)
 class _HalfDepth:
-    """Samples a depth PNG whose 16 bits are a half-precision number."""
+    """Sampler of a depth PNG whose 16 bits are a half-precision number."""
 
     place: PngDepth
     scale: float

@@ -1,4 +1,4 @@
-"""COLMAP models, through pycolmap."""
+"""Read COLMAP models through pycolmap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PINHOLE = ("SIMPLE_PINHOLE", "PINHOLE")
 
 
 class View(NamedTuple):
-    """An image of a model: its name, world to camera (3, 4), and pycolmap's camera."""
+    """Image of a model: name, world-to-camera pose (3, 4), and pycolmap's camera."""
 
     name: str
     extrinsics: Float64
@@ -23,12 +23,12 @@ class View(NamedTuple):
 
 
 def read_model(folder: Path) -> list[View]:
-    """The registered images of a sparse model, text or binary, by name.
+    """Read the registered images of a sparse model, text or binary, by name.
 
-    COLMAP's cameras and pixels follow the same conventions as ours.
+    COLMAP's cameras and pixels follow the same conventions as covis.
 
     Raises:
-        CovisError: pycolmap is not installed; the model is missing or damaged.
+        CovisError: Pycolmap is not installed, or the model is missing or damaged.
     """
     try:
         import pycolmap
@@ -52,7 +52,7 @@ def read_model(folder: Path) -> list[View]:
 
 
 def _copy(camera: Any) -> Any:
-    """A camera of its own: the model's go with the model, and touching one then is a crash."""
+    """Copy a camera, because the model frees its own, and access would then crash."""
     return type(camera)(
         model=camera.model.name,
         width=int(camera.width),
@@ -62,13 +62,13 @@ def _copy(camera: Any) -> Any:
 
 
 def _pose(image: Any) -> Float64:
-    # A property up to pycolmap 3.11, a method since.
+    # A property up to pycolmap 3.11, a method since then.
     pose = image.cam_from_world
     return np.asarray((pose() if callable(pose) else pose).matrix(), np.float64)
 
 
 def intrinsics(views: list[View]) -> Float64 | None:
-    """(M, 3, 3) where all cameras are pinholes; None otherwise, as a matrix would not be all."""
+    """Return intrinsics (M, 3, 3) of pinhole cameras; None where a camera has distortion."""
     if not views or any(view.camera.model.name not in _PINHOLE for view in views):
         return None
     return np.stack([np.asarray(view.camera.calibration_matrix()) for view in views])

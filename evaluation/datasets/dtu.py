@@ -39,24 +39,24 @@ class Dtu:
     - MVSNet: `scan1/images/00000000.jpg` and `scan1/cams/00000000_cam.txt` (world to camera (4, 4)
       and intrinsics (3, 3)).
 
-    Both with `Points/stl/stl001_total.ply`, the scan, and where they are there
-    `ObsMask/ObsMask1_10.mat` and `ObsMask/Plane1.mat`, which say where predictions are judged and
-    which points of the scan are demanded (Aanaes et al., IJCV 2016). Millimetres; distances from 20
-    on do not count. No depth: points are aligned by the cameras.
+    Both with `Points/stl/stl001_total.ply`, the scan. `ObsMask/ObsMask1_10.mat` and
+    `ObsMask/Plane1.mat`, where they exist, determine where predictions are judged and which points
+    of the scan are demanded (Aanaes et al., IJCV 2016). The unit is millimetres; distances from 20
+    on do not count. There is no depth, so points are aligned by the cameras.
 
     Attributes:
-        paths: folders that hold the above.
+        paths: Folders with the files above.
     """
 
     paths: tuple[str, ...]
     name: str = "dtu"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The scans, as scan1."""
+        """List the scans, as scan1."""
         out = []
         for root in folders(self.paths):
             base = root / "Rectified" if (root / "Rectified").is_dir() else root
@@ -67,7 +67,7 @@ class Dtu:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All views of a scan, with one light."""
+        """Load all views of a scan, with one light."""
         root, scan = ref.key
         number = int(scan.name.removeprefix("scan"))
         images, extrinsics, intrinsics = (
@@ -123,11 +123,11 @@ def _mvsnet(scan: Path) -> Views:
 
 
 def decompose(projection: Float64) -> tuple[Float64, Float64]:
-    """Intrinsics (3, 3) and extrinsics (3, 4) of a projection matrix (3, 4).
+    """Decompose a projection matrix (3, 4) into intrinsics (3, 3) and extrinsics (3, 4).
 
     RQ decomposition of its left part (Hartley and Zisserman, section 6.2.4), by a QR of the
     reversed matrix; the signs are those of a camera that looks along +z. NaN where the matrix is
-    no camera's.
+    not that of a camera.
     """
     m = projection[:, :3]
     if not np.isfinite(projection).all() or np.linalg.det(m) == 0:
@@ -144,7 +144,7 @@ def decompose(projection: Float64) -> tuple[Float64, Float64]:
 
 
 def _mat(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Variables of a MATLAB file."""
+    """Read variables of a MATLAB file."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -162,7 +162,7 @@ def _mat(path: Path, *names: str) -> list[NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Observed:
-    """The volume that the scanner saw: voxels of `resolution` millimetres from `low` on."""
+    """Volume that the scanner observed: voxels of `resolution` millimetres from `low` on."""
 
     mask: NDArray[np.bool_]
     low: Float64
@@ -170,14 +170,14 @@ class Observed:
 
     @classmethod
     def read(cls, path: Path) -> Observed:
-        """From `ObsMask1_10.mat`: ObsMask, the box BB (2, 3) and Res."""
+        """Read ObsMask, the box BB (2, 3) and Res from `ObsMask1_10.mat`."""
         mask, box, resolution = _mat(path, "ObsMask", "BB", "Res")
         if mask.ndim != 3 or box.shape != (2, 3) or resolution.size != 1:
             raise damaged(path, "ObsMask, BB and Res have other shapes")
         return cls(mask.astype(bool), box[0].astype(np.float64), float(resolution.ravel()[0]))
 
     def __call__(self, points: Float64) -> NDArray[np.bool_]:
-        """Which points (N, 3) lie in an observed voxel."""
+        """Return the mask (N,) of the points (N, 3) in an observed voxel."""
         index = np.round((points - self.low) / self.resolution).astype(np.int64)
         inside = ((index >= 0) & (index < self.mask.shape)).all(axis=1)
         found = np.zeros(len(points), bool)
@@ -187,19 +187,19 @@ class Observed:
 
 @dataclass(frozen=True)
 class AboveTable:
-    """The half space above the table: points with P . (x, y, z, 1) > 0."""
+    """Half space above the table: points with P . (x, y, z, 1) > 0."""
 
     plane: Float64
 
     @classmethod
     def read(cls, path: Path) -> AboveTable:
-        """From `Plane1.mat`: P (4, 1)."""
+        """Read P (4, 1) from `Plane1.mat`."""
         (plane,) = _mat(path, "P")
         if plane.size != 4:
             raise damaged(path, "P has other shapes")
         return cls(plane.ravel().astype(np.float64))
 
     def __call__(self, points: Float64) -> NDArray[np.bool_]:
-        """Which points (N, 3) are above."""
+        """Return the mask (N,) of the points (N, 3) above the table."""
         found: NDArray[np.bool_] = points @ self.plane[:3] + self.plane[3] > 0
         return found

@@ -26,21 +26,21 @@ class Eth3d:
     COLMAP model), and for depth `<scene>/ground_truth_depth/dslr_images/*.JPG` (raw float32,
     metres, infinite where unknown) with `<scene>/dslr_calibration_jpg/`: depth is given for the
     *original* images, so an undistorted pixel's ray is sent through the original, distorted camera.
-    Without those two, no depth.
+    Without those two there is no depth.
 
     Attributes:
-        paths: folders that hold scenes, or scenes themselves.
+        paths: Folders of scenes, or scenes themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "eth3d"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The scenes by folder name."""
+        """List the scenes by folder name."""
         out = []
         for root in folders(self.paths):
             inside = [root] if (root / _CALIBRATION).is_dir() else listed(root)
@@ -51,7 +51,7 @@ class Eth3d:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All views of a scene."""
+        """Load all views of a scene."""
         folder: Path = ref.key
         views = read_model(folder / _CALIBRATION)
         matrices = intrinsics(views)
@@ -72,11 +72,11 @@ class Eth3d:
 
 @dataclass(frozen=True)
 class _RawDepth:
-    """Samples a raw depth file through the original camera.
+    """Sampler of a raw depth file through the original camera.
 
     Attributes:
-        path: float32 by rows, of the original photo's size.
-        camera: pycolmap's, of the original photo.
+        path: File of float32 numbers by rows, in the size of the original photo.
+        camera: Pycolmap's camera of the original photo.
         intrinsics: (3, 3) of the undistorted photo.
     """
 

@@ -1,4 +1,4 @@
-"""Reading what datasets consist of, with one line for whatever is missing or damaged."""
+"""Read the files of datasets, with a one-line error for each that is missing or damaged."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PHOTOS = (".jpg", ".jpeg", ".png")
 
 
 def folders(paths: Sequence[str]) -> list[Path]:
-    """The paths as folders.
+    """Return the paths as existing folders.
 
     Raises:
-        CovisError: one is not there.
+        CovisError: One does not exist.
     """
     found = [Path(path) for path in paths]
     for path in found:
@@ -36,22 +36,22 @@ def folders(paths: Sequence[str]) -> list[Path]:
 
 
 def settings(paths: Sequence[str]) -> dict[str, object]:
-    """What tells two copies of a dataset apart: where they are."""
+    """Return the settings that distinguish two copies of a dataset: their folders."""
     return {"paths": [str(Path(path).resolve()) for path in paths]}
 
 
 def not_there(what: str, where: Path | str) -> CovisError:
-    """The error for a part of a dataset that is missing."""
+    """Return the error for a missing part of a dataset."""
     return user_error(f"is missing: {what}", where=where, hint="get the dataset anew")
 
 
 def damaged(where: Path | str, why: str) -> CovisError:
-    """The error for a file that is not what it should be."""
+    """Return the error for a damaged file."""
     return user_error(f"is damaged ({why})", where=where, hint="get the file anew")
 
 
 def listed(folder: Path, pattern: str = "*") -> list[Path]:
-    """What a folder holds, in natural order (img2 before img10); hidden files are passed over."""
+    """List a folder in natural order (img2 before img10), without hidden files."""
     try:
         found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
     except OSError as error:
@@ -63,10 +63,10 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def photos_in(folder: Path, stem: str = "*") -> list[Path]:
-    """The photos of a folder whose stems match, in natural order.
+    """List the photos of a folder whose stems match, in natural order.
 
     Raises:
-        CovisError: there is none.
+        CovisError: There is none.
     """
     found = [path for path in listed(folder, f"{stem}.*") if path.suffix.lower() in PHOTOS]
     if not found:
@@ -75,10 +75,10 @@ def photos_in(folder: Path, stem: str = "*") -> list[Path]:
 
 
 def read_text(path: Path) -> str:
-    """A text file.
+    """Read a text file.
 
     Raises:
-        CovisError: it is missing or no text.
+        CovisError: It is missing or is not text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -91,19 +91,19 @@ def read_text(path: Path) -> str:
 
 
 def read_numbers(path: Path) -> Float64:
-    """All numbers of a text file, as one row; `nan`, `inf` and `-inf` are numbers.
+    """Read all numbers of a text file as one row; `nan`, `inf` and `-inf` are numbers.
 
     Raises:
-        CovisError: it is missing, or holds something else.
+        CovisError: It is missing, or contains anything else.
     """
     return numbers(read_text(path), path)
 
 
 def numbers(text: str, where: Path | str) -> Float64:
-    """The numbers between blanks.
+    """Read numbers that are separated by blanks.
 
     Raises:
-        CovisError: something else is between them.
+        CovisError: The text contains anything else.
     """
     try:
         return np.array([float(word) for word in text.split()])
@@ -112,10 +112,10 @@ def numbers(text: str, where: Path | str) -> Float64:
 
 
 def read_matrix(path: Path, rows: int, columns: int) -> Float64:
-    """A matrix written as text.
+    """Read a matrix from a text file.
 
     Raises:
-        CovisError: it is missing, or has another number of entries.
+        CovisError: It is missing, or has another number of entries.
     """
     found = read_numbers(path)
     if found.size != rows * columns:
@@ -124,10 +124,10 @@ def read_matrix(path: Path, rows: int, columns: int) -> Float64:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, gzipped where its name says so (`.jgz`, `.gz`).
+    """Read a JSON file; the suffixes `.jgz` and `.gz` mean gzip.
 
     Raises:
-        CovisError: it is missing or damaged.
+        CovisError: It is missing or damaged.
     """
     try:
         data = path.read_bytes()
@@ -141,16 +141,16 @@ def read_json(path: Path) -> Any:
 
 
 def photo_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a photo, from its header."""
+    """Return (height, width) of a photo, from its header."""
     from covis.runtime.photos.images import photo_sizes
 
     return photo_sizes([path])[0]
 
 
 def to_extrinsics(camera_to_world: Float64) -> Float64:
-    """World to camera (M, 3, 4) from poses (M, 4, 4); NaN where a pose is not finite.
+    """Convert poses (M, 4, 4) to world to camera (M, 3, 4); NaN where a pose is not finite.
 
-    The rotation is inverted by transposition: written with few digits it is not quite one.
+    The rotation is inverted by transposition, because with few digits it is not exactly one.
     """
     rotation = camera_to_world[:, :3, :3].transpose(0, 2, 1)
     with np.errstate(invalid="ignore"):
@@ -161,15 +161,15 @@ def to_extrinsics(camera_to_world: Float64) -> Float64:
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64:
-    """Intrinsics (3, 3)."""
+    """Build the intrinsics (3, 3) of a pinhole camera."""
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
 def read_cloud(path: Path) -> Float64:
-    """The points (N, 3) of a PLY file.
+    """Read the points (N, 3) of a PLY file.
 
     Raises:
-        CovisError: it is missing or damaged.
+        CovisError: It is missing or damaged.
     """
     with interrupts_held():
         import trimesh
@@ -178,16 +178,16 @@ def read_cloud(path: Path) -> Float64:
         raise not_there("no such file", path)
     try:
         points = np.asarray(trimesh.load(path, process=False).vertices, np.float64)
-    except Exception as error:  # trimesh raises whatever its parsers meet
+    except Exception as error:  # the parsers of trimesh raise any exception
         raise damaged(path, str(error).splitlines()[0] if str(error) else "no PLY") from error
     return points[np.isfinite(points).all(axis=1)]
 
 
 def read_png16(path: Path) -> NDArray[np.uint16]:
-    """A 16-bit grey PNG (h, w).
+    """Read a 16-bit grey PNG (h, w).
 
     Raises:
-        CovisError: it is missing, damaged, or of another kind.
+        CovisError: It is missing, damaged, or of another kind.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -205,15 +205,15 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
 
 @dataclass(frozen=True)
 class PngDepth:
-    """Samples a 16-bit depth PNG, which is read when it is asked for.
+    """Sampler of a 16-bit depth PNG, which is read at each call.
 
     Attributes:
-        path: the file.
-        unit: of the numbers in it, in units of the cameras.
-        unknown: numbers that mean no depth, beside 0.
-        to_depth: (3, 3) from pixels of the photo to those of the depth image; None where both
-            show the same, whatever their sizes.
-        photo: (height, width) of the photo, where `to_depth` is None.
+        path: PNG file.
+        unit: Unit of its numbers, in units of the cameras.
+        unknown: Numbers that mean no depth, besides 0.
+        to_depth: Map (3, 3) from pixels of the photo to those of the depth image; None where both
+            show the same, in any size.
+        photo: Size (height, width) of the photo, where `to_depth` is None.
     """
 
     path: Path
@@ -223,7 +223,7 @@ class PngDepth:
     photo: tuple[int, int] | None = None
 
     def __call__(self, pixels: Float64) -> Float64:
-        """Depth at pixels (N, 2) of the photo."""
+        """Return the depth at pixels (N, 2) of the photo."""
         raw = read_png16(self.path)
         depth = raw * self.unit
         for value in self.unknown:
@@ -231,7 +231,7 @@ class PngDepth:
         return DepthArray(depth)(self.moved(pixels, raw.shape))
 
     def moved(self, pixels: Float64, size: tuple[int, ...]) -> Float64:
-        """The pixels of a depth image of (height, width) `size` that show those of the photo."""
+        """Return the pixels of a depth image of (height, width) `size` that match the photo's."""
         if self.to_depth is not None:
             homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
             moved = homogeneous @ self.to_depth.T

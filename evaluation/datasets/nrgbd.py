@@ -1,4 +1,4 @@
-"""NRGBD: made rooms of Neural RGB-D Surface Reconstruction (Azinovic et al., CVPR 2022)."""
+"""NRGBD: synthetic rooms of Neural RGB-D Surface Reconstruction (Azinovic et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 class Nrgbd:
     """The published layout: `<scene>/{images/img0.png,depth/depth0.png,poses.txt,focal.txt}`.
 
-    Poses are camera to world, four lines each, OpenGL axes, metres; frames without one say `nan`.
-    Depth is z-depth in millimetres: `depth/` is the ground truth, `depth_filtered/` stands in where
-    it is missing, and `trainval_poses.txt` for `poses.txt`. The focal length is in pixels of the
-    depth images, the principal point in the middle.
+    Poses are camera to world, four lines each, OpenGL axes, metres; frames without one have `nan`.
+    Depth is z-depth in millimetres. `depth/` is the ground truth; the fallbacks are
+    `depth_filtered/`, and `trainval_poses.txt` for `poses.txt`. The focal length is in pixels of
+    the depth images, the principal point in the middle.
 
     Attributes:
-        paths: folders that hold scenes, or scenes themselves.
+        paths: Folders of scenes, or scenes themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "nrgbd"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The scenes by folder name."""
+        """List the scenes by folder name."""
         out = []
         for root in folders(self.paths):
             inside = [root] if (root / "images").is_dir() else listed(root)
@@ -59,7 +59,7 @@ class Nrgbd:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All frames of a scene."""
+        """Load all frames of a scene."""
         folder: Path = ref.key
         images = photos_in(folder / "images", "img*")
         written, other = folder / "poses.txt", folder / "trainval_poses.txt"

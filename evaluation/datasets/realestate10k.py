@@ -24,27 +24,27 @@ from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 
 @dataclass(frozen=True)
 class RealEstate10K:
-    """The published camera files `test/<clip>.txt`, beside frames that one extracts oneself.
+    """The published camera files `test/<clip>.txt`, with frames extracted by the user.
 
-    A file holds the video's address, and a line a frame: its time in microseconds, fx fy cx cy as
-    shares of width and height, two zeros, and world to camera (3, 4) by rows, OpenCV axes. Frames
-    are looked for as `<time>.jpg` or `.png` in `<clip>/` beside the file, and in `frames/` or
-    `images/` beside the split (`frames/test/<clip>/<time>.jpg`); frames that were not extracted are
-    passed over. No depth. The unit is arbitrary, a clip has its own.
+    A file contains the video's address, and a line per frame: its time in microseconds, fx fy cx cy
+    as shares of width and height, two zeros, world to camera (3, 4) by rows, OpenCV axes. Frames
+    are searched as `<time>.jpg` or `.png` in `<clip>/` beside the file, and in `frames/` or
+    `images/` beside the split (`frames/test/<clip>/<time>.jpg`); frames that were not extracted
+    are skipped. There is no depth. The unit is arbitrary and differs between clips.
 
     Attributes:
-        paths: folders that hold `test/`, or camera files themselves.
+        paths: Folders with `test/`, or camera files themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "realestate10k"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The clips of the test split, or of the folder itself."""
+        """List the clips of the test split, or of the folder itself."""
         out = []
         for root in folders(self.paths):
             split = next((d for d in (root / "test", root) if any(d.glob("*.txt"))), None)
@@ -54,7 +54,7 @@ class RealEstate10K:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """The frames of a clip that are there."""
+        """Load the extracted frames of a clip."""
         path: Path = ref.key
         lines = [line for line in read_text(path).splitlines()[1:] if line.strip()]
         rows = [numbers(line, path) for line in lines]

@@ -29,21 +29,21 @@ class ScanNet:
 
     `color/0.jpg`, `depth/0.png` (millimetres, 0 unknown), `pose/0.txt` (camera to world, OpenCV
     axes, metres; infinite where tracking was lost), `intrinsic/intrinsic_{color,depth}.txt`. Colour
-    and depth have one pose but cameras of their own: depth is looked up through both intrinsics.
+    and depth have the same pose but different cameras: depth is sampled through both intrinsics.
 
     Attributes:
-        paths: folders that hold `scans_test/`, `scans/` or scenes, or scenes themselves.
+        paths: Folders with `scans_test/`, `scans/` or scenes, or scenes themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "scannet"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The scenes by folder name."""
+        """List the scenes by folder name."""
         out = []
         for root in folders(self.paths):
             inside = [root] if (root / "color").is_dir() else listed(root)
@@ -56,7 +56,7 @@ class ScanNet:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All frames of a scene."""
+        """Load all frames of a scene."""
         folder: Path = ref.key
         images = photos_in(folder / "color")
         cameras = folder / "intrinsic"

@@ -34,21 +34,21 @@ class SevenScenes:
 
     Poses are camera to world, OpenCV axes, metres; depth is in millimetres, 65535 is unknown. The
     published depth is not registered to the colour image, which costs some pixels at edges; where
-    `frame-000000.depth.proj.png` lies beside it, that is taken, with a focal length of 525.
+    `frame-000000.depth.proj.png` exists, it is used instead, with a focal length of 525.
 
     Attributes:
-        paths: folders that hold scenes, or scenes themselves.
+        paths: Folders of scenes, or scenes themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "7scenes"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The sequences of each scene's `TestSplit.txt`; all where it has none."""
+        """List the sequences of each scene's `TestSplit.txt`; all where it has none."""
         out = []
         for root in folders(self.paths):
             inside = [root] if any(root.glob("seq-*")) else listed(root)
@@ -62,7 +62,7 @@ class SevenScenes:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All frames of a sequence."""
+        """Load all frames of a sequence."""
         folder: Path = ref.key
         images = listed(folder, "frame-*.color.*")
         if not images:

@@ -31,25 +31,25 @@ from covis.evaluation.metrics.trajectory import Similarity
 class TanksTemples:
     """The published training scenes: photos, `Barn_COLMAP_SfM.log`, and the scan's files.
 
-    `Barn/` or `Barn/images/` holds the photos. Cameras come from a COLMAP model in `sparse/0` or
-    `sparse` where there is one (pycolmap), else from the log: per photo a line of three numbers and
-    camera to world (4, 4), OpenCV axes; the log has no intrinsics. With `Barn_trans.txt` (a
+    `Barn/` or `Barn/images/` contains the photos. Cameras come from a COLMAP model in `sparse/0` or
+    `sparse` where there is one (pycolmap), else from the log: for each photo a row of three numbers
+    and camera to world (4, 4), OpenCV axes; the log has no intrinsics. With `Barn_trans.txt` (a
     similarity into the scan's frame, metres), `Barn.ply` (the scan) and `Barn.json` (the volume
     that is judged), points are compared as well.
 
     Attributes:
-        paths: folders that hold scenes, or scenes themselves.
+        paths: Folders of scenes, or scenes themselves.
     """
 
     paths: tuple[str, ...]
     name: str = "tanks_temples"
 
     def settings(self) -> dict[str, object]:
-        """Where it is."""
+        """Return the settings that distinguish two copies of the dataset."""
         return settings(self.paths)
 
     def scenes(self) -> list[SceneRef]:
-        """The scenes by folder name."""
+        """List the scenes by folder name."""
         out = []
         for root in folders(self.paths):
             inside = [root] if _is_scene(root) else listed(root)
@@ -60,7 +60,7 @@ class TanksTemples:
         return out
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All photos of a scene that have a camera."""
+        """Load all photos of a scene that have a camera."""
         folder: Path = ref.key
         home = folder / "images" if (folder / "images").is_dir() else folder
         matrices = None
@@ -108,10 +108,10 @@ def _is_scene(folder: Path) -> bool:
 
 
 def read_log(path: Path) -> tuple[NDArray[np.int64], Float64]:
-    """Photo numbers (M,) and camera to world (M, 4, 4) of a trajectory log.
+    """Read photo numbers (M,) and camera to world (M, 4, 4) of a trajectory log.
 
     Raises:
-        CovisError: it is missing or damaged.
+        CovisError: It is missing or damaged.
     """
     found = read_numbers(path)
     if not found.size or found.size % 19:
@@ -134,9 +134,9 @@ class Crop:
     """Open3D's `SelectionPolygonVolume`: a polygon in two axes, an interval in the third.
 
     Attributes:
-        axis: of the interval.
-        low: of the interval.
-        high: of the interval.
+        axis: Axis of the interval.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         polygon: (K, 2) corners in the other two axes, in their order.
     """
 
@@ -147,10 +147,10 @@ class Crop:
 
     @classmethod
     def read(cls, path: Path) -> Crop:
-        """The crop volume of a scene.
+        """Read the crop volume of a scene.
 
         Raises:
-            CovisError: it is missing or damaged.
+            CovisError: It is missing or damaged.
         """
         record = read_json(path)
         try:
@@ -162,7 +162,7 @@ class Crop:
         return cls(axis, low, high, np.delete(corners, axis, axis=1))
 
     def __call__(self, points: Float64) -> NDArray[np.bool_]:
-        """Which points (N, 3) are inside: a ray from there crosses an odd number of edges."""
+        """Return the mask (N,) of the points (N, 3) inside, by the edges that a ray crosses."""
         along = points[:, self.axis]
         x, y = np.delete(points, self.axis, axis=1).T
         inside = np.zeros(len(points), bool)

@@ -1,4 +1,4 @@
-"""What a dataset knows of a scene, in the project's conventions, whatever its own are."""
+"""Ground truth of a scene in the project's conventions, from any dataset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from covis.evaluation.metrics.clouds import Mask
 from covis.evaluation.metrics.pose import Float64
 
 DepthSampler = Callable[[Float64], Float64]
-"""Pixels (N, 2) of the upright photo -> z-depth (N,), NaN where it is not known.
+"""Returns z-depth (N,) at pixels (N, 2) of the upright photo, NaN where it is not known.
 
-A function of pixels rather than an image, because some datasets keep depth in another camera's
-pixels, and because only the model's few pixels are asked for.
+A function of pixels instead of an image, because some datasets store depth in another camera's
+pixels, and because only the model's few pixels are sampled.
 """
 
 Photo = Path | NDArray[np.uint8]
@@ -27,13 +27,13 @@ Photo = Path | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SceneRef:
-    """A scene of a dataset, not loaded yet.
+    """Scene of a dataset, not loaded yet.
 
     Attributes:
-        name: unique in the dataset, stable, as results and tables show it.
-        group: scenes whose pairs are pooled before groups are averaged (CO3D's categories); the
-            dataset's name where it has none.
-        key: what the reader needs to find it; pickled to workers.
+        name: Stable name in results and tables, unique in the dataset.
+        group: Name of the scenes whose pairs are pooled before groups are averaged (CO3D's
+            categories); the dataset's name where it has no groups.
+        key: The reader's own key of the scene; it is pickled to workers.
     """
 
     name: str
@@ -43,24 +43,25 @@ class SceneRef:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """M views of one scene with what is known of them.
+    """Ground truth of M views of one scene.
 
     Cameras are OpenCV's, extrinsics world to camera, pixels of the upright photo at full size with
     the centre of the top-left one at (0.5, 0.5): see docs/reference/conventions.md.
 
     Attributes:
-        scene: its reference.
+        scene: Reference of the scene.
         images: M files, or arrays (h, w, 3) uint8.
         extrinsics: (M, 3, 4), finite.
-        frames: (M,) place of each view in the dataset's sequence; RPE goes along it.
-        intrinsics: (M, 3, 3), where the dataset has them.
+        frames: (M,) index of each view in the dataset's sequence, along which RPE is measured.
+        intrinsics: (M, 3, 3); None where the dataset has none.
         depth: M samplers of z-depth in the units of the extrinsics.
-        points: (K, 3) a scan of the scene in the world; without one, points come from `depth`.
-        judged: which predicted points a scan can judge (DTU's observation mask).
-        demanded: which points of the scan a prediction should have (DTU: above the table).
-        max_distance: from where on points count as unrelated: ICP ignores such pairs.
-        cut_distances: whether such distances are also left out of the means (DTU).
-        dropped: views left out because the dataset has no usable camera for them.
+        points: (K, 3) scan of the scene in the world; without one, points come from `depth`.
+        judged: Selects the predicted points that a scan can judge (DTU's observation mask).
+        demanded: Selects the points of the scan that count for completeness (DTU: above the
+            table).
+        max_distance: Distance from which points count as unrelated, so that ICP ignores the pair.
+        cut_distances: Leave such distances out of the means, too (DTU).
+        dropped: Number of views left out because the dataset has no usable camera for them.
     """
 
     scene: SceneRef
@@ -90,7 +91,7 @@ class GroundTruth:
         return len(self.images)
 
     def sound(self) -> GroundTruth:
-        """Without the views whose cameras cannot be inverted; how many is added to `dropped`."""
+        """Return the views whose cameras can be inverted; the others are added to `dropped`."""
         good = np.isfinite(self.extrinsics).all(axis=(1, 2))
         if self.intrinsics is not None:
             good &= np.isfinite(self.intrinsics).all(axis=(1, 2))
@@ -99,7 +100,7 @@ class GroundTruth:
         return replace(kept, dropped=self.dropped + int((~good).sum()))
 
     def select(self, views: NDArray[np.int64]) -> GroundTruth:
-        """These views alone, in this order."""
+        """Return these views alone, in this order."""
         return replace(
             self,
             images=tuple(self.images[i] for i in views),
@@ -111,44 +112,44 @@ class GroundTruth:
 
 
 class Dataset(Protocol):
-    """A reader: lists its scenes cheaply, loads one at a time; picklable, for workers."""
+    """Reader that lists its scenes cheaply and loads one at a time; picklable, for workers."""
 
     name: str
 
     def scenes(self) -> list[SceneRef]:
-        """All scenes, in a stable order.
+        """List all scenes in a stable order.
 
         Raises:
-            CovisError: the folder is not this dataset, or nothing is in it.
+            CovisError: The folder is not this dataset, or is empty.
         """
         ...
 
     def settings(self) -> dict[str, Any]:
-        """What decides a scene's content beside its name, as JSON values."""
+        """Return the settings that determine a scene's content besides its name, as JSON values."""
         ...
 
     def load(self, ref: SceneRef) -> GroundTruth:
-        """All views of a scene.
+        """Load all views of a scene.
 
         Raises:
-            CovisError: naming the file that is missing or damaged.
+            CovisError: A file is missing or damaged; the message names it.
         """
         ...
 
 
 def sample_views(truth: GroundTruth, views: int, how: str = "random", seed: int = 0) -> GroundTruth:
-    """At most `views` of the views.
+    """Sample at most `views` of the views.
 
     Args:
-        truth: of a scene.
-        views: how many; 0 takes all.
-        how: `random`: drawn without replacement, in the order drawn (the protocol of CO3D and
-            RealEstate10K in PoseDiffusion and VGGT); `even`: evenly spaced along the sequence.
-        seed: of the draw; the scene's name is mixed in, so that a scene's draw does not depend on
-            which others are evaluated.
+        truth: Ground truth of a scene.
+        views: Largest number of views; 0 takes all.
+        how: `random` samples without replacement, in the order of the draw (the protocol of CO3D
+            and RealEstate10K in PoseDiffusion and VGGT); `even` samples evenly along the sequence.
+        seed: Seed of the draw. The scene's name is mixed in, so that a scene's sample does not
+            depend on the other scenes evaluated.
 
     Raises:
-        CovisError: fewer than two views are there: there is no pair to judge.
+        CovisError: There are fewer than two views, so there is no pair to judge.
     """
     truth = truth.sound()
     if len(truth) < 2:
@@ -170,12 +171,12 @@ def sample_views(truth: GroundTruth, views: int, how: str = "random", seed: int 
 
 @dataclass(frozen=True)
 class DepthArray:
-    """Samples a z-depth image (h, w) in the photo's own pixels; what is not positive is unknown."""
+    """Sampler of a z-depth image (h, w) in the photo's pixels; only positive depth is known."""
 
     depth: NDArray[Any]
 
     def __call__(self, pixels: Float64) -> Float64:
-        """The nearest pixel's depth: a mean across an edge would be a surface that is not there."""
+        """Return the nearest pixel's depth, because a mean across an edge is no surface."""
         height, width = self.depth.shape
         u, v = np.floor(np.asarray(pixels, np.float64)).astype(np.int64).T
         inside = (u >= 0) & (v >= 0) & (u < width) & (v < height)

@@ -1,6 +1,6 @@
-"""Point clouds against each other: accuracy, completeness, normal consistency, chamfer distance.
+"""Errors between point clouds: accuracy, completeness, normal consistency, chamfer distance.
 
-Nearest neighbours come from scipy's KD-tree: the extra `eval`.
+Nearest neighbours come from scipy's KD-tree, from the extra `eval`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from covis.evaluation.metrics.pose import Float64
 from covis.evaluation.metrics.trajectory import Similarity, umeyama
 
 Mask = Callable[[Float64], NDArray[np.bool_]]
-"""Which of some points (N, 3), in the world of the truth, take part."""
+"""Returns the mask (N,) of the points (N, 3), in the world of the truth, that take part."""
 
 # Open3D's default for `estimate_normals`, which the published evaluations call.
 _NORMAL_NEIGHBOURS = 30
@@ -27,15 +27,15 @@ _ICP_POINTS = 20_000
 
 @dataclass(frozen=True)
 class CloudErrors:
-    """Distances are in units of the truth; medians stand beside means, as in CUT3R's tables.
+    """Errors of a cloud, in units of the truth, as means and medians like CUT3R's tables.
 
     Attributes:
-        accuracy: mean distance from a predicted point to the nearest true one.
-        accuracy_median: the same, median.
-        completeness: mean distance from a true point to the nearest predicted one.
-        completeness_median: the same, median.
-        chamfer: mean of accuracy and completeness ("overall" of DTU's tables).
-        normals: mean |cos| between the normals of nearest points, averaged over both directions.
+        accuracy: Mean distance from a predicted point to the nearest true one.
+        accuracy_median: Median of the same distances.
+        completeness: Mean distance from a true point to the nearest predicted one.
+        completeness_median: Median of the same distances.
+        chamfer: Mean of accuracy and completeness ("overall" of DTU's tables).
+        normals: Mean |cos| between the normals of nearest points, averaged over both directions.
     """
 
     accuracy: float
@@ -47,10 +47,10 @@ class CloudErrors:
 
 
 def check_scipy() -> None:
-    """Raise unless scipy is here, before hours of work and not after.
+    """Require scipy before hours of work, not after them.
 
     Raises:
-        CovisError: it is not installed.
+        CovisError: Scipy is not installed.
     """
     try:
         import scipy.spatial  # noqa: F401
@@ -62,10 +62,10 @@ def check_scipy() -> None:
 
 
 def kd_tree(points: Float64) -> Any:
-    """A KD-tree of points (N, 3).
+    """Build a KD-tree of points (N, 3).
 
     Raises:
-        CovisError: scipy is not installed.
+        CovisError: Scipy is not installed.
     """
     check_scipy()
     from scipy.spatial import KDTree
@@ -82,25 +82,25 @@ def compare(
     judged: Mask | None = None,
     demanded: Mask | None = None,
 ) -> CloudErrors:
-    """Distances between two aligned clouds, in both directions.
+    """Measure the distances between two aligned clouds, in both directions.
 
     With the defaults this is the protocol of 7-Scenes and NRGBD in Spann3R (Wang & Agapito 2024)
     and CUT3R (Wang et al. 2025): all points, means and medians. `max_distance`, `judged` and
     `demanded` are DTU's (Jensen et al., CVPR 2014; Aanaes et al., IJCV 2016): distances from
-    20 mm on do not count, nor predictions outside of what the scanner observed, nor true points
-    of the table.
+    20 mm on do not count, nor predictions outside the volume that the scanner observed, nor true
+    points of the table.
 
     Args:
-        predicted: (N, 3) finite, in the world of the truth.
-        true: (K, 3) finite.
-        queries: points of each cloud whose distance is taken, drawn at random (seeded); the clouds
-            that they are measured to stay whole, so that this adds noise and no bias.
-        max_distance: distances not below it are left out.
-        judged: which predicted points count for accuracy.
-        demanded: which true points count for completeness.
+        predicted: (N, 3) finite points in the world of the truth.
+        true: (K, 3) finite points.
+        queries: Number of points of each cloud whose distance is taken, drawn at random (seeded).
+            The other cloud stays whole, so this adds noise and no bias.
+        max_distance: Distances of at least this are left out.
+        judged: Selects the predicted points that count for accuracy.
+        demanded: Selects the true points that count for completeness.
 
     Returns:
-        NaN where no point is left.
+        The errors; NaN where no point remains.
     """
     if not len(predicted) or not len(true):
         nan = float("nan")
@@ -122,7 +122,7 @@ def compare(
 def _one_way(
     source: Float64, own: Any, other: Any, mask: Mask | None, queries: int, max_distance: float
 ) -> tuple[Float64, Float64]:
-    """Distance of source points to the other cloud, and |cos| between the normals there."""
+    """Return the distances of source points to the other cloud, and |cos| of the normals there."""
     points = source if mask is None else source[mask(source)]
     points = thinned(points, queries)
     distance, nearest = other.query(points)
@@ -133,14 +133,14 @@ def _one_way(
 
 
 def normals(points: Float64, tree: Any, neighbours: int = _NORMAL_NEIGHBOURS) -> Float64:
-    """Unit normals (N, 3) of unknown sign: the direction in which the neighbours vary least.
+    """Estimate unit normals (N, 3) of unknown sign: the direction of least variance nearby.
 
     Principal components of the nearest points (Hoppe et al., SIGGRAPH 1992).
 
     Args:
-        points: (N, 3), where.
-        tree: of the cloud that they belong to.
-        neighbours: of each point, itself included; fewer where there are fewer.
+        points: (N, 3) points to estimate normals at.
+        tree: KD-tree of the cloud that the points belong to.
+        neighbours: Number of nearest points to use, the point itself included.
     """
     k = min(neighbours, tree.n)
     out = np.empty_like(points)
@@ -156,16 +156,17 @@ def normals(points: Float64, tree: Any, neighbours: int = _NORMAL_NEIGHBOURS) ->
 def closest_points(
     predicted: Float64, true: Float64, max_distance: float, rounds: int = 20
 ) -> Similarity:
-    """The rigid motion that brings `predicted` onto `true`, by iterated closest points.
+    """Align `predicted` with `true` by a rigid motion, by iterated closest points.
 
-    Besl and McKay, PAMI 1992, point to point; pairs farther apart than `max_distance` do not pull.
-    It ends when no pair changes. The scale stays: it came from the alignment before.
+    Besl and McKay, PAMI 1992, point to point; pairs farther apart than `max_distance` are ignored.
+    It ends when no pair changes. The scale stays, because the alignment before has set it.
 
     Args:
-        predicted: (N, 3), near its place already; thinned, six numbers do not need more.
-        true: (K, 3).
-        max_distance: in units of the truth.
-        rounds: at most.
+        predicted: (N, 3) points, roughly aligned. A sample is used, because six numbers do not
+            require more.
+        true: (K, 3) points.
+        max_distance: Largest distance of a pair, in units of the truth.
+        rounds: Largest number of iterations.
     """
     motion = Similarity(1.0, np.eye(3), np.zeros(3))
     if not len(predicted) or not len(true):
@@ -185,7 +186,7 @@ def closest_points(
 
 
 def thinned(points: Float64, limit: int, seed: int = 0) -> Float64:
-    """At most `limit` of the points, drawn without replacement; the order stays."""
+    """Draw at most `limit` of the points without replacement, in their order."""
     if len(points) <= limit:
         return points
     chosen = np.random.default_rng(seed).choice(len(points), limit, replace=False)

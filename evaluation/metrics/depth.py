@@ -9,19 +9,19 @@ from covis.evaluation.metrics.pose import Float64
 
 
 def depth_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]:
-    """AbsRel and delta < 1.25, after the ratio of the medians has given the scale.
+    """Return AbsRel and delta < 1.25 after alignment of the scale by the ratio of the medians.
 
     AbsRel = mean |s d - d*| / d*; delta = share with max(s d / d*, d* / s d) < 1.25 (Eigen et al.,
-    NIPS 2014); s = median(d*) / median(d) (Zhou et al., CVPR 2017), one for all pixels of all views
-    of a scene: the views share one scale, and a view of another scale is an error.
+    NIPS 2014); s = median(d*) / median(d) (Zhou et al., CVPR 2017), one scale for all pixels of all
+    views of a scene, so that a view with another scale is an error.
 
     Args:
-        predicted: (N,) z-depths; those that are not positive and finite count as infinitely deep
-            for delta, and as an error of 1 for AbsRel.
+        predicted: (N,) z-depths. One that is not positive and finite counts as infinitely deep for
+            delta, and as an error of 1 for AbsRel.
         true: (N,) z-depths, positive and finite.
 
     Returns:
-        NaN twice where there is no pixel.
+        AbsRel and delta, both NaN where there is no pixel.
     """
     d, t = np.asarray(predicted, np.float64).ravel(), np.asarray(true, np.float64).ravel()
     if not len(t):
@@ -37,5 +37,5 @@ def depth_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]:
 
 
 def median_scale(predicted: Float64, true: Float64) -> float:
-    """median(true) / median(predicted)."""
+    """Return median(true) / median(predicted)."""
     return float(np.median(true) / np.median(predicted))

@@ -15,29 +15,29 @@ THRESHOLDS = (30, 15, 5)
 WORST = 180.0
 """Degrees charged to a pair with a camera that is not finite."""
 
-# Two cameras are at one place where their distance is rounding: relative to their translations.
+# Two cameras coincide where their distance, relative to their translations, is rounding.
 _COINCIDENT = 1e-9
 
 
 def pair_errors(predicted: ArrayLike, true: ArrayLike) -> tuple[Float64, Float64]:
-    """Relative rotation and translation-direction errors of all pairs i < j, in degrees.
+    """Return relative rotation and translation-direction errors of all pairs i < j, in degrees.
 
-    The motion of a pair is E_i E_j^-1, as in VGGT's evaluation: where camera j stands, seen from
-    camera i. (The other way round the rotation error is the same, the direction's is not.) Both
+    The motion of a pair is E_i E_j^-1, as in VGGT's evaluation: the pose of camera j in the frame
+    of camera i. (The inverse has the same rotation error, but another direction error.) Both
     errors are independent of a common rigid motion and scale. The angle between directions is taken
     with atan2, which is exact near 0, where arccos is not.
 
-    - A predicted camera that is not finite charges 180 degrees, twice, to all its pairs.
-    - Predicted cameras at one place have no direction: 90 degrees are charged.
-    - True cameras at one place have none either; rotation alone then judges the pair, so that
-      perfect poses have no error. (The published code charges 90 degrees to everybody.)
+    - A predicted camera that is not finite has both errors of 180 degrees in all its pairs.
+    - Predicted cameras that coincide have no direction: their direction error is 90 degrees.
+    - True cameras that coincide have none either: the direction error is then 0, so that perfect
+      poses have no error. (The published code counts 90 degrees for every prediction.)
 
     Args:
         predicted: (M, 3, 4) world to camera.
         true: (M, 3, 4) world to camera, finite.
 
     Returns:
-        rotation and translation errors, (M (M - 1) / 2,) each, in [0, 180].
+        Rotation and translation errors, (M (M - 1) / 2,) each, in [0, 180].
     """
     p, t = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     i, j = np.triu_indices(len(t), 1)
@@ -69,7 +69,10 @@ def rotation_degrees(first: ArrayLike, second: ArrayLike) -> Float64:
 def _relative(
     cameras: Float64, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """Rotation (N, 3, 3), unit translation (N, 3) from camera j to i; whether they are apart."""
+    """Return rotation (N, 3, 3) and unit translation (N, 3) from camera j to i, and a mask (N,).
+
+    The mask is False for cameras that coincide.
+    """
     r, t = cameras[:, :, :3], cameras[:, :, 3]
     rotation = r[i] @ r[j].transpose(0, 2, 1)
     direction = t[i] - (rotation @ t[j][:, :, None])[:, :, 0]
@@ -80,7 +83,7 @@ def _relative(
 
 
 def undirected(angle: ArrayLike) -> Float64:
-    """Angles between lines rather than directions: min(a, 180 - a), in [0, 90] degrees.
+    """Return angles between lines instead of directions: min(a, 180 - a), in [0, 90] degrees.
 
     The published protocol (PoseDiffusion's and VGGT's evaluation on CO3D) compares translations up
     to their sign, as they come from an essential matrix.
@@ -90,11 +93,11 @@ def undirected(angle: ArrayLike) -> Float64:
 
 
 def histogram(errors: ArrayLike, threshold: int) -> NDArray[np.int64]:
-    """Counts of errors by whole degrees: [0, 1), [1, 2), ..., [threshold - 1, threshold].
+    """Count errors by whole degrees: [0, 1), [1, 2), ..., [threshold - 1, threshold].
 
     Args:
-        errors: (N,) degrees.
-        threshold: in degrees.
+        errors: (N,) errors in degrees.
+        threshold: Largest error in degrees.
     """
     counts, _ = np.histogram(np.asarray(errors), bins=np.arange(threshold + 1))
     found: NDArray[np.int64] = counts.astype(np.int64)
@@ -102,26 +105,26 @@ def histogram(errors: ArrayLike, threshold: int) -> NDArray[np.int64]:
 
 
 def auc(errors: ArrayLike, threshold: int) -> float:
-    """Area under the share of pairs below an error, up to a threshold, in steps of a degree.
+    """Return the area under the share of pairs below an error, up to a threshold, by degrees.
 
     The protocol of VGGT (and of PoseDiffusion before it): the mean over k = 1 ... threshold of the
-    share of pairs with an error below k degrees. So errors below one degree count as none: perfect
-    poses have exactly 1.0, and so has anything better than a degree. The last bin includes its end,
-    as numpy's histograms do.
+    share of pairs with an error below k degrees. Errors below one degree therefore count
+    as none: the area is exactly 1.0 for all poses better than a degree. The last bin includes its
+    end, like those of numpy's histograms.
 
     Args:
-        errors: (N,) the larger of both angles of each pair, degrees; not empty.
-        threshold: in degrees.
+        errors: (N,) larger of both angles of each pair in degrees; not empty.
+        threshold: Largest error in degrees.
     """
     return auc_of_histogram(histogram(errors, threshold), int(np.size(errors)))
 
 
 def auc_of_histogram(counts: ArrayLike, pairs: int) -> float:
-    """`auc` from `histogram`; histograms of several scenes may be added before.
+    """Return `auc` from a `histogram`, which may be the sum of those of several scenes.
 
     Args:
-        counts: (threshold,).
-        pairs: all pairs, those beyond the threshold included.
+        counts: (threshold,) counts of pairs.
+        pairs: Number of all pairs, those beyond the threshold included.
     """
     share: NDArray[Any] = np.asarray(counts) / pairs
     return float(np.cumsum(share).mean())

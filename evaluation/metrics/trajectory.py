@@ -1,4 +1,4 @@
-"""Similarity transforms between trajectories, and what is left after the best one."""
+"""Similarity alignment of trajectories, and the errors that remain after it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Similarity:
-    """x -> scale R x + t.
+    """Similarity transform x -> scale R x + t.
 
     Attributes:
-        scale: positive.
-        rotation: (3, 3).
-        translation: (3,).
+        scale: Positive factor.
+        rotation: Rotation R (3, 3).
+        translation: Translation t (3,).
     """
 
     scale: float
@@ -25,20 +25,20 @@ class Similarity:
     translation: Float64
 
     def points(self, points: ArrayLike) -> Float64:
-        """Points (..., 3), moved."""
+        """Transform points (..., 3)."""
         x = np.asarray(points, np.float64)
         moved: Float64 = self.scale * x @ self.rotation.T + self.translation
         return moved
 
     def cameras(self, extrinsics: ArrayLike) -> Float64:
-        """World-to-camera matrices (M, 3, 4) of the same cameras in the moved world."""
+        """Return world-to-camera matrices (M, 3, 4) of cameras in the transformed world."""
         e = np.asarray(extrinsics, np.float64)
         rotation = e[:, :, :3] @ self.rotation.T
         translation = self.scale * e[:, :, 3] - (rotation @ self.translation)
         return np.concatenate([rotation, translation[:, :, None]], axis=2)
 
     def after(self, first: Similarity) -> Similarity:
-        """`first`, then this one."""
+        """Compose two transforms: `first`, then this one."""
         return Similarity(
             self.scale * first.scale,
             self.rotation @ first.rotation,
@@ -47,16 +47,16 @@ class Similarity:
 
 
 def umeyama(source: ArrayLike, target: ArrayLike, *, with_scale: bool = True) -> Similarity:
-    """The similarity that takes `source` nearest to `target`, in the sum of squares.
+    """Fit the similarity that maps `source` to `target` with the least sum of squares.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-    PAMI 1991, equations 34 to 43. Where the best one is not unique (points on a line or at one
-    place) one of them is returned; a source at one place keeps its scale.
+    PAMI 1991, equations 34 to 43. Where the best one is not unique (points on a line or in
+    one place) one of them is returned; a source in one place keeps its scale.
 
     Args:
-        source: (N, 3) finite.
-        target: (N, 3) finite.
-        with_scale: estimate the scale too; otherwise it is 1.
+        source: (N, 3) finite points.
+        target: (N, 3) finite points.
+        with_scale: Estimate the scale, too; otherwise it is 1.
     """
     x, y = np.asarray(source, np.float64), np.asarray(target, np.float64)
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
@@ -73,14 +73,14 @@ def umeyama(source: ArrayLike, target: ArrayLike, *, with_scale: bool = True) ->
 
 
 def centers(extrinsics: ArrayLike) -> Float64:
-    """Camera positions (M, 3) of world-to-camera matrices (M, 3, 4)."""
+    """Return camera positions (M, 3) of world-to-camera matrices (M, 3, 4)."""
     e = np.asarray(extrinsics, np.float64)
     found: Float64 = -np.einsum("mji,mj->mi", e[:, :, :3], e[:, :, 3])
     return found
 
 
 def align(predicted: ArrayLike, true: ArrayLike) -> Similarity:
-    """The similarity that takes the predicted camera centres nearest to the true ones.
+    """Fit the similarity that maps the predicted camera centres to the true ones.
 
     Args:
         predicted: (M, 3, 4) world to camera; cameras that are not finite are left out.
@@ -94,11 +94,11 @@ def align(predicted: ArrayLike, true: ArrayLike) -> Similarity:
 
 
 def absolute_error(predicted: ArrayLike, true: ArrayLike) -> float:
-    """ATE: root mean square distance of camera centres after `align`, in units of the truth.
+    """Return ATE: root mean square distance of camera centres after `align`, in true units.
 
     Sturm et al., "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012, with a
-    similarity instead of a rigid motion. Three centres are the fewest of which a similarity cannot
-    bring any two arrangements together.
+    similarity instead of a rigid motion. Three centres are the fewest that a similarity cannot
+    always map exactly.
 
     Args:
         predicted: (M, 3, 4) world to camera.
@@ -117,7 +117,7 @@ def absolute_error(predicted: ArrayLike, true: ArrayLike) -> float:
 
 
 def relative_error(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]:
-    """RPE: root mean square error of the motions between neighbouring views, after `align`.
+    """Return RPE: root mean square error of motions between neighbouring views, after `align`.
 
     Sturm et al. 2012, with a step of one view; the scale is that of the whole trajectory.
 
@@ -126,7 +126,7 @@ def relative_error(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]
         true: (M, 3, 4) world to camera.
 
     Returns:
-        translation in units of the truth and rotation in degrees; NaN with fewer than three
+        Translation in units of the truth and rotation in degrees; NaN with fewer than three
         cameras (the scale of two is their only distance), infinity where one is not finite.
     """
     p, t = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
@@ -136,7 +136,7 @@ def relative_error(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]
         return float("inf"), float("inf")
     p = align(p, t).cameras(p)
     steps = [_steps(cameras) for cameras in (p, t)]
-    # The motion that is left when the true one is undone: of Q^-1 P, with Q the truth.
+    # The motion that remains after the true one is undone: Q^-1 P, where Q is the truth.
     (p_rotation, p_step), (t_rotation, t_step) = steps
     distance = np.linalg.norm(p_step - t_step, axis=1)
     chord = np.linalg.norm(p_rotation - t_rotation, axis=(1, 2)) / np.sqrt(8)
@@ -145,7 +145,7 @@ def relative_error(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]
 
 
 def _steps(cameras: Float64) -> tuple[Float64, Float64]:
-    """Pose of each next camera in the frame of the one before: (M-1, 3, 3) and (M-1, 3)."""
+    """Return the pose of each next camera in the frame before: (M-1, 3, 3) and (M-1, 3)."""
     r, c = cameras[:, :, :3], centers(cameras)
     rotation = r[:-1] @ r[1:].transpose(0, 2, 1)
     return rotation, (r[:-1] @ (c[1:] - c[:-1])[:, :, None])[:, :, 0]
