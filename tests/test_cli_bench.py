@@ -11,7 +11,7 @@ import pytest
 from covis.cli import run_command
 from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions, Sparsity
-from covis.evaluation.bench.measure import Schedule, Setting, made_images, measure
+from covis.evaluation.bench.measure import Schedule, Setting, measure, random_images
 from covis.runtime.pipeline import load
 
 Captured = pytest.CaptureFixture[str]
@@ -54,7 +54,7 @@ def test_photos_are_repeated(tiny_bundle: Path, photos: Path, tmp_path: Path) ->
 
 def test_settings_take_turns(tiny_bundle: Path) -> None:
     pipeline = load(tiny_bundle, RunOptions(chunk=4))
-    images = made_images(3, pipeline.bundle.manifest.pixel_rule)
+    images = random_images(3, pipeline.bundle.manifest.pixel_rule)
     order: list[tuple[str, int]] = []
     kept = (2 * np.eye(3, dtype=np.int8))[None, None]
     settings = {
@@ -70,7 +70,7 @@ def test_settings_take_turns(tiny_bundle: Path) -> None:
 
 def test_made_pictures_are_the_same_everywhere(tiny_bundle: Path) -> None:
     rule = load(tiny_bundle).bundle.manifest.pixel_rule
-    a, b = made_images(2, rule), made_images(2, rule)
+    a, b = random_images(2, rule), random_images(2, rule)
     assert a.uint8.shape == (2, 3, rule.height, rule.width)
     np.testing.assert_array_equal(a.uint8, b.uint8)
     assert a.uint8.std() > 40

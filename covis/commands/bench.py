@@ -110,11 +110,11 @@ def pictures(command: BenchCommand, bundle: Bundle) -> Images:
     Raises:
         CovisError: No photo can be read.
     """
-    from covis.evaluation.bench.measure import made_images
+    from covis.evaluation.bench.measure import random_images
     from covis.runtime.photos.images import find_images, load_images
 
     if command.photos is None:
-        return made_images(command.views, bundle.manifest.pixel_rule)
+        return random_images(command.views, bundle.manifest.pixel_rule)
     found = find_images(command.photos)
     views = command.views or len(found)
     repeated = (found * -(-views // len(found)))[:views]

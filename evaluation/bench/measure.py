@@ -1,4 +1,4 @@
-"""Timing a pipeline: several settings in turns, stage by stage."""
+"""Time a pipeline: several settings in turns, stage by stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from covis.runtime.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: selector options, and a map of frame pairs where it is not saliency's."""
+    """Setting to time: selector options, and a map of view pairs to use instead of saliency's."""
 
     sparsity: Sparsity
     pair_level: NDArray[np.int8] | None = None  # (1, 1, M, M)
@@ -33,12 +33,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often, in trtexec's words.
+    """Number and duration of the runs, with the names of trtexec's options.
 
     Attributes:
-        warm_up: milliseconds of runs that are not counted; at least two runs of each setting.
-        iterations: runs of each setting, at least.
-        duration: seconds of counted runs, at least.
+        warm_up: Milliseconds of runs that are not counted; at least two runs of each setting.
+        iterations: Smallest number of counted runs of each setting.
+        duration: Smallest duration of all counted runs, in seconds.
     """
 
     warm_up: float = 200.0
@@ -59,7 +59,7 @@ def measure(
     images: Images,
     settings: Mapping[str, Setting],
     schedule: Schedule,
-    tell: Callable[[str, int], None] = lambda name, run: None,
+    on_run: Callable[[str, int], None] = lambda name, run: None,
 ) -> dict[str, Samples]:
     """Run the settings in turns and time every stage.
 
@@ -67,14 +67,15 @@ def measure(
     to it included; on the CPU it is wall time. `whole` is always wall time of the host.
 
     Args:
-        pipeline: bundle and backend.
-        images: of the scene, decoded already.
-        settings: by name; each round runs each once, forth and back.
-        schedule: how often.
-        tell: told (name, number of the run) before each counted run.
+        pipeline: Bundle and backend.
+        images: Decoded photos of the scene.
+        settings: Settings by name. Each round runs each of them once, in alternating order (A B, B
+            A, ...), so that all see the same load of the machine.
+        schedule: Number and duration of the runs.
+        on_run: Called with the setting's name and the number of the run before each counted run.
 
     Raises:
-        CovisError: a run fails.
+        CovisError: A run fails.
     """
     start = time.monotonic()
     rounds = 0
@@ -87,7 +88,7 @@ def measure(
     while rounds < schedule.iterations or time.monotonic() - start < schedule.duration:
         turns = list(settings.items())
         for name, setting in turns if rounds % 2 == 0 else reversed(turns):
-            tell(name, rounds + 1)
+            on_run(name, rounds + 1)
             _run(pipeline, images, setting, samples[name])
         rounds += 1
     return samples
@@ -100,7 +101,7 @@ def _run(pipeline: Pipeline, images: Images, setting: Setting, samples: Samples 
     end: dict[str, Any] = {}
     highest: dict[str, int] = {}
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def mark(stage: str, done: int, total: int) -> None:
         if done == 0:
             reset_peak(memory)
             begin[stage] = clock.mark()
@@ -109,7 +110,7 @@ def _run(pipeline: Pipeline, images: Images, setting: Setting, samples: Samples 
             highest[stage] = peak_bytes(memory)
 
     started = time.perf_counter()
-    pipeline.run_stages(images, setting.sparsity, tell, setting.pair_level)
+    pipeline.run_stages(images, setting.sparsity, mark, setting.pair_level)
     whole = (time.perf_counter() - started) * 1000
     if samples is None:
         return
@@ -119,7 +120,7 @@ def _run(pipeline: Pipeline, images: Images, setting: Setting, samples: Samples 
 
 
 def reset_peak(memory: Any) -> None:
-    """Let the account of the highest use begin anew, where the system allows it."""
+    """Reset the peak memory, where the system allows it."""
     if isinstance(memory, CudaMemory):
         memory.reset_high()
     else:
@@ -128,7 +129,7 @@ def reset_peak(memory: Any) -> None:
 
 
 def peak_bytes(memory: Any) -> int:
-    """Highest use since the reset: of the GPU pool, or resident memory of this process (Linux)."""
+    """Return the peak since the reset: of the GPU pool, or of resident memory (Linux)."""
     if isinstance(memory, CudaMemory):
         return memory.used()[1]
     with contextlib.suppress(OSError):
@@ -138,8 +139,8 @@ def peak_bytes(memory: Any) -> int:
     return 0
 
 
-def made_images(views: int, rule: PixelRule, seed: int = 0) -> Images:
-    """Random pictures in blocks of 8 pixels, of about the bundle's size."""
+def random_images(views: int, rule: PixelRule, seed: int = 0) -> Images:
+    """Create random pictures in blocks of 8 pixels, of about the bundle's size."""
     random = np.random.default_rng(seed)
     rows, columns = -(-rule.height // 8), -(-rule.width // 8)
     photos = [

@@ -1,4 +1,4 @@
-"""What a benchmark says: latencies with their percentiles, throughput, memory, ratios; as JSON."""
+"""Records of a benchmark for JSON: latencies with percentiles, throughput, memory, ratios."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a number of runs.
+    """Latency in milliseconds over a number of runs.
 
     Attributes:
-        runs: how many.
-        min: the quickest.
-        max: the slowest.
-        mean: of all.
-        median: of all.
-        percentiles: by percentage, e.g. {"99": ...}: the smallest time that so many percent of the
-            runs do not exceed.
+        runs: Number of runs.
+        min: Time of the fastest run.
+        max: Time of the slowest run.
+        mean: Mean time.
+        median: Median time.
+        percentiles: Smallest time that so many percent of the runs do not exceed, by percentage,
+            e.g. {"99": ...}.
     """
 
     runs: int
@@ -35,7 +35,7 @@ class Latency:
 
 
 def latency(samples: Sequence[float], percentiles: Sequence[float]) -> Latency:
-    """Summarise times in milliseconds; at least one."""
+    """Summarise one or more times in milliseconds."""
     ordered = sorted(samples)
     count = len(ordered)
     middle = ordered[(count - 1) // 2], ordered[count // 2]
@@ -44,7 +44,7 @@ def latency(samples: Sequence[float], percentiles: Sequence[float]) -> Latency:
 
 
 def averages(samples: Sequence[float], runs: int) -> list[float]:
-    """Means of `runs` consecutive times each, as trtexec's --avgRuns; a rest is left out."""
+    """Average each `runs` consecutive times, like trtexec's --avgRuns; a remainder is left out."""
     return [
         sum(samples[i : i + runs]) / runs
         for i in range(0, len(samples) - len(samples) % runs, runs)
@@ -53,12 +53,12 @@ def averages(samples: Sequence[float], runs: int) -> list[float]:
 
 @dataclass
 class Samples:
-    """The times of one setting, as they are taken.
+    """Times and memory of one setting.
 
     Attributes:
-        stages: milliseconds of each run, by stage, in the order of the run.
-        whole: milliseconds of each run from photos in memory to results on the host.
-        memory: highest bytes in use while a stage ran, by stage.
+        stages: Milliseconds of each run, by stage, in the order of the run.
+        whole: Milliseconds of each run, from photos in memory to results on the host.
+        memory: Peak memory in bytes while a stage ran, by stage.
     """
 
     stages: dict[str, list[float]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Samples:
     memory: dict[str, int] = field(default_factory=dict)
 
     def add(self, stage: str, milliseconds: float, memory: int) -> None:
-        """One more run of a stage."""
+        """Add a run of a stage."""
         self.stages.setdefault(stage, []).append(milliseconds)
         self.memory[stage] = max(self.memory.get(stage, 0), memory)
 
@@ -74,7 +74,7 @@ class Samples:
 def setting_record(
     samples: Samples, views: int, percentiles: Sequence[float], avg_runs: int
 ) -> dict[str, Any]:
-    """One setting, for JSON."""
+    """Return one setting for JSON."""
     whole = latency(samples.whole, percentiles)
     return {
         "latency_ms": asdict(whole),
@@ -92,10 +92,10 @@ def setting_record(
 
 
 def ratios(settings: Mapping[str, Samples], base: str) -> dict[str, dict[str, float]]:
-    """How many times as fast as `base` each other setting is: by stage, and as a whole.
+    """Return the speed-up of each other setting over `base`: by stage, and as a whole.
 
-    The ratio of medians over runs that took turns: what slows the machine slows both. The two
-    aggregators stand for each other.
+    The ratio of medians over runs that took turns, so that a slower machine slows both. The two
+    aggregators count as the same stage.
     """
     found: dict[str, dict[str, float]] = {}
     for name, samples in settings.items():
@@ -112,7 +112,7 @@ def ratios(settings: Mapping[str, Samples], base: str) -> dict[str, dict[str, fl
 
 
 def machine() -> dict[str, Any]:
-    """Processor, Python, commit and time: what every record needs besides the backend's facts."""
+    """Describe processor, Python, commit and time, which every record contains."""
     return {
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -122,7 +122,7 @@ def machine() -> dict[str, Any]:
 
 
 def _commit(root: Path) -> str:
-    """The checkout's commit; "unknown" outside of one, and where git is not installed."""
+    """Return the checkout's commit; "unknown" outside of one, and where git is not installed."""
     if not (root / ".git").exists():
         return "unknown"
     command = ["git", "rev-parse", "HEAD"]

@@ -1,4 +1,4 @@
-"""The bisection of `covis compare`: which stages and layers must stay in float32."""
+"""Bisection of `covis compare`: find the stages and layers that must stay in float32."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """What must stay in float32 for the candidate to pass.
+    """Stages and layers that must stay in float32 for the candidate to pass.
 
     Attributes:
-        keep: for `covis export --keep-fp32`: stages, and layers as `stage/layer`; empty where
+        keep: Value of `covis export --keep-fp32`: stages, and layers as `stage/layer`; empty where
             nothing was found.
-        stages: that the bisection found; None where not even all of them are enough.
-        layers: by stage; None where the whole stage must be kept.
-        runs: whole runs that the bisection took.
+        stages: Names of the stages found; None where not even all of them are enough.
+        layers: Names of the layers found, by stage; None where the whole stage must stay.
+        runs: Number of whole runs that the bisection took.
     """
 
     keep: tuple[str, ...]
@@ -30,7 +30,7 @@ class Findings:
     runs: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the findings for JSON."""
         from covis.evaluation.compare.tensors import export_option
 
         return {**asdict(self), "export_option": export_option(self.keep)}
@@ -50,17 +50,17 @@ def find(
     """Bisect by stage and, with `by_layer`, by layer inside the stages that were found.
 
     Args:
-        reference: the side that is taken as right.
-        candidate: the side whose stages are replaced by the reference's.
-        images: the photos of the comparison.
-        stages: errors of each stage, from `compare_stages`.
-        rotation_tolerance: largest pose drift that passes, in degrees.
-        depth_tolerance: largest depth drift that passes, as a fraction.
-        by_layer: also search the layers of each stage found.
-        on_progress: called before each run of the pipeline.
+        reference: Side that is taken as right.
+        candidate: Side whose stages are replaced by the reference's.
+        images: Photos of the comparison.
+        stages: Errors of each stage, from `compare_stages`.
+        rotation_tolerance: Largest pose drift that passes, in degrees.
+        depth_tolerance: Largest depth drift that passes, as a fraction.
+        by_layer: Also search the layers of each stage found.
+        on_progress: Called before each run of the pipeline.
 
     Raises:
-        CovisError: a mixture fails to run.
+        CovisError: A mixture fails to run.
     """
     from covis.evaluation.compare.stages import mixed_scene, suspects
     from covis.evaluation.compare.tensors import find_kept
@@ -69,11 +69,11 @@ def find(
     expected = mixed_scene(reference, candidate, {s.stage for s in stages}, images)
     runs = 0
 
-    def failing(kept: frozenset[str]) -> float:
+    def failing(stages_kept: frozenset[str]) -> float:
         nonlocal runs
         runs += 1
         on_progress("bisection", runs, runs + 1)
-        scene = mixed_scene(reference, candidate, kept, images)
+        scene = mixed_scene(reference, candidate, stages_kept, images)
         return scene_drift(scene, expected).over(rotation_tolerance, depth_tolerance)
 
     found = find_kept(suspects(stages), failing)
@@ -84,7 +84,8 @@ def find(
     mixed = dict(candidate.runners)
     try:
         for stage in found if by_layer else ():
-            # What was found of a stage holds while the next is searched: together they must do.
+            # The layers found so far stay while the next stage is searched, because they must be
+            # enough together.
             whole = frozenset(s for s in found if not layers.get(s)) - {stage}
             layers[stage] = _layers(reference, candidate, stage, whole, failing)
     finally:
@@ -105,9 +106,9 @@ def _layers(
     whole: frozenset[str],
     failing: Callable[[frozenset[str]], float],
 ) -> tuple[str, ...] | None:
-    """The layers of one stage that must stay in float32, the stages `whole` being kept.
+    """Find the layers of one stage that must stay in float32, while the stages `whole` stay, too.
 
-    The candidate goes on with the mixture that was found, or without one where there is none.
+    Afterwards the candidate runs the mixture that was found, or its own stage where none was.
     """
     from covis.evaluation.compare.mixed_stage import MixedStage
     from covis.evaluation.compare.tensors import find_kept

@@ -1,4 +1,4 @@
-"""Run a stage with some layers from the reference and the others from the candidate, on the CPU."""
+"""Run a stage with some layers from the reference and others from the candidate, on the CPU."""
 
 from __future__ import annotations
 

@@ -28,7 +28,11 @@ class SceneErrors:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers for JSON: views by name, and None for what is not a number."""
-        numbers = {**asdict(self.drift), "focal_rel": self.focal_rel}
+        numbers = {
+            **asdict(self.drift),
+            "pose_deg": self.drift.pose_deg,
+            "focal_rel": self.focal_rel,
+        }
         found: dict[str, Any] = {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }

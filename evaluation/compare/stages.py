@@ -1,4 +1,4 @@
-"""Two backends, bundles or selectors run side by side, stage by stage, on the same photos."""
+"""Run two backends, bundles or selectors side by side, stage by stage, on the same photos."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from covis.runtime.stage_io import widen
 
 Array = NDArray[Any]
 Runner = Callable[[flow.Step, Images, Mapping[str, Array]], dict[str, Array]]
-_OWN = frozenset({PAIR_LEVEL})  # decided by a side's own options, never by the other side
+_OWN = frozenset({PAIR_LEVEL})  # depends on a side's own options, never on the other side
 
 
 @dataclass
 class Side:
-    """A pipeline with its options: the reference, or the candidate.
+    """One side of a comparison, the reference or the candidate.
 
     Attributes:
-        pipeline: bundle and backend.
-        sparsity: its selector options.
-        runners: by stage, what runs that stage instead of the pipeline.
+        pipeline: Bundle and backend.
+        sparsity: Selector options.
+        runners: Functions that run a stage instead of the pipeline, by the stage's name.
     """
 
     pipeline: Pipeline
@@ -43,16 +43,16 @@ class Side:
 
     @property
     def steps(self) -> tuple[flow.Step, ...]:
-        """The stages; their results all come to the host."""
+        """Steps of a run whose results all come to the host."""
         run = flow.steps(self.pipeline.bundle.manifest, self.sparsity)
         return tuple(replace(step, read_later=frozenset()) for step in run)
 
     def controls(self, views: int) -> dict[str, Array]:
-        """Control inputs and, where the options say it, the map of frame pairs."""
+        """Return the control inputs of a run, by name."""
         return self.pipeline.controls(self.sparsity, views)
 
     def run(self, step: flow.Step, images: Images, values: Mapping[str, Array]) -> dict[str, Array]:
-        """One stage on host arrays, in this side's own types."""
+        """Run one stage on host arrays, in this side's own types."""
         typed = {
             t.name: _typed(t.name, t.dtype, values) for t in step.stage.inputs if t.name != IMAGES
         }
@@ -62,8 +62,8 @@ class Side:
             outputs = runner(step, images, typed)
         else:
             quiet: StageProgress = lambda stage, done, total: None  # noqa: E731
-            found = self.pipeline.run_stage(step, images, typed, quiet)
-            outputs = {n: self.pipeline.backend.memory.get(v) for n, v in found.items()}
+            results = self.pipeline.run_stage(step, images, typed, quiet)
+            outputs = {n: self.pipeline.backend.memory.get(v) for n, v in results.items()}
         if step.stage.writes(PAIR_LEVEL):
             level = self.pipeline.pairs_to_use(self.sparsity, len(images))
             if level is not None:
@@ -73,12 +73,13 @@ class Side:
 
 @dataclass(frozen=True)
 class StageErrors:
-    """One stage of the candidate against the reference's.
+    """Errors of one stage of the candidate against the reference's.
 
     Attributes:
-        stage: its name in the candidate's bundle.
-        alone: its outputs where it reads the reference's values: its own error.
-        end_to_end: its outputs where it reads the candidate's: with all that came before.
+        stage: Name of the stage in the candidate's bundle.
+        alone: Errors of its outputs where it reads the reference's values: its own error.
+        end_to_end: Errors of its outputs where it reads the candidate's values: with the errors of
+            all stages before.
     """
 
     stage: str
@@ -86,7 +87,7 @@ class StageErrors:
     end_to_end: tuple[TensorError, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the errors for JSON."""
         return {
             "stage": self.stage,
             "alone": [error.as_dict() for error in self.alone],
@@ -95,10 +96,10 @@ class StageErrors:
 
 
 def check_sides(reference: Side, candidate: Side) -> None:
-    """Refuse bundles that cannot be compared stage by stage.
+    """Reject bundles that cannot be compared stage by stage.
 
     Raises:
-        CovisError: another model, image size or order of stages (exit code 2).
+        CovisError: Another model, image size or order of stages (exit code 2).
     """
     ours, theirs = (side.pipeline.bundle.manifest for side in (reference, candidate))
     where = candidate.pipeline.bundle.path
@@ -122,24 +123,24 @@ def check_sides(reference: Side, candidate: Side) -> None:
 
 
 def compare_stages(
-    reference: Side, candidate: Side, images: Images, tell: StageProgress
+    reference: Side, candidate: Side, images: Images, on_progress: StageProgress
 ) -> tuple[tuple[StageErrors, ...], Scene, Scene]:
-    """Every stage alone and end to end, and the two scenes (candidate's, reference's).
+    """Compare every stage alone and end to end; also return the candidate's and reference's scene.
 
     Raises:
-        CovisError: a stage fails on either side.
+        CovisError: A stage fails on either side.
     """
     check_sides(reference, candidate)
     views = len(images)
     ours, theirs = reference.controls(views), candidate.controls(views)
-    own = dict(theirs)  # what the candidate's options decide, for its stages run alone
+    own = dict(theirs)  # values that depend on the candidate's options, for its stages run alone
     found: list[StageErrors] = []
     for a, b in zip(reference.steps, candidate.steps, strict=True):
-        tell(b.stage.name, 0, 3)
+        on_progress(b.stage.name, 0, 3)
         expected = reference.run(a, images, ours)
-        tell(b.stage.name, 1, 3)
+        on_progress(b.stage.name, 1, 3)
         got = candidate.run(b, images, theirs)
-        tell(b.stage.name, 2, 3)
+        on_progress(b.stage.name, 2, 3)
         alone = got
         if any(t.name in ours and t.name not in own for t in b.stage.inputs):
             alone = candidate.run(b, images, {**ours, **own})
@@ -156,17 +157,19 @@ def compare_stages(
         for values, step in ((ours, a), (theirs, b)):
             for name in step.done:
                 values.pop(name, None)
-        tell(b.stage.name, 3, 3)
+        on_progress(b.stage.name, 3, 3)
     return tuple(found), _scene(candidate, images, theirs), _scene(reference, images, ours)
 
 
-def mixed_scene(reference: Side, candidate: Side, kept: Collection[str], images: Images) -> Scene:
-    """The scene of a run whose `kept` stages, by the candidate's names, are the reference's."""
+def mixed_scene(
+    reference: Side, candidate: Side, swapped: Collection[str], images: Images
+) -> Scene:
+    """Run the candidate with the stages `swapped`, by its names, from the reference."""
     views = len(images)
     controls = (reference.controls(views), candidate.controls(views))
     values: dict[str, Array] = {}
     for steps in zip(reference.steps, candidate.steps, strict=True):
-        side = 0 if steps[1].stage.name in kept else 1
+        side = 0 if steps[1].stage.name in swapped else 1
         runner = (reference, candidate)[side]
         values.update(runner.run(steps[side], images, {**controls[side], **values}))
         for name in steps[side].done:
@@ -175,7 +178,7 @@ def mixed_scene(reference: Side, candidate: Side, kept: Collection[str], images:
 
 
 def suspects(stages: Sequence[StageErrors]) -> tuple[str, ...]:
-    """The stages by their own error, largest first: where a bisection should begin."""
+    """Order the stages by their own error, the largest first, for a bisection."""
     largest = {
         errors.stage: max((error.rel_l2 for error in errors.alone), default=0.0)
         for errors in stages
@@ -214,5 +217,5 @@ def _typed(name: str, dtype: str, values: Mapping[str, Array]) -> Array:
 
 
 def _role(stage: Stage) -> str:
-    """The two aggregators stand in the same place."""
+    """Return the role of a stage: the two aggregators have the same."""
     return AGGREGATOR if stage.name == AGGREGATOR_POOLED else stage.name

@@ -1,4 +1,4 @@
-"""How far two runs are apart, tensor by tensor, and which parts must stay in float32."""
+"""Differences between two runs tensor by tensor, and the search for parts to keep in float32."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SAMPLE = 1_000_000  # values that ranks are taken of: sorting is what costs
+_SAMPLE = 1_000_000  # values to rank at most, because sorting is expensive
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """A candidate's tensor against the reference's.
+    """Differences between a candidate's tensor and the reference's.
 
     Attributes:
-        tensor: its name.
-        max_abs: largest absolute difference.
-        mean_abs: mean absolute difference.
-        max_rel: largest absolute difference over the largest absolute value of the reference.
+        tensor: Name of the tensor.
+        max_abs: Largest absolute difference.
+        mean_abs: Mean absolute difference.
+        max_rel: Largest absolute difference over the largest absolute value of the reference.
         rel_l2: Euclidean norm of the difference over that of the reference.
         p99_rel: 99th percentile of |a - b| / |b|, over the values where |b| is at least a
             thousandth of the largest.
         rank: 1 - Spearman's rank correlation (0: same order; 1: unrelated), of at most a million
-            values taken evenly. What saliency and confidences are used for depends on order alone.
-        non_finite: values of the candidate that are not finite; these count in nothing else.
-        worst_image: the view with the largest `rel_l2` of its own; None where the tensor has no
-            dimension of views.
-        worst_image_rel_l2: that value.
+            values, evenly sampled. Similarities and confidences matter by their order alone.
+        non_finite: Number of values of the candidate that are not finite, which no other field
+            counts.
+        worst_image: Index of the view with the largest `rel_l2` of its own; None where the tensor
+            has no dimension of views.
+        worst_image_rel_l2: That `rel_l2`.
     """
 
     tensor: str
@@ -45,20 +46,20 @@ class TensorError:
     worst_image_rel_l2: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the differences for JSON."""
         return asdict(self)
 
 
 def tensor_error(
     name: str, candidate: NDArray[Any], reference: NDArray[Any], *, views: int | None = None
 ) -> TensorError:
-    """Compare two arrays of one shape.
+    """Compare two arrays of the same shape.
 
     Args:
-        name: of the tensor.
-        candidate: any numeric type.
-        reference: likewise.
-        views: size of the leading dimension where it counts views; None where it does not.
+        name: Name of the tensor.
+        candidate: Array of any numeric type.
+        reference: Array of any numeric type.
+        views: Size of the leading dimension where it counts views; None where it does not.
     """
     import numpy as np
 
@@ -92,7 +93,7 @@ def tensor_error(
 
 
 def rank_error(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    """1 - Spearman's rank correlation, ties sharing their mean rank; 0 where neither varies."""
+    """Return 1 - Spearman's rank correlation; ties share their mean rank, constants give 0."""
     import numpy as np
 
     step = max(1, -(-candidate.size // _SAMPLE))
@@ -107,7 +108,7 @@ def rank_error(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
 
 
 def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """The rank of each value from 0, ties at the mean of their places."""
+    """Return the rank of each value, from 0; ties share their mean rank."""
     import numpy as np
 
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -119,22 +120,22 @@ def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
 def find_kept(
     units: Sequence[str], failing: Callable[[frozenset[str]], float]
 ) -> tuple[str, ...] | None:
-    """Which units must keep the reference's precision, as few as a bisection finds.
+    """Find units that must keep the reference's precision, as few as a bisection finds.
 
     Args:
-        units: stages or layers, the one suspected most first.
-        failing: the error over its tolerance of a run in which these units are the reference's and
-            all others the candidate's: it passes at 1 or less. Each call is a whole run.
+        units: Stages or layers, the most suspect first.
+        failing: Returns the error over its tolerance of a run with these units from the reference
+            and all others from the candidate; it passes at 1 or less. Each call is a whole run.
 
     Returns:
-        The units to keep, in the order given; empty where the candidate passes as it is; None
+        The units to keep, in the order of `units`; empty where the candidate passes as it is; None
         where it fails even with all of them kept, so that something else is at fault.
     """
     if failing(frozenset()) <= 1.0:
         return ()
-    if not failing(frozenset(units)) <= 1.0:  # not a number fails, too
+    if not failing(frozenset(units)) <= 1.0:  # NaN fails, too
         return None
-    low, high = 0, len(units)  # `low` units kept fail, `high` pass
+    low, high = 0, len(units)  # a run fails with `low` units kept, and passes with `high`
     while high - low > 1:
         middle = (low + high) // 2
         if failing(frozenset(units[:middle])) <= 1.0:
@@ -142,7 +143,7 @@ def find_kept(
         else:
             low = middle
     kept = list(units[:high])
-    # A suspect may be innocent: each but the last, which is known to matter, is tried without.
+    # A suspect may be innocent, so each is tried without; the last one is known to matter.
     for unit in list(reversed(kept[:-1])):
         fewer = frozenset(kept) - {unit}
         if failing(fewer) <= 1.0:
@@ -151,7 +152,7 @@ def find_kept(
 
 
 def export_option(kept: Sequence[str]) -> str:
-    """What to give `covis export` so that these stages and layers stay in float32."""
+    """Return the option of `covis export` that keeps these stages and layers in float32."""
     return f"--keep-fp32 {','.join(kept)}" if kept else ""
 
 

@@ -1,4 +1,4 @@
-"""Frame-pair maps of a given count, from any score of pairs: to compare selectors fairly."""
+"""Maps with a fixed number of view pairs, from any score, to compare choices at equal cost."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from covis.engines.errors import user_error
 
 
 def pair_map(score: NDArray[Any], share: float, *, reference: bool = True) -> NDArray[np.int8]:
-    """The pairs of highest score, as many as a share of all ordered pairs allows.
+    """Select the pairs of highest score, up to a share of all ordered pairs.
 
-    Self-pairs, and the pairs of view 0 with `reference`, are kept whatever their score, as saliency
-    keeps them, and count; a share below theirs keeps these alone. The others come in both orders,
-    by the mean of their two scores; of equal scores the first in row order wins. So two scores give
-    maps of the same number of pairs.
+    Self-pairs and, with `reference`, the pairs of view 0 are always selected, as by saliency, and
+    count; with a share below theirs, only they are selected. The other pairs are selected in both
+    orders, by the mean of their two scores; of equal scores the first in row order wins. Any two
+    scores therefore select the same number of pairs.
 
     Args:
-        score: (M, M), any scale.
-        share: of the M^2 ordered pairs, in (0, 1].
-        reference: keep the pairs of view 0.
+        score: (M, M) scores of any scale.
+        share: Share of the M^2 ordered pairs, in (0, 1].
+        reference: Select all pairs of view 0.
 
     Returns:
-        (M, M) int8 of 0 and 2, symmetric.
+        Symmetric map (M, M), int8, of 0 and 2.
     """
     if not 0.0 < share <= 1.0:
         raise user_error(f"{share} is not in (0, 1]", where="share of pairs", hint="e.g. 0.25")
@@ -42,5 +42,5 @@ def pair_map(score: NDArray[Any], share: float, *, reference: bool = True) -> ND
 
 
 def random_score(views: int, seed: int) -> NDArray[np.float64]:
-    """A score that knows nothing, (M, M) in [0, 1]; the same for the same seed."""
+    """Return random scores (M, M) in [0, 1], the same for the same seed."""
     return np.random.default_rng([seed, views]).random((views, views))

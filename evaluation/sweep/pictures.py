@@ -1,4 +1,4 @@
-"""The pictures of a sweep; need matplotlib (`covis[view]`)."""
+"""Pictures of a sweep; they require matplotlib (`covis[view]`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DROPS = {"front": "#0c447c", "back": "#b3332b", "middle": "#2a9d6f", "alternati
 
 
 def pyplot() -> Any:
-    """Matplotlib without a window.
+    """Import matplotlib for use without a window.
 
     Raises:
-        CovisError: it is not installed.
+        CovisError: It is not installed.
     """
     try:
         import matplotlib as mpl
@@ -33,7 +33,7 @@ def pyplot() -> Any:
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> Path:
-    """AUC@30 against the work of global attention, and against time; the frontier as a line."""
+    """Draw AUC@30 against attention computed and against time, with the frontier as a line."""
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
     own = [r for r in rows if r["pairs_source"] == "saliency" and r.get("auc30") is not None]
@@ -58,7 +58,7 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> Path:
 
 
 def draw_pairs(rows: Sequence[Row], path: Path) -> Path | None:
-    """AUC@30 by share of the pairs: saliency, random and true pairs, all layers sparse."""
+    """Draw AUC@30 by share of the pairs: saliency, random and true pairs, all layers sparse."""
     found = [r for r in rows if r["kind"] == "pairs" and r.get("auc30") is not None]
     if not found:
         return None
@@ -84,7 +84,7 @@ def draw_pairs(rows: Sequence[Row], path: Path) -> Path | None:
 
 
 def draw_drops(rows: Sequence[Row], path: Path) -> Path | None:
-    """The layer-drop curve: AUC@30 by how many layers are sparse, and from where."""
+    """Draw AUC@30 by the number and the position of the sparse layers."""
     found = [r for r in rows if r["kind"] == "drop" and r.get("auc30") is not None]
     if not found:
         return None
@@ -104,7 +104,7 @@ def draw_drops(rows: Sequence[Row], path: Path) -> Path | None:
 
 
 def draw_attention(layers: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Attention by layer: between kinds of tokens, and how concentrated it is."""
+    """Draw attention by layer: between kinds of tokens, and its concentration."""
     plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     index = [layer["layer"] for layer in layers]
@@ -139,7 +139,7 @@ def _dense_line(axis: Any, rows: Sequence[Row]) -> None:
 
 
 def _from_zero(axis: Any) -> None:
-    """Noise must not look like a cliff."""
+    """Start the axis at 0, so that noise does not look like a cliff."""
     axis.set_ylim(0, min(1.15 * axis.get_ylim()[1], 102))
 
 

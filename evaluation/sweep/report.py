@@ -1,4 +1,4 @@
-"""A sweep as tables: the published ones in their own form, and those of this project."""
+"""Tables of a sweep: the published ones in their own form, and those of this project."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Row = dict[str, Any]
 
 
 def row(setting: Setting, records: Sequence[Record]) -> Row:
-    """A setting with the summary of its scenes."""
+    """Return a row of a setting with the summary of its scenes."""
     summary = aggregate(records)
     work = [record["attention_work"] for record in records]
     layers = [record["sparse_layers"] for record in records]
     described = describe(setting)
-    described["pairs_source"] = described.pop("pairs")  # a summary's `pairs` are a number
+    described["pairs_source"] = described.pop("pairs")  # in a summary `pairs` is a number of pairs
     return {
         **described,
         **summary,
@@ -30,7 +30,7 @@ def row(setting: Setting, records: Sequence[Record]) -> Row:
 
 
 def pareto(rows: Sequence[Row], cost: str = "attention_work", gain: str = "auc30") -> list[Row]:
-    """The rows that no other beats in both cost (less) and gain (more), by rising cost."""
+    """Return the rows that no other beats in both cost (less) and gain (more), by rising cost."""
     out: list[Row] = []
     usable = [r for r in rows if r.get(cost) is not None and r.get(gain) is not None]
     for candidate in sorted(usable, key=lambda r: (r[cost], -r[gain])):
@@ -40,11 +40,11 @@ def pareto(rows: Sequence[Row], cost: str = "attention_work", gain: str = "auc30
 
 
 def markdown(rows: Sequence[Row], depth: int) -> str:
-    """All tables of a sweep of one bundle, in Markdown.
+    """Format all tables of a sweep of one bundle in Markdown.
 
     Args:
-        rows: of `row`.
-        depth: global layers of the model.
+        rows: Rows from `row`.
+        depth: Number of global layers of the model.
     """
     dense = next((r for r in rows if r["kind"] == "dense"), None)
     parts = []
@@ -59,7 +59,7 @@ def markdown(rows: Sequence[Row], depth: int) -> str:
 
 
 def _by_tau(rows: Sequence[Row]) -> str:
-    """The published table of tau: pairs |E| and relative blocks."""
+    """Format the published table of tau: pairs |E| and relative blocks."""
     found = [r for r in rows if r["kind"] == "tau"]
     one = {r["sparsity"]["tau"]: r for r in found}  # |E| does not depend on the layers
     lines = [
@@ -70,7 +70,7 @@ def _by_tau(rows: Sequence[Row]) -> str:
 
 
 def _by_layers(rows: Sequence[Row], depth: int, dense: Row | None) -> str:
-    """The published table of L: AUC by how many layers are sparse, a column a tau."""
+    """Format the published table of L: AUC by the number of sparse layers, a column per tau."""
     found = [r for r in rows if r["kind"] == "tau"]
     taus = sorted({r["sparsity"]["tau"] for r in found})
     layers = list(dict.fromkeys(r["sparsity"]["layers"] for r in found))
@@ -86,7 +86,7 @@ def _by_layers(rows: Sequence[Row], depth: int, dense: Row | None) -> str:
 
 
 def _by_pairs(rows: Sequence[Row], dense: Row | None) -> str:
-    """Selectors of pairs at equal count; the difference to dense beside each AUC."""
+    """Format choices of pairs at equal count, with the difference to dense beside each AUC."""
     found = [r for r in rows if r["kind"] == "pairs"]
     sources = list(dict.fromkeys(r["pairs_source"] for r in found))
     keys = list(dict.fromkeys((r["share"], r["sparsity"]["layers"]) for r in found))
@@ -119,7 +119,7 @@ def _pooled(rows: Sequence[Row]) -> str:
 
 
 def _drops(rows: Sequence[Row], depth: int, dense: Row | None) -> str:
-    """Which layers bear sparsity: AUC by how many and from where."""
+    """Format AUC by the number and the position of the sparse layers."""
     found = [r for r in rows if r["kind"] == "drop"]
     counts = sorted({r["sparse_layers"] for r in found})
     at = {(r["drop"], r["sparse_layers"]): r for r in found}
@@ -133,7 +133,7 @@ def _drops(rows: Sequence[Row], depth: int, dense: Row | None) -> str:
 
 
 def _frontier(rows: Sequence[Row]) -> str:
-    """The settings worth considering."""
+    """Format the settings on the Pareto frontier."""
     lines = [
         [r["name"], f"{r['attention_work']:.1%}", *(_auc(r, t) for t in (30, 15, 5))]
         for r in pareto([r for r in rows if r.get("pairs_source", "saliency") == "saliency"])

@@ -1,4 +1,4 @@
-"""Many settings of one bundle on the same views: which pairs, which layers, at what price."""
+"""Run many sparsity settings on the same views, and record accuracy, time and work of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from covis.runtime.scene.scene import Scene
 
 DROPS = ("front", "back", "middle", "alternating")
 Advance = Callable[[str, str], None]
-"""(scene, setting), before each run."""
+"""Called with the names of the scene and the setting before each run."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Setting:
     """One point of a sweep.
 
     Attributes:
-        name: unique in the sweep; also its folder.
-        kind: of the table or curve it belongs to: `dense`, `tau`, `pooled`, `pairs`, `drop`.
-        sparsity: the selector's options.
-        bundle: label of the bundle, of those given.
-        share: keep exactly this share of the pairs, by `pairs`, instead of a threshold.
-        pairs: what the share is chosen by: similarity, a seeded draw, or true co-visibility.
-        drop: which layers a layer-drop setting makes sparse.
+        name: Unique name in the sweep; also the name of its folder.
+        kind: Table or curve of the setting: `dense`, `tau`, `pooled`, `pairs` or `drop`.
+        sparsity: Selector options.
+        bundle: Label of the bundle to run.
+        share: Share of the pairs to keep, chosen by `pairs` instead of a threshold.
+        pairs: Score that chooses the share: similarity, random numbers or true co-visibility.
+        drop: Position of the layers that a layer-drop setting makes sparse.
     """
 
     name: str
@@ -89,16 +89,16 @@ def settings(axes: SweepAxes, base: Sparsity, depth: int, bundle: str = "") -> l
 
 
 def layer_words(word: str, depth: int) -> str:
-    """`Sparsity.layers` of a word: "third" and "two-thirds" count from the first layer."""
+    """Return `Sparsity.layers` of a word: "third" and "two-thirds" count from the first layer."""
     parts = {"third": 1, "two-thirds": 2}
     if word not in parts:
-        parse_layers(word, depth)  # refuses what the model does not have
+        parse_layers(word, depth)  # rejects layers that the model does not have
         return word.replace(" ", "")
     return f"0-{max(0, round(depth * parts[word] / 3) - 1)}"
 
 
 def drop_layers(drop: str, count: int, depth: int) -> str:
-    """Indices of `count` of the layers as text: the first, the last, the middle, or spread ones."""
+    """List `count` layers as text: the first, the last, the middle, or evenly spread ones."""
     if drop == "alternating":
         chosen = np.unique(np.floor((np.arange(count) + 0.5) * depth / count).astype(int))
     else:
@@ -109,14 +109,14 @@ def drop_layers(drop: str, count: int, depth: int) -> str:
 
 @dataclass
 class Sweep:
-    """Runs settings on scenes; results go to a folder each, and what is there is not run again.
+    """Sweep of settings over scenes; each setting has a folder, and existing results are reused.
 
     Attributes:
-        folder: of the sweep.
-        pipelines: label -> bundle.
-        job: dataset, views and sampling; its bundle and sparsity are not used.
-        settings: what to run.
-        seed: of random pairs.
+        folder: Folder of the sweep.
+        pipelines: Loaded bundles, by label.
+        job: Dataset, views and sampling; its bundle and sparsity are not used.
+        settings: Settings to run.
+        seed: Seed of random pairs.
     """
 
     folder: Path
@@ -136,17 +136,17 @@ class Sweep:
             self.results[setting.name] = Results(where, {**options, **extra})
 
     def missing(self, scenes: Iterable[SceneRef]) -> int:
-        """Runs that are not done yet."""
+        """Return the number of runs that are not done yet."""
         names = [scene.name for scene in scenes]
         return sum(r.get(name) is None for r in self.results.values() for name in names)
 
     def run(
         self, scenes: Iterable[SceneRef], advance: Advance = lambda scene, name: None
     ) -> dict[str, CovisError]:
-        """Everything that is missing, scene by scene; a scene that fails does not stop the others.
+        """Run everything that is missing, scene by scene; a failed scene does not stop the others.
 
         Returns:
-            scene -> why, for those that failed.
+            Error of each scene that failed, by name.
         """
         failed: dict[str, CovisError] = {}
         for ref in scenes:
@@ -155,13 +155,13 @@ class Sweep:
                 if todo:
                     self._run_scene(ref, todo, advance)
             except CovisError as error:
-                if error.code == ExitCode.ENVIRONMENT:  # a full disk fails all of them
+                if error.code == ExitCode.ENVIRONMENT:  # a full disk would fail them all
                     raise
                 failed[ref.name] = error
         return failed
 
     def _run_scene(self, ref: SceneRef, todo: Sequence[Setting], advance: Advance) -> None:
-        """Settings of one scene; its photos are read once a bundle."""
+        """Run the settings of one scene; its photos are read once per bundle."""
         job = self.job
         truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
         for label in dict.fromkeys(setting.bundle for setting in todo):
@@ -173,7 +173,7 @@ class Sweep:
                     self.results[setting.name].put(run(setting))
 
     def _warm_up(self, setting: Setting, truth: GroundTruth) -> None:
-        """Load the stages before the clock of a first run starts."""
+        """Load the stages, so that the time of the first run does not contain it."""
         key = (setting.bundle, setting.sparsity.selector in ("pooled", "both"))
         if key not in self._warm:
             pipeline = self.pipelines[setting.bundle]
@@ -182,13 +182,13 @@ class Sweep:
             self._warm.add(key)
 
     def records(self, setting: Setting, scenes: Iterable[SceneRef]) -> list[Record]:
-        """The results of a setting."""
+        """Return the records of a setting."""
         found = (self.results[setting.name].get(scene.name) for scene in scenes)
         return [record for record in found if record is not None]
 
 
 class _SceneRun:
-    """One scene on one bundle: photos, similarity and true co-visibility are found once."""
+    """One scene on one bundle; photos, similarity and true co-visibility are computed once."""
 
     def __init__(
         self, pipeline: Pipeline, truth: GroundTruth, options: ScoreOptions, seed: int
@@ -198,7 +198,7 @@ class _SceneRun:
         self._scores: dict[PairSource, NDArray[Any]] = {}
 
     def __call__(self, setting: Setting) -> Record:
-        """The record of one setting, as `evaluate_scene` gives it, with the work done."""
+        """Run a setting and return its record, like `evaluate_scene`, with the work computed."""
         level = None
         if setting.share is not None:
             reference = self.pipeline.bundle.manifest.model.reference_view
@@ -232,16 +232,16 @@ class _SceneRun:
                     hint="pass --pairs saliency random, or use a dataset with depth",
                 )
             return seen
-        scene = self.pipeline(self.images)  # a resumed sweep: only its similarity is wanted
+        scene = self.pipeline(self.images)  # in a resumed sweep: only the similarity is used
         assert scene.similarity is not None
         return scene.similarity
 
 
 def work(scene: Scene, pipeline: Pipeline) -> dict[str, Any]:
-    """What was computed of global attention.
+    """Return the work of global attention that a run computed.
 
-    `attention_work` is the mean over all global layers of the share of blocks computed: 1 is dense,
-    and what the sparse layers keep counts only for them.
+    `attention_work` is the mean over all global layers of the share of blocks computed; a dense
+    layer counts 1.
     """
     report = scene.sparsity
     assert report is not None
@@ -257,5 +257,5 @@ def work(scene: Scene, pipeline: Pipeline) -> dict[str, Any]:
 
 
 def describe(setting: Setting) -> dict[str, Any]:
-    """A setting as JSON holds it."""
+    """Return a setting for JSON."""
     return {**asdict(setting), "sparsity": asdict(setting.sparsity)}

@@ -1,4 +1,4 @@
-"""The cheapest sparsity whose result stays near the dense one, for somebody's own photos."""
+"""Search the cheapest sparsity whose result stays near the dense one, on a user's own photos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.scene import Scene
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
-BOTH_SHARES = (0.2, 0.4, 0.65)  # fewer with "both", which has two numbers
+BOTH_SHARES = (0.2, 0.4, 0.65)  # fewer for "both", which combines two numbers
 KEEP_RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)
 LAYERS = ("all", "two-thirds", "third")
 SELECTORS = ("saliency", "pooled", "both")
@@ -27,7 +27,7 @@ SELECTORS = ("saliency", "pooled", "both")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting and the share of global attention that it is expected to compute."""
+    """Setting, and the share of global attention that it is expected to compute."""
 
     sparsity: Sparsity
     work: float
@@ -35,14 +35,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was run.
+    """Candidate that was run.
 
     Attributes:
-        sparsity: its options.
-        work: share of the blocks of global attention computed, over all layers.
-        seconds: of the pipeline.
-        drift: against dense, on the photos tuned on.
-        check: against dense, on other photos, where that was looked at.
+        sparsity: Selector options.
+        work: Share of the blocks of global attention computed, over all layers.
+        seconds: Wall time of the pipeline.
+        drift: Drift from the dense result on the photos tuned on.
+        check: Drift from the dense result on other photos; None where it was not measured.
     """
 
     sparsity: Sparsity
@@ -52,7 +52,7 @@ class Trial:
     check: Drift | None = None
 
     def within(self, pose: float, depth: float) -> bool:
-        """Whether it stayed within the bounds wherever it was looked at."""
+        """Return whether every drift that was measured is within the bounds."""
         return self.drift.within(pose, depth) and (
             self.check is None or self.check.within(pose, depth)
         )
@@ -60,14 +60,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What tuning found.
+    """Result of tuning.
 
     Attributes:
-        best: the cheapest trial within the bounds; None where only dense is.
-        trials: all, in the order they were run.
-        seconds_dense: of the pipeline with dense attention, on the photos tuned on.
-        views: photos tuned on.
-        checked: other photos that the best was checked on.
+        best: Cheapest trial within the bounds; None where only dense attention is.
+        trials: All trials, in the order of their runs.
+        seconds_dense: Wall time of the pipeline with dense attention, on the photos tuned on.
+        views: Number of photos tuned on.
+        checked: Number of other photos that the best trial was checked on.
     """
 
     best: Trial | None
@@ -78,9 +78,9 @@ class Outcome:
 
 
 def subsets(photos: Sequence[Path], views: int) -> tuple[list[Path], list[Path]]:
-    """At most `views` photos, evenly, and as many others between them for a check.
+    """Sample at most `views` photos evenly, and as many others between them for a check.
 
-    Fewer than three others make no check: they are left out.
+    Fewer than three others are too few for a check and are left out.
     """
     if len(photos) < 2:
         raise user_error(
@@ -102,17 +102,17 @@ def _evenly(photos: Sequence[Path], count: int) -> list[Path]:
 def candidates(
     similarity: NDArray[Any], base: Sparsity, depth: int, reference: bool, pooled: bool = True
 ) -> list[Candidate]:
-    """Settings worth trying, the cheapest first.
+    """List the settings to try, the cheapest first.
 
-    Thresholds are put where they keep a tenth to four fifths of these photos' pairs, rounded down
-    to thousandths so that what was meant to be kept is.
+    Thresholds keep a tenth to four fifths of these photos' pairs. They are rounded down to
+    thousandths, so that they keep at least as many.
 
     Args:
-        similarity: (M, M) of the photos.
-        base: other options (neighbours, reference, patch order) are taken from here.
-        depth: global layers.
-        reference: whether the model keeps the pairs of view 0.
-        pooled: whether the bundle can select blocks within layers.
+        similarity: (M, M) similarity of the photos.
+        base: Source of the other options (neighbours, reference, patch order).
+        depth: Number of global layers.
+        reference: The model keeps all pairs of view 0.
+        pooled: The bundle can select blocks within layers.
     """
     low = replace(base, tau_low=None, low_precision=False, cdf=0.0)
     off = similarity[~np.eye(len(similarity), dtype=bool)]
@@ -136,13 +136,13 @@ def candidates(
 
 
 def _threshold(similarities: NDArray[Any], share: float) -> float:
-    """The tau, in thousandths, that keeps at least a share of the pairs."""
+    """Return the tau, in thousandths, that keeps at least a share of the pairs."""
     exact = float(np.quantile(similarities, 1 - share))
     return float(np.clip(np.floor(1000 * exact) / 1000, 0.0, 1.0))
 
 
 def _kept(similarity: NDArray[Any], tau: float, base: Sparsity, reference: bool) -> float:
-    """Share of the ordered pairs that saliency keeps at a threshold."""
+    """Return the share of the ordered pairs that saliency keeps at a threshold."""
     kept = np.maximum(similarity, 0) >= tau
     np.fill_diagonal(kept, True)
     if base.min_neighbours:
@@ -156,28 +156,28 @@ def _kept(similarity: NDArray[Any], tau: float, base: Sparsity, reference: bool)
 
 @dataclass
 class Tuner:
-    """Runs candidates against dense.
+    """Search of the cheapest candidate whose drift from the dense result is within bounds.
 
-    A setting that fails makes every sparser one of its kind (same selector and layers, fewer pairs
-    and blocks) not worth a run; since the cheapest come first, failures far from the bound skip
-    ahead instead: see `_hopeless`.
+    Candidates run from the cheapest on. One whose drift is far outside the bounds lets the search
+    skip similar candidates that are hardly less sparse: see `_hopeless`.
 
     Attributes:
-        pipeline: a loaded bundle.
-        pose: bound in degrees.
-        depth: bound, relative.
-        tell: told of each trial, before it runs: (sparsity, number, of how many at most).
-        progress: of each run.
+        pipeline: Loaded bundle.
+        pose: Bound on the pose drift, in degrees.
+        depth: Bound on the depth drift, as a fraction.
+        on_trial: Called before each trial with the candidate, its index, and the number of
+            candidates.
+        progress: Called with the name of a stage, the frames done and the number of frames.
     """
 
     pipeline: Pipeline
     pose: float
     depth: float
-    tell: Callable[[Candidate, int, int], None] = lambda candidate, number, total: None
+    on_trial: Callable[[Candidate, int, int], None] = lambda candidate, number, total: None
     progress: StageProgress | None = None
 
     def __call__(self, photos: Sequence[Path], views: int) -> Outcome:
-        """Tune on a subset of the photos, check on another."""
+        """Tune on a subset of the photos, and check the result on another."""
         first, others = subsets(photos, views)
         manifest = self.pipeline.bundle.manifest
         base = manifest.sparsity
@@ -207,7 +207,7 @@ class Tuner:
         for number, candidate in enumerate(found):
             if any(_hopeless(candidate, trial, self.pose, self.depth) for trial in done):
                 continue
-            self.tell(candidate, number, len(found))
+            self.on_trial(candidate, number, len(found))
             scene, seconds = self._run(photos, candidate.sparsity)
             computed = work(scene, self.pipeline)["attention_work"]
             done.append(Trial(candidate.sparsity, computed, seconds, scene_drift(scene, dense)))
@@ -220,11 +220,11 @@ class Tuner:
 
 
 def _hopeless(candidate: Candidate, failed: Trial, pose: float, depth: float) -> bool:
-    """Whether a failure says enough of a candidate of its kind that computes hardly more.
+    """Return whether a failed trial rules out a candidate of its kind that computes hardly more.
 
-    Drift falls about in proportion to the work left out. Where a trial drifted over three times
-    its bound, a candidate of the same selector and layers that leaves out more than two thirds of
-    what the trial left out is not run.
+    Drift is about proportional to the work left out. Where a trial drifted over three times its
+    bound, a candidate with the same selector and layers that leaves out more than two thirds of
+    what the trial left out is therefore skipped.
     """
     same = (candidate.sparsity.selector, candidate.sparsity.layers) == (
         failed.sparsity.selector,

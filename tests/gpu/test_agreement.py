@@ -22,7 +22,7 @@ from tests.gpu.engine_checks.agreement import (
     AGGREGATOR_REL_L2,
     DEPTH_REL,
     GPU_PROVIDERS,
-    ROTATION_DEG,
+    POSE_DEG,
     SELECTORS,
     agreement,
     check_onnxruntime,
@@ -59,7 +59,7 @@ def test_float16_agrees_with_float32(half: Pipeline, wide: Pipeline, images: Ima
     found = agreement(wide, half, images)
     assert list(found) == list(SELECTORS)
     for numbers in found.values():
-        assert numbers["scene"]["rotation_deg"] < 0.5 * ROTATION_DEG
+        assert numbers["scene"]["pose_deg"] < 0.5 * POSE_DEG
         assert numbers["scene"]["depth_rel"] < 0.5 * DEPTH_REL
         assert max(numbers["aggregator_rel_l2"].values()) < 0.3 * AGGREGATOR_REL_L2
 
@@ -67,7 +67,7 @@ def test_float16_agrees_with_float32(half: Pipeline, wide: Pipeline, images: Ima
 def test_only_self_and_reference_pairs_are_refused(wide: Pipeline, images: Images) -> None:
     found = verdict(Side(wide, DENSE), Side(wide, ONLY_SELF), images)
     # By the scene and by the tokens, not only by the map.
-    assert found.scene.over(ROTATION_DEG, DEPTH_REL) > 10
+    assert found.scene.drift.over(POSE_DEG, DEPTH_REL) > 10
     assert max(found.aggregator.values()) > 10 * AGGREGATOR_REL_L2
     assert found.map_apart == 2 * (VIEWS - 1) * (VIEWS - 2)  # of level 2
     with pytest.raises(AssertionError, match=r"the scene is .* its tolerance apart"):
@@ -81,7 +81,7 @@ def test_one_wrong_layer_is_refused(wide: Pipeline, images: Images, layer: str) 
     wrong = [name for name, error in found.aggregator.items() if error > AGGREGATOR_REL_L2]
     assert f"tap{layer}_global" in wrong and f"tap{layer}_frame" not in wrong
     assert found.aggregator[f"tap{layer}_global"] > 5 * AGGREGATOR_REL_L2
-    within = found.scene.over(ROTATION_DEG, DEPTH_REL) <= 1.0
+    within = found.scene.drift.over(POSE_DEG, DEPTH_REL) <= 1.0
     assert within == (layer == LAST)
 
 

@@ -20,9 +20,10 @@ from tests.gpu.engine_checks import STRIPPED
 from tests.gpu.engine_checks.place import CHUNK, Place, pictures
 from tests.gpu.units import AbsentError
 
-# Of the tiny bundle, float16 against float32 takes 0.3 of the first two and 0.13 of the last; one
-# layer that leaves out pairs takes at least 9 times the last, even where the scene hardly moves.
-ROTATION_DEG, DEPTH_REL = 0.005, 1e-4
+# Of the tiny bundle, float16 against float32 takes 0.42 of the first, 0.12 of the second and 0.13
+# of the last; one layer that leaves out pairs takes at least 9 times the last, even where the scene
+# hardly moves.
+POSE_DEG, DEPTH_REL = 0.005, 1e-5
 AGGREGATOR_REL_L2 = 5e-3
 GPU_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
 SELECTORS: tuple[Selector, ...] = ("dense", "saliency", "pooled", "both")
@@ -45,7 +46,7 @@ class Verdict:
     @property
     def faults(self) -> tuple[str, ...]:
         """What is outside its tolerance, in words."""
-        share = self.scene.drift.over(ROTATION_DEG, DEPTH_REL)
+        share = self.scene.drift.over(POSE_DEG, DEPTH_REL)
         found = [] if share <= 1.0 else [f"the scene is {share:.3g} times its tolerance apart"]
         found += [
             f"{name} of the aggregator is {error:.3g} apart"

@@ -14,7 +14,7 @@ from covis.cli import run_command
 from covis.engines.bundle.bundle import PLANS, open_bundle
 from covis.engines.errors import CovisError
 from covis.engines.options import BackendOptions, RunOptions
-from covis.evaluation.bench.measure import made_images
+from covis.evaluation.bench.measure import random_images
 from covis.runtime.photos.images import Images
 
 VIEWS, CHUNK = 12, 4
@@ -73,7 +73,7 @@ def command(*words: str | Path) -> tuple[int, str, str]:
 
 def pictures(bundle: Path, views: int = VIEWS) -> Images:
     """Made photos of the bundle's size."""
-    return made_images(views, open_bundle(bundle).manifest.pixel_rule)
+    return random_images(views, open_bundle(bundle).manifest.pixel_rule)
 
 
 def cut(images: Images, views: int) -> Images:
