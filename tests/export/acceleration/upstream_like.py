@@ -24,7 +24,7 @@ from covis.export.models.vggt import Vggt, VggtConfig
 
 
 class Rope(nn.Module):
-    """Turns (B, heads, S, D) by integer positions (B, S, 2) of row and column."""
+    """Rotates (B, heads, S, D) by integer positions (B, S, 2) of row and column."""
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         half = x.shape[-1] // 2
@@ -39,7 +39,7 @@ class Rope(nn.Module):
 
 
 def positions(frames: int, rows: int, columns: int, special: int) -> Tensor:
-    """(frames, special + rows * columns, 2), special tokens at 0 and patches from 1."""
+    """Return positions (frames, special + rows * columns, 2): special tokens at 0, patches from 1."""
     patches = 1 + torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
     return torch.cat([patches.new_zeros(special, 2), patches]).repeat(frames, 1, 1)
 
@@ -108,7 +108,7 @@ class MapAnythingAttention(PublishedAttention):
 
 
 class PublishedBlock(nn.Module):
-    """`argument` is the keyword of the positions; None passes them by place."""
+    """Block whose positions have the keyword `argument`; None passes them by place."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class PublishedBlock(nn.Module):
 
 
 class DictEncoder(DinoV2):
-    """DINOv2 as VGGT and Pi3 call it: a mapping comes out."""
+    """DINOv2 as VGGT and Pi3 call it: it returns a mapping."""
 
     def forward(self, images: Tensor, is_training: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
         tokens = super().forward(images)
@@ -341,7 +341,7 @@ class LikeMapAnything(nn.Module):
 
 
 def like_published(ours: Vggt | Pi3 | MapAnything) -> nn.Module:
-    """The module of the published structure with the weights of one of ours, by official names."""
+    """Return the published structure with the weights of one of our models, by official names."""
     kinds: dict[type, Any] = {Vggt: LikeVggt, Pi3: LikePi3, MapAnything: LikeMapAnything}
     model = kinds[type(ours)](ours.config)
     own = {k: v for k, v in ours.state_dict().items() if k.startswith(model.prefixes)}
