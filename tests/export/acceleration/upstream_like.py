@@ -39,7 +39,7 @@ class Rope(nn.Module):
 
 
 def positions(frames: int, rows: int, columns: int, special: int) -> Tensor:
-    """Return positions (frames, special + rows * columns, 2): special tokens at 0, patches from 1."""
+    """Return positions (frames, special + patches, 2): special tokens at 0, patches from 1."""
     patches = 1 + torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
     return torch.cat([patches.new_zeros(special, 2), patches]).repeat(frames, 1, 1)
 
