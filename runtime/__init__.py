@@ -1,1 +1,1 @@
-"""From photos to a scene and its files: images, sessions, the pipeline, writers; no torch."""
+"""Runtime from photos to a scene and its files: photos, backends, pipeline, writers; no torch."""

@@ -1,4 +1,4 @@
-"""Where a bundle's stages run: the choice of a backend, and what the pipeline asks of each."""
+"""Backends that run the stages of a bundle, and the choice between them."""
 
 from __future__ import annotations
 
@@ -21,44 +21,48 @@ if TYPE_CHECKING:
     from covis.runtime.flow import Step
 
 Memory = HostMemory | CudaMemory
-_CONTEXTS = 32 << 20  # bytes that execution contexts take for themselves, and 2 % for rounding
+_CONTEXTS = 32 << 20  # bytes that execution contexts themselves take
 
 
 class StageSession(Protocol):
-    """A loaded stage, in any backend."""
+    """Loaded stage of any backend."""
 
     stage: Stage
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Read `inputs`, write into `outputs`."""
+        """Read the inputs and write the outputs, both by name."""
 
 
 class Backend(Protocol):
-    """What the pipeline asks of a backend."""
+    """Interface of a backend to the pipeline."""
 
     @property
     def memory(self) -> Memory:
-        """Where values are kept between stages."""
+        """Memory of the values that pass from stage to stage."""
 
     def session(self, stage: Stage, size: int) -> StageSession:
-        """The stage, loaded: for `size` views, or frames of a chunk."""
+        """Load a stage for `size` views, or frames of a chunk; loaded stages are reused."""
 
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
-        """(frames at once, fewest frames) of a stage that runs in chunks of `frames` at most."""
+        """Return the largest chunk of a stage, at most about `frames`, and its smallest chunk."""
 
     def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
-        """Refuse a run that does not fit into memory, before it begins."""
+        """Reject a run that does not fit into memory, before it begins.
+
+        Raises:
+            CovisError: Not enough memory (exit code 3), or a plan is missing (2).
+        """
 
     def release(self) -> None:
-        """Give back what a failed run has left, so that a smaller one can follow."""
+        """Free the memory that a failed run left behind, so that a smaller one can follow."""
 
     def about(self) -> dict[str, str]:
-        """Versions for the provenance of a scene."""
+        """Return backend, device and versions for the provenance of a scene."""
 
 
 @dataclass
 class OnnxRuntimeBackend:
-    """ONNX Runtime, on the CPU or, with host copies only at both ends, on a GPU."""
+    """ONNX Runtime, on the CPU or on a GPU; values stay on the device between stages."""
 
     bundle: Bundle
     options: BackendOptions
@@ -68,16 +72,16 @@ class OnnxRuntimeBackend:
     sessions: dict[str, StageSession] = field(default_factory=dict)
 
     def session(self, stage: Stage, size: int) -> StageSession:
-        """The stage, loaded; one session serves every size."""
+        """Load a stage; one session serves every size."""
         from covis.runtime.backends.ort_session import Session, SessionOptions
 
         if stage.name not in self.sessions:
             on_gpu = isinstance(self.memory, CudaMemory)
-            wanted = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
+            gpu_provider = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
             options = SessionOptions(
                 threads=self.threads,
                 kernel=self.kernel,
-                provider=wanted if on_gpu else "cpu",  # type: ignore[arg-type]
+                provider=gpu_provider if on_gpu else "cpu",  # type: ignore[arg-type]
                 device=self.options.device,
                 plugin=self.options.plugin,
                 cache=self.bundle.digest()[:32],
@@ -88,19 +92,19 @@ class OnnxRuntimeBackend:
         return self.sessions[stage.name]
 
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
-        """Any number of frames will do."""
+        """Return the number of frames as it is: ONNX Runtime takes chunks of any length."""
         return frames, 1
 
     def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
-        """ONNX Runtime does not say beforehand what it needs."""
+        """Accept every run, because ONNX Runtime does not report its memory in advance."""
 
     def release(self) -> None:
-        """Sessions give their memory back after each run."""
+        """Free the memory of the values; sessions free their own after each run."""
         if isinstance(self.memory, CudaMemory):
             self.memory.release()
 
     def about(self) -> dict[str, str]:
-        """Version and provider."""
+        """Return backend, device and the version of ONNX Runtime."""
         from covis.engines.system.ort_settings import import_onnxruntime
 
         return {
@@ -112,7 +116,7 @@ class OnnxRuntimeBackend:
 
 @dataclass
 class TensorRtBackend:
-    """TensorRT, from the plans of `covis build`; all values stay on the GPU between stages."""
+    """TensorRT with the plans of `covis build`; all values stay on the GPU between stages."""
 
     bundle: Bundle
     options: BackendOptions
@@ -124,7 +128,7 @@ class TensorRtBackend:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def session(self, stage: Stage, size: int) -> StageSession:
-        """The plan whose profile is nearest to `size`, loaded."""
+        """Load the plan whose profile is nearest to `size`."""
         from covis.runtime.backends.trt_session import Session, SessionOptions
 
         with self.lock:
@@ -141,20 +145,20 @@ class TensorRtBackend:
             return self.sessions[record.sha256]
 
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
-        """The nearest size that a plan of this stage takes, and the fewest frames it takes."""
+        """Return the nearest chunk that a plan of this stage accepts, and its smallest chunk."""
         span = self._plan(stage, frames).views
         return span.clamp(frames), span.min
 
     def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
-        """Refuse what does not fit, naming the largest number of views that does.
+        """Reject a run that does not fit, and name the largest number of views that does.
 
         Raises:
-            CovisError: a plan is missing (exit code 2), or memory is (3).
+            CovisError: A plan is missing (exit code 2), or there is not enough memory (3).
         """
         from covis.engines.tensorrt.stage_memory import largest_views
         from covis.runtime import flow
 
-        # All engines are loaded first: then their weights are counted in what is taken.
+        # All engines are loaded first, so that their weights count as memory in use.
         loaded = {s.stage.name: self._loaded(s.stage, views, chunk) for s in run}
 
         def scratch(stage: Stage, sizes: dict[str, int]) -> int:
@@ -165,9 +169,9 @@ class TensorRtBackend:
 
         def needs(count: int) -> int:
             peak = flow.peak_bytes(run, count, chunk, probes, scratch)
-            return peak + peak // 50 + _CONTEXTS
+            return peak + peak // 50 + _CONTEXTS  # 2 % for the rounding of allocations
 
-        # What an earlier run has left in the pool is used again.
+        # Memory that an earlier run left in the pool is reused.
         free = self.memory.free() + self.memory.used()[0]
         if needs(views) > free:
             fits = largest_views(needs, free, views - 1)
@@ -175,7 +179,7 @@ class TensorRtBackend:
             raise GpuOutOfMemoryError(f"{views} views", free=free, hint=cure, views=fits or None)
 
     def release(self) -> None:
-        """Drop contexts, buffers and scratch memory; the engines stay."""
+        """Free contexts, buffers and scratch memory; the engines stay loaded."""
         from covis.runtime.backends.trt_session import Session
 
         for session in self.sessions.values():
@@ -184,7 +188,7 @@ class TensorRtBackend:
         self.memory.release()
 
     def about(self) -> dict[str, str]:
-        """Versions of TensorRT and the driver, and the GPU."""
+        """Return the backend, the GPU, and the versions of TensorRT and the driver."""
         from covis.engines.tensorrt.module import import_tensorrt
 
         return {
@@ -228,10 +232,16 @@ class TensorRtBackend:
 def open_backend(
     bundle: Bundle, options: BackendOptions, threads: int = 0, kernel: bool = True
 ) -> Backend:
-    """The backend of these options; sessions are loaded later, when first needed.
+    """Open the backend of these options; stages are loaded when first needed.
+
+    Args:
+        bundle: Opened and checked bundle.
+        options: Choice of the backend and its options.
+        threads: Number of threads of ONNX Runtime; 0 takes every core.
+        kernel: Use the CPU kernel of the sparse ops where it was built.
 
     Raises:
-        CovisError: the machine lacks the GPU, the driver or a library for it (exit code 3).
+        CovisError: The machine lacks the GPU, the driver or a library (exit code 3).
     """
     if not options.on_gpu:
         return OnnxRuntimeBackend(bundle, options, threads, kernel)

@@ -1,4 +1,4 @@
-"""One stage of a bundle in ONNX Runtime: inputs and outputs bound to buffers of the caller."""
+"""Session of one stage in ONNX Runtime, bound to the caller's input and output buffers."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _PROVIDERS: dict[Provider, str] = {
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session runs.
+    """Options of a session.
 
     Attributes:
-        threads: of one session; 0 lets ONNX Runtime take every core.
-        kernel: use the project's CPU kernel for the ops where it was built; without it, and on a
-            GPU's `cuda` provider always, the function bodies in the graphs compute the same,
-            slower and in more memory.
-        provider: where it runs.
+        threads: Number of threads of the session; 0 takes every core.
+        kernel: Use the CPU kernel of the sparse ops where it was built. Without it, and always with
+            the `cuda` provider, the function bodies in the graphs compute the same, more slowly and
+            with more memory.
+        provider: Execution provider of ONNX Runtime.
         device: Index of the GPU, as CUDA counts them.
-        plugin: `tensorrt`: the plugin library; None looks in the package.
-        cache: `tensorrt`: name of a folder in the user's cache, for the engines that it builds.
+        plugin: Path of the plugin library, for `tensorrt`; by default that of the package.
+        cache: Name of a folder in the user's cache for the engines that `tensorrt` builds.
     """
 
     threads: int = 0
@@ -58,7 +58,7 @@ class SessionOptions:
 
 
 class Session:
-    """A loaded stage. Calls may come from one thread at a time."""
+    """Loaded stage. Only one thread at a time may call it."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class Session:
         options: SessionOptions,
         memory: HostMemory | CudaMemory | None = None,
     ) -> None:
-        """Load a graph of an opened (checked) bundle.
+        """Load a graph of an opened and checked bundle.
 
         Args:
-            graph: the ONNX file.
-            stage: what it reads and writes.
-            options: see `SessionOptions`.
-            memory: of the GPU, for the providers that run there.
+            graph: ONNX file of the stage.
+            stage: Inputs and outputs of the stage.
+            options: Options of the session.
+            memory: Memory of the GPU, for the providers that run there.
 
         Raises:
-            CovisError: ONNX Runtime refuses the graph, or cannot run it where it should.
+            CovisError: ONNX Runtime rejects the graph, or cannot start the provider.
         """
         ort = import_onnxruntime()
         self.stage = stage
@@ -101,7 +101,7 @@ class Session:
             ) from error
         running = self._session.get_providers()[0]
         if running != _PROVIDERS[options.provider]:
-            # It says so in its log alone, and runs on the CPU.
+            # ONNX Runtime reports this in its log alone and falls back to the CPU.
             raise environment_error(
                 f"ONNX Runtime could not start its {options.provider} provider",
                 where=graph,
@@ -109,25 +109,25 @@ class Session:
             )
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Read `inputs`, write into `outputs`; C-contiguous, typed and shaped as the stage says.
+        """Read the inputs and write the outputs, both by name.
 
-        Arrays are NumPy's, or `DeviceArray` on the GPU of the session. Outputs are complete on
-        return.
+        Arrays are C-contiguous, with the types and shapes of the stage: NumPy's, or `DeviceArray`
+        on the GPU of the session. Outputs are complete on return.
 
         Raises:
-            CovisError: out of memory (exit code 3), or a failure inside the graph.
+            CovisError: Out of memory (exit code 3), or the graph fails.
         """
         binding = self._session.io_binding()
-        held = [self._bind_input(binding, t, inputs[t.name]) for t in self.stage.inputs]
+        bound = [self._bind_input(binding, t, inputs[t.name]) for t in self.stage.inputs]
         for tensor in self.stage.outputs:
             self._bind_output(binding, tensor, outputs[tensor.name])
-        self._memory.wait()  # ONNX Runtime's stream is another one
+        self._memory.wait()  # ONNX Runtime works in a stream of its own
         control = import_onnxruntime().RunOptions()
         if self._on_gpu:
-            # An arena keeps the largest ever needed, and each session has one of its own.
+            # Each session has an arena, which would never shrink below its largest use.
             place = f"gpu:{self._device}"
             control.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
-        # In a thread of its own, so that Ctrl-C is heard: ONNX Runtime then stops at the next node.
+        # A separate thread lets Ctrl-C arrive here; ONNX Runtime then stops at the next node.
         running = self._runner.submit(self._session.run_with_iobinding, binding, control)
         try:
             running.result()
@@ -137,7 +137,7 @@ class Session:
             control.terminate = True
             running.exception()
             raise
-        del held
+        del bound  # until here ONNX Runtime reads them
 
     def _bind_input(self, binding: Any, tensor: Tensor, value: Any) -> Any:
         if isinstance(value, DeviceArray):
@@ -165,7 +165,7 @@ class Session:
 
     def _failure(self, error: Exception) -> CovisError:
         line = first_line(error)
-        # ONNX Runtime has no error code for it: its texts are all there is.
+        # ONNX Runtime has no error code for this, so only the text identifies it.
         if "bad_alloc" in line or "Failed to allocate" in line or "BFCArena" in line:
             if self._on_gpu:
                 return GpuOutOfMemoryError(f"the buffers of stage {self.stage.name}")
@@ -179,10 +179,10 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def check_provider(provider: Provider) -> None:
-    """Refuse a provider that the installed ONNX Runtime was built without.
+    """Reject a provider that the installed ONNX Runtime was built without.
 
     Raises:
-        CovisError: exit code 3, with what to install.
+        CovisError: The provider is missing (exit code 3).
     """
     ort = import_onnxruntime()
     if _PROVIDERS[provider] not in ort.get_available_providers():
@@ -193,15 +193,15 @@ def check_provider(provider: Provider) -> None:
 
 
 def _element_type(dtype: np.dtype[Any]) -> Any:
-    """What the bindings take: NumPy's own types, and ONNX's number for the others."""
+    """Return a dtype for the bindings: NumPy's own types, and ONNX's number for the others."""
     return BY_NAME["bfloat16"].onnx if dtype.name == "bfloat16" else dtype
 
 
 def providers(options: SessionOptions) -> list[Any]:
-    """The provider and those that take what it leaves, in ONNX Runtime's form."""
+    """List the provider and its fallbacks, in ONNX Runtime's form."""
     if options.provider == "cpu":
         return [_PROVIDERS["cpu"]]
-    # The arena grows by what is asked for, not by doubling; float32 means float32.
+    # The arena grows by the size requested instead of doubling; TF32 would round float32.
     cuda = {
         "device_id": options.device,
         "arena_extend_strategy": "kSameAsRequested",
@@ -214,10 +214,10 @@ def providers(options: SessionOptions) -> list[Any]:
 
 
 def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
-    """Options of ONNX Runtime's TensorRT provider.
+    """Return the options of ONNX Runtime's TensorRT provider.
 
     Raises:
-        CovisError: there is no plugin library; the cache cannot be made (exit code 3).
+        CovisError: There is no plugin library, or the cache folder cannot be created (exit code 3).
     """
     import platformdirs
 
@@ -232,8 +232,8 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
         "trt_extra_plugin_lib_paths": str(library),
     }
     if options.cache is not None:
-        # These engines are code, and the provider runs what it finds: no one else may write here.
-        # They hold the workspace that these kernels asked for: others get a folder of their own.
+        # The provider runs the engines that it finds, and engines are code: nobody else may write
+        # here. Their workspace fits these kernels only, so other kernels get another folder.
         folder = platformdirs.user_cache_path("covis") / "onnxruntime-tensorrt" / options.cache
         folder /= plugin_digest(library)[:16]
         try:
@@ -252,7 +252,7 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
 
 
 def _with_plugins(graph: Path) -> bytes:
-    """The graph with its ops as TensorRT plugins, weights left in their file."""
+    """Return the graph with the sparse ops as TensorRT plugins; weights stay in their file."""
     from covis.engines.graphs.read import load_graph
     from covis.engines.tensorrt.parser_graph.parser_graph import for_onnxruntime_tensorrt
 

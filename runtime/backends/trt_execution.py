@@ -1,7 +1,7 @@
-"""One TensorRT execution context, bound to one set of shapes: its buffers and its CUDA graph.
+"""TensorRT execution context for one set of input shapes, with its buffers and its CUDA graph.
 
-A captured graph holds addresses, and nothing of its context may change afterwards; so other shapes
-get a context of their own. All contexts of a thread share that thread's scratch memory.
+A captured graph contains addresses, and its context must not change afterwards, so other shapes get
+another context. All contexts of a thread share the scratch memory of that thread.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Execution:
-    """Runs one stage for one set of input shapes. Belongs to the thread that made it."""
+    """Execution of one stage for one set of input shapes, in the thread that created it."""
 
     def __init__(
         self, engine: Any, stage: Stage, shapes: Shapes, memory: CudaMemory, *, capture: bool
     ) -> None:
-        """Make the context and its buffers.
+        """Create the context and its buffers.
 
         Args:
-            engine: the `ICudaEngine`.
-            stage: names inputs and outputs.
-            shapes: of every input of the stage.
-            memory: where it runs.
-            capture: give every tensor a buffer of fixed address, and replay a CUDA graph from the
-                third run on. (The first one warms up, the second is captured.)
+            engine: TensorRT's `ICudaEngine`.
+            stage: Inputs and outputs of the stage.
+            shapes: Shape of every input of the stage, by name.
+            memory: Memory of the GPU that runs the stage.
+            capture: Give every tensor a buffer at a fixed address and replay a CUDA graph from the
+                third run on. The first run warms up, the second is captured.
 
         Raises:
-            CovisError: the profile has no room for the shapes; out of memory.
+            CovisError: The shapes are outside the profile, or out of memory.
         """
         self._trt = tensorrt.import_tensorrt()
         self._engine = engine
@@ -77,13 +77,13 @@ class Execution:
         self._graph: Any = None
 
     def run(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:
-        """Copy in, run and copy out, all in stream order.
+        """Copy the inputs, run, and copy the outputs, all in stream order.
 
         Raises:
-            CovisError: out of memory, or a failure inside TensorRT.
+            CovisError: Out of memory, or TensorRT fails.
         """
         addresses: dict[str, int] = {}
-        staged: list[DeviceArray] = []  # freed in stream order, so after the work below
+        staged: list[DeviceArray] = []  # freed in stream order, that is after the work below
         for tensor in self._inputs:
             value = inputs[tensor.name]
             if tensor.name in self._on_host:
@@ -110,23 +110,23 @@ class Execution:
             self._memory.copy(target, buffer)
 
     def close(self) -> None:
-        """Give everything back; the stream must be idle."""
+        """Free the context, its buffers and its graph; the stream must be idle."""
         self._drop_graph()
         self._context = None
         self._own.clear()
 
     @property
     def captured(self) -> bool:
-        """Whether runs replay a CUDA graph by now."""
+        """True once runs replay a CUDA graph."""
         return self._graph is not None
 
     def _prepare(self, outputs: Mapping[str, Value], addresses: Mapping[str, int]) -> None:
-        """What needs the inputs' addresses: shape tensors are read while shapes are inferred."""
+        """Infer shapes and allocate outputs; shape tensors must have their addresses by now."""
         for name in self._on_host:
             self._context.set_tensor_address(name, addresses[name])
         try:
             missing = self._context.infer_shapes()
-        except RuntimeError as error:  # how the bindings say that shapes contradict each other
+        except RuntimeError as error:  # the bindings raise it where shapes contradict each other
             raise failure(self._stage, f"shapes cannot be inferred ({error})") from error
         if missing:
             raise failure(self._stage, f"shapes cannot be inferred ({', '.join(missing)})")
@@ -140,13 +140,13 @@ class Execution:
                 )
             if self._capture:
                 self._own[tensor.name] = self._memory.empty(shape, numpy_dtype(tensor.dtype))
-        # 0 is TensorRT's way to say that it cannot tell, as for shapes that depend on values.
+        # TensorRT returns 0 where it cannot compute the size, as for shapes that depend on values.
         needed = int(self._context.update_device_memory_size_for_shapes())
         self._scratch_size = needed or int(self._engine.device_memory_size_v2)
         self._ready = True
 
     def _source(self, name: str, value: Value, staged: list[DeviceArray]) -> int:
-        """The device address that an input is read from."""
+        """Return the device address of an input, copied first where it is not usable in place."""
         if name in self._own:
             self._memory.copy(self._own[name], value)
             return self._own[name].ptr
@@ -158,13 +158,13 @@ class Execution:
         return buffer.ptr
 
     def _host_address(self, name: str, value: Value) -> int:
-        """Shape tensors live on the host, at an address that stays."""
+        """Return the host address of a shape tensor, which never changes."""
         array = self._memory.get(value)
         if name not in self._host:
             self._host[name] = np.zeros(max(array.size, 1), array.dtype)
         if not np.array_equal(self._host[name][: array.size], array.ravel()):
             self._host[name][: array.size] = array.ravel()
-            self._ready = False  # shapes may follow from it
+            self._ready = False  # shapes may depend on it
             self._key = ()
         return self._host[name].ctypes.data
 
@@ -193,7 +193,7 @@ class Execution:
             raise failure(self._stage, "TensorRT cannot run it")
 
     def _captured(self, stream: Any) -> Any:
-        """The work of one run as a CUDA graph, or None where a layer cannot be captured."""
+        """Capture one run as a CUDA graph; None where a layer cannot be captured."""
         stream.sync()
         builder = stream.create_graph_builder()
         try:
@@ -202,7 +202,7 @@ class Execution:
             builder.end_building()
             if done:
                 return builder.complete()
-        except Exception as error:  # the capture was invalidated: run without it from now on
+        except Exception as error:  # the capture was invalidated: later runs do without it
             tensorrt.logger().sink("warning", f"{self._stage.name}: no CUDA graph ({error})")
         finally:
             with contextlib.suppress(Exception):
@@ -218,7 +218,7 @@ class Execution:
 
 
 def new_context(trt: ModuleType, engine: Any, stage: Stage) -> Any:
-    """An execution context that is given its scratch memory from outside."""
+    """Create an execution context whose scratch memory is set by the caller."""
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if context is None:
         raise failure(stage, "TensorRT makes no execution context for it")
@@ -226,15 +226,15 @@ def new_context(trt: ModuleType, engine: Any, stage: Stage) -> Any:
 
 
 def failure(stage: Stage, what: str) -> CovisError:
-    """What went wrong, in TensorRT's own words where it said any."""
+    """Return an error with the last error of TensorRT's log, where there is one."""
     log = tensorrt.logger()
-    said = log.last_error()
+    logged = log.last_error()
     log.forget()
-    if any(words in said.lower() for words in _FULL):
+    if any(words in logged.lower() for words in _FULL):
         return GpuOutOfMemoryError(f"the buffers of stage {stage.name}")
     where = f"stage {stage.name}"
-    return environment_error(f"{what} ({said})" if said else what, where=where)
+    return environment_error(f"{what} ({logged})" if logged else what, where=where)
 
 
-# TensorRT has no error code for it: the texts of its log are all there is.
+# TensorRT has no error code for this, so only the text of its log identifies it.
 _FULL = ("out of memory", "outofmemory", "cudaerrormemoryallocation")

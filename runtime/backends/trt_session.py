@@ -1,6 +1,6 @@
-"""One stage of a bundle in TensorRT: inputs and outputs bound to buffers of the caller.
+"""Session of one stage in TensorRT, bound to the caller's input and output buffers.
 
-The counterpart of `covis.runtime.backends.ort_session`, method by method.
+Counterpart of `covis.runtime.backends.ort_session`, method by method.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from covis.runtime.backends.trt_execution import Execution, Shapes, failure, new
 from covis.runtime.memory.device_array import DeviceArray, Value
 from covis.runtime.memory.memory import CudaMemory
 
-_MOST_SHAPES = 3  # contexts a thread keeps: the full chunk, the last one, one before a change
+_MOST_SHAPES = 3  # contexts cached by a thread: the full chunk, the last one, one before a change
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session runs.
+    """Options of a session.
 
     Attributes:
-        folder: where record and plan lie.
-        plugin: the plugin library; None looks in the package.
-        trusted: sha256 of plans to run although this user did not build them.
-        cuda_graphs: replay a captured CUDA graph in stages that run in chunks.
-        graph: the stage's ONNX file in the bundle, whose weights a plan built with --stripWeights
-            lacks.
+        folder: Folder with the plan and its record.
+        plugin: Path of the plugin library; by default that of the package.
+        trusted: Sha256 of plans to run although another user built them.
+        cuda_graphs: Replay a captured CUDA graph in stages that run in chunks.
+        graph: ONNX file of the stage, the source of the weights for a plan that was built with
+            --stripWeights.
     """
 
     folder: Path
@@ -48,16 +48,16 @@ class SessionOptions:
 
 
 class Session:
-    """A loaded stage. Calls may come from many threads: each has its own context and stream."""
+    """Loaded stage. Many threads may call it: each has its own context and stream."""
 
     def __init__(
         self, record: PlanRecord, stage: Stage, options: SessionOptions, memory: CudaMemory
     ) -> None:
-        """Load a plan of an opened (checked) bundle; its digest is checked before anything else.
+        """Load a plan of an opened and checked bundle; its digest is checked first.
 
         Raises:
-            CovisError: the plan is not what was built, or not trusted (exit code 2); TensorRT or
-                the plugin is missing, refuses the plan, or has no memory for it (exit code 3).
+            CovisError: The plan was changed or is not trusted (exit code 2); TensorRT or the
+                plugin is missing, TensorRT rejects the plan, or out of memory (exit code 3).
         """
         self.stage = stage
         self.record = record
@@ -83,40 +83,41 @@ class Session:
         self._probing = threading.Lock()
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Read `inputs`, write into `outputs`; C-contiguous, typed and shaped as the stage says.
+        """Read the inputs and write the outputs, both by name.
 
-        Arrays may be NumPy's, `DeviceArray`, or anything on this GPU that speaks DLPack or the
-        CUDA Array Interface; those are read and written where they are. Work is ordered by this
-        thread's stream; where an output is not a `DeviceArray` it is complete on return.
+        Arrays are C-contiguous, with the types and shapes of the stage: NumPy's, `DeviceArray`, or
+        any array on this GPU that supports DLPack or the CUDA Array Interface, which is read and
+        written in place. Work is ordered by this thread's stream. An output that is not a
+        `DeviceArray` is complete on return.
 
         Raises:
-            CovisError: a shape outside the plan's profile or an unfit array (exit code 2); out of
-                memory, or a failure inside TensorRT (exit code 3).
+            CovisError: A shape is outside the plan's profile, or an array does not match (exit
+                code 2); out of memory, or TensorRT fails (exit code 3).
         """
-        given = {t.name: self._memory.adopt(inputs[t.name]) for t in self.stage.inputs}
+        arguments = {t.name: self._memory.adopt(inputs[t.name]) for t in self.stage.inputs}
         into = {t.name: self._target(t.name, outputs[t.name]) for t in self.stage.outputs}
         for tensor in (*self.stage.inputs, *self.stage.outputs):
-            value = given.get(tensor.name, into.get(tensor.name))
+            value = arguments.get(tensor.name, into.get(tensor.name))
             if value is not None and value.dtype != numpy_dtype(tensor.dtype):
                 raise user_error(f"is {value.dtype}, not {tensor.dtype}", where=tensor.name)
         tensorrt.logger().forget()
-        shapes: Shapes = {name: tuple(value.shape) for name, value in given.items()}
-        self._execution(shapes).run(given, into)
+        shapes: Shapes = {name: tuple(value.shape) for name, value in arguments.items()}
+        self._execution(shapes).run(arguments, into)
         if any(isinstance(value, np.ndarray) for value in into.values()) or any(
             value is not outputs[name] for name, value in into.items()
         ):
-            self._memory.wait()  # its reader does not know this stream
+            self._memory.wait()  # its reader does not wait for this stream
         else:
-            # Memory of this module's own is freed in stream order anyway.
+            # A `DeviceArray` is freed in stream order anyway.
             foreign = [v for v in inputs.values() if not isinstance(v, (np.ndarray, DeviceArray))]
             if foreign:
                 self._memory.keep(*foreign)
 
     def scratch_bytes(self, sizes: Mapping[str, int]) -> int:
-        """Device memory that a run needs besides its inputs and outputs.
+        """Return the device memory in bytes that a run needs besides its inputs and outputs.
 
         Args:
-            sizes: the value of each symbol (M, N, K).
+            sizes: Value of each symbol (M, N, K).
         """
         trt = tensorrt.import_tensorrt()
         with self._probing:
@@ -127,11 +128,11 @@ class Session:
                 if not self._probe.set_input_shape(tensor.name, shape):
                     raise failure(self.stage, f"{tensor.name} {shape} is outside the profile")
             size = int(self._probe.update_device_memory_size_for_shapes())
-        # 0 is TensorRT's way to say that it cannot tell, as for shapes that depend on values.
+        # TensorRT returns 0 where it cannot compute the size, as for shapes that depend on values.
         return size or int(self._engine.device_memory_size_v2)
 
     def release(self) -> None:
-        """Give back this thread's contexts and buffers; the next run makes them anew."""
+        """Free this thread's contexts and buffers; the next run creates them again."""
         self._memory.wait()
         for execution in self._executions().values():
             execution.close()
@@ -139,21 +140,23 @@ class Session:
 
     @property
     def captured(self) -> int:
-        """How many CUDA graphs this thread's runs replay."""
+        """Number of CUDA graphs that this thread's runs replay."""
         return sum(execution.captured for execution in self._executions().values())
 
     def _execution(self, shapes: Shapes) -> Execution:
-        kept = self._executions()
+        executions = self._executions()
         key = tuple(sorted(shapes.items()))
-        if key in kept:
-            kept.move_to_end(key)
-            return kept[key]
+        if key in executions:
+            executions.move_to_end(key)
+            return executions[key]
         self._check_profile(shapes)
-        if len(kept) >= _MOST_SHAPES:
+        if len(executions) >= _MOST_SHAPES:
             self._memory.wait()
-            kept.popitem(last=False)[1].close()
-        kept[key] = Execution(self._engine, self.stage, shapes, self._memory, capture=self._capture)
-        return kept[key]
+            executions.popitem(last=False)[1].close()
+        executions[key] = Execution(
+            self._engine, self.stage, shapes, self._memory, capture=self._capture
+        )
+        return executions[key]
 
     def _executions(self) -> OrderedDict[Any, Execution]:
         if not hasattr(self._local, "executions"):
@@ -188,7 +191,7 @@ class Session:
         return adopted
 
     def _fill_weights(self, trt: Any, graph: Path | None) -> None:
-        """Weights of a stripped plan, from the bundle's file by way of the parser's own reader."""
+        """Read the weights of a stripped plan from the bundle, with the parser's own reader."""
         from covis.engines.graphs.read import load_graph
         from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 
@@ -207,7 +210,7 @@ class Session:
             raise failure(self.stage, f"its weights cannot be filled in from {graph.parent}")
 
     def _check_tensors(self, trt: Any) -> None:
-        """The plan has the stage's outputs, and its tensors the stage's types."""
+        """Reject a plan that lacks an output of the stage or has a tensor of another type."""
         engine = self._engine
         present = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         listed = {t.name: t for t in (*self.stage.inputs, *self.stage.outputs)}
@@ -232,7 +235,7 @@ _loading = threading.Lock()
 
 
 def tensorrt_dtype(trt: Any, name: str) -> Any:
-    """The `tensorrt.DataType` of a manifest's dtype."""
+    """Return the `tensorrt.DataType` of a manifest's dtype."""
     return getattr(trt.DataType, BY_NAME[name].tensorrt)
 
 

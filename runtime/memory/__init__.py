@@ -1,1 +1,1 @@
-"""Memory that stages work in, on the host or on a GPU, and clocks that time it."""
+"""Memory of the stages, on the host or on a GPU, and clocks that time them."""

@@ -10,39 +10,39 @@ from covis.runtime.memory.memory import CudaMemory
 
 
 class Clock(Protocol):
-    """Marks moments of a run; the time between them is asked for once the run is over."""
+    """Clock that marks moments of a run; the time between them is read after the run."""
 
     def mark(self) -> Any:
-        """Now, in the order of the work given so far."""
+        """Mark the present moment, in the order of the work submitted so far."""
 
     def between(self, begin: Any, end: Any) -> float:
-        """Milliseconds between two marks."""
+        """Return the milliseconds between two marks."""
 
 
 class HostClock:
     """Wall time."""
 
     def mark(self) -> Any:
-        """Now."""
+        """Mark the present moment."""
         return time.perf_counter()
 
     def between(self, begin: Any, end: Any) -> float:
-        """Milliseconds between two marks."""
+        """Return the milliseconds between two marks."""
         return float(end - begin) * 1000
 
 
 class CudaClock:
-    """Events of this thread's stream. The CPU may be far ahead of them."""
+    """Clock of events of this thread's stream; the CPU may be far ahead of them."""
 
     def __init__(self, memory: CudaMemory) -> None:
         self._memory = memory
         self._options = import_cuda_core().EventOptions(timing_enabled=True)
 
     def mark(self) -> Any:
-        """An event behind all work so far."""
+        """Record an event behind all work submitted so far."""
         return self._memory.stream.record(options=self._options)
 
     def between(self, begin: Any, end: Any) -> float:
-        """Milliseconds between two marks, waited for."""
+        """Wait for the second mark and return the milliseconds between the two."""
         end.sync()
         return float(end - begin)

@@ -1,6 +1,6 @@
-"""Arrays in GPU memory: what they are, where they come from, and how others see them.
+"""GPU arrays that can be exchanged through DLPack and the CUDA Array Interface.
 
-They come in and go out through DLPack and the CUDA Array Interface, with `cuda.core`'s help.
+Built on `cuda.core`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from covis.engines.errors import environment_error, first_line, printable, user_error
 
 ALIGNMENT = 256
-"""Bytes that TensorRT wants every tensor's address to be a multiple of."""
+"""Alignment in bytes that TensorRT requires of every tensor's address."""
 
 
 class DeviceArray:
-    """A C-contiguous array in GPU memory, valid in the order of the stream it was made on.
+    """C-contiguous array in GPU memory, valid in the order of the stream that fills it.
 
     Attributes:
-        owner: keeps the memory alive.
-        ptr: address on the device.
-        shape: of the array.
-        dtype: NumPy's, or ml_dtypes' bfloat16.
-        stream: the `cuda.core.Stream` whose work fills and frees it.
+        owner: Object that keeps the memory alive.
+        ptr: Address on the device.
+        shape: Shape of the array.
+        dtype: NumPy's dtype, or ml_dtypes' bfloat16.
+        stream: The `cuda.core.Stream` whose work fills and frees the array.
     """
 
     __slots__ = ("dtype", "owner", "ptr", "shape", "stream")
@@ -46,7 +46,7 @@ class DeviceArray:
         return self.shape[0]
 
     def __getitem__(self, frames: slice) -> DeviceArray:
-        """A view of whole entries of the leading dimension; steps other than 1 are not possible."""
+        """Return a view of adjoining entries of the leading dimension; the step must be 1."""
         first, last, step = frames.indices(self.shape[0])
         if step != 1:
             raise IndexError("a device array is cut by whole, adjoining entries only")
@@ -58,7 +58,7 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements."""
+        """Size of the elements in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -78,7 +78,7 @@ class DeviceArray:
         return 2, int(self.stream.device.device_id)  # kDLCUDA
 
     def __dlpack__(self, *, stream: int | None = None, **wishes: Any) -> Any:
-        """A DLPack capsule; the consumer's stream waits for the work that fills the array."""
+        """Return a DLPack capsule; the consumer's stream waits until the array is filled."""
         core = import_cuda_core()
         if stream is None or stream == 1:
             core.LEGACY_DEFAULT_STREAM.wait(self.stream)
@@ -94,18 +94,22 @@ class DeviceArray:
 
 
 Value = NDArray[Any] | DeviceArray
-"""An array where a backend keeps it."""
+"""Array in the memory of a backend."""
 
 
 def adopt(value: Any, stream: Any, device: int) -> Value:
-    """A foreign array as a `DeviceArray`, or as NumPy's where it lies on the host."""
+    """Wrap a foreign array as a `DeviceArray`, or as NumPy's where it is on the host.
+
+    Raises:
+        CovisError: The array supports neither protocol, is not C-contiguous or is on another GPU.
+    """
     name = type(value).__name__
     try:
-        if on_host(value):  # such producers refuse a consumer's stream
+        if on_host(value):  # producers on the host reject a consumer's stream
             return contiguous(np.from_dlpack(value))
         view_of = importlib.import_module("cuda.core.utils").StridedMemoryView
         view = view_of.from_any_interface(value, int(stream.handle))
-    except Exception as error:  # BufferError, and whatever the producer raises
+    except Exception as error:  # BufferError, and any error of the producer
         raise user_error(
             f"cannot be taken in ({first_line(error)})",
             where=name,
@@ -123,18 +127,18 @@ def adopt(value: Any, stream: Any, device: int) -> Value:
 
 
 def on_host(value: Any) -> bool:
-    """Whether an array says through DLPack that it lies in the host's memory."""
+    """Return whether an array reports through DLPack that it is in the host's memory."""
     place = getattr(value, "__dlpack_device__", None)
     return place is not None and int(place()[0]) == 1  # kDLCPU
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in C order, itself where it is; scalars stay so, unlike in ascontiguousarray."""
+    """Return the array in C order, without a copy where possible; scalars stay scalars."""
     return np.asarray(array, order="C")
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
-    """Whether strides, in elements, are those of C order; where the size is 1 any will do."""
+    """Return whether strides, in elements, are those of C order, where the size is not 1."""
     if strides is None or 0 in shape:
         return True
     expected = 1
@@ -146,10 +150,10 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
 
 
 def import_cuda_core() -> ModuleType:
-    """The `cuda.core` module of cuda-python.
+    """Import the `cuda.core` module of cuda-python.
 
     Raises:
-        CovisError: it is not installed (exit code 3).
+        CovisError: It is not installed (exit code 3).
     """
     try:
         return importlib.import_module("cuda.core")

@@ -1,4 +1,4 @@
-"""Memory that stages work in: the host's, or a GPU's, in the order of one stream a thread.
+"""Memory of the stages: the host's, or a GPU's with one stream per thread.
 
 Built on `cuda.core`.
 """
@@ -26,31 +26,38 @@ from covis.runtime.memory.device_array import (
 
 
 class HostMemory:
-    """The counterpart of `CudaMemory` for stages that run on the CPU: nothing is ever copied."""
+    """Host memory, the counterpart of `CudaMemory` for the CPU; nothing is ever copied."""
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Value:
-        """An array of undefined content."""
+        """Allocate an array of undefined content."""
         return np.empty(tuple(shape), dtype)
 
     def put(self, array: NDArray[Any]) -> Value:
-        """The array, where the stages run."""
+        """Return the array itself."""
         return array
 
     def get(self, value: Value) -> NDArray[Any]:
-        """The array on the host."""
+        """Return the array itself."""
         assert isinstance(value, np.ndarray)
         return value
 
     def wait(self) -> None:
-        """Nothing is under way once a stage has returned."""
+        """Return at once, because a stage on the CPU is complete when it returns."""
 
     def free(self) -> int | None:
-        """Bytes that can still be taken; None where nobody can say."""
+        """Return None: the free memory of a host is not known."""
         return None
 
 
 class CudaMemory:
-    """Memory of one GPU. Each thread has its own stream; its arrays live in that stream's order."""
+    """Memory of one GPU.
+
+    Each thread has a stream of its own, and its arrays are allocated and freed in that stream's
+    order.
+
+    Attributes:
+        device: Index of the GPU, as CUDA counts them.
+    """
 
     def __init__(self, device: int = 0) -> None:
         """Open a GPU.
@@ -66,8 +73,8 @@ class CudaMemory:
         try:
             current = core.Device(device)
             current.set_current()
-            # A pool of our own: what is freed goes back to the system when the GPU is idle, so
-            # another process, or torch in this one, is not left without.
+            # A separate pool returns freed memory to the system when the GPU is idle, so that
+            # other processes, or torch in this one, can use it.
             self._pool = core.DeviceMemoryResource(current, core.DeviceMemoryResourceOptions())
         except Exception as error:
             raise environment_error(
@@ -84,16 +91,16 @@ class CudaMemory:
 
     @property
     def stream(self) -> Any:
-        """This thread's stream."""
+        """Stream of this thread."""
         if not hasattr(self._local, "stream"):
             self._local.stream = self.set_current().create_stream()
         return self._local.stream
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> DeviceArray:
-        """An array of undefined content.
+        """Allocate an array of undefined content.
 
         Raises:
-            CovisError: GpuOutOfMemoryError where there is no room (exit code 3).
+            CovisError: GpuOutOfMemoryError where memory is short (exit code 3).
         """
         size = math.prod(shape) * dtype.itemsize
         try:
@@ -103,13 +110,13 @@ class CudaMemory:
         return DeviceArray(buffer, int(buffer.handle), shape, dtype, self.stream)
 
     def put(self, array: NDArray[Any]) -> DeviceArray:
-        """A copy of a host array on the device."""
+        """Copy a host array to the device."""
         value = self.empty(array.shape, array.dtype)
         self.copy(value, array)
         return value
 
     def get(self, value: Value) -> NDArray[Any]:
-        """A copy on the host, complete when this returns; host arrays come back as they are."""
+        """Copy an array to the host and wait for the copy; a host array is returned itself."""
         if isinstance(value, np.ndarray):
             return value
         array = np.empty(value.shape, value.dtype)
@@ -120,8 +127,8 @@ class CudaMemory:
     def copy(self, target: Value, source: Value) -> None:
         """Copy between arrays of the same size, device or host, in stream order.
 
-        Host arrays must be C-contiguous. Host memory is read before this returns; what is written
-        to the host is complete after `wait`.
+        Host arrays must be C-contiguous. Host memory is read before this returns; a host array is
+        completely written only after `wait`.
         """
         if target.nbytes != source.nbytes:
             raise ValueError(f"{source.nbytes} bytes do not fit into {target.nbytes}")
@@ -129,13 +136,14 @@ class CudaMemory:
             self._buffer(target).copy_from(self._buffer(source), stream=self.stream)
 
     def adopt(self, value: Any) -> Value:
-        """Any array as this module's own, without a copy: NumPy, DLPack, CUDA Array Interface.
+        """Wrap an array without a copy, through NumPy, DLPack or the CUDA Array Interface.
 
-        This thread's stream waits for the work that fills a foreign array; the result keeps the
-        array alive. What is not C-contiguous or lies on another GPU is refused.
+        This thread's stream waits for the work that fills a foreign array. The result keeps that
+        array alive.
 
         Raises:
-            CovisError: neither protocol is spoken, or the array is unfit (exit code 2).
+            CovisError: The array supports neither protocol, is not C-contiguous, or is on another
+                GPU (exit code 2).
         """
         if isinstance(value, DeviceArray):
             if value.stream is not self.stream:
@@ -146,35 +154,35 @@ class CudaMemory:
         return adopt(value, self.stream, self.device)
 
     def scratch(self, size: int) -> DeviceArray:
-        """At least `size` bytes that everything run by this thread shares, one after the other."""
-        held: DeviceArray | None = getattr(self._local, "scratch", None)
-        if held is None or held.nbytes < size:
-            self._local.scratch = None  # given back first: the two together may not fit
-            held = None
+        """Return at least `size` bytes that all work of this thread shares, one after the other."""
+        present: DeviceArray | None = getattr(self._local, "scratch", None)
+        if present is None or present.nbytes < size:
+            self._local.scratch = None  # freed first, because both together may not fit
+            present = None
             self._local.scratch = self.empty((size,), np.dtype(np.uint8))
         scratch: DeviceArray = self._local.scratch
         return scratch
 
     def release(self) -> None:
-        """Wait, and give this thread's scratch memory back."""
+        """Wait for this thread's stream, and free its scratch memory."""
         self.wait()
         self._local.scratch = None
-        self.stream.sync()  # the pool returns what is free to the system
+        self.stream.sync()  # only now does the pool return free memory to the system
 
     def wait(self) -> None:
-        """Until this thread's stream is idle."""
+        """Wait until this thread's stream is idle."""
         self.stream.sync()
         self._pending().clear()
 
     def keep(self, *objects: Any) -> None:
-        """Hold objects alive until the work that this thread's stream has now is done."""
+        """Keep objects alive until the work submitted to this thread's stream is done."""
         pending = self._pending()
         while pending and pending[0][0].is_done:
             pending.popleft()
         pending.append((self.stream.record(), objects))
 
     def free(self) -> int:
-        """Bytes that can still be taken: free on the GPU, and unused in the pool."""
+        """Return the bytes that can be allocated: free on the GPU, and unused in the pool."""
         driver = importlib.import_module("cuda.bindings.driver")
         self.set_current()
         status, free, _ = driver.cuMemGetInfo()
@@ -184,12 +192,12 @@ class CudaMemory:
         return int(free) + int(pool.reserved_mem_current) - int(pool.used_mem_current)
 
     def used(self) -> tuple[int, int]:
-        """Bytes of this pool in use now, and at the highest so far."""
+        """Return the bytes of this pool in use, and their peak since `reset_high`."""
         pool = self._pool.attributes
         return int(pool.used_mem_current), int(pool.used_mem_high)
 
     def reset_high(self) -> None:
-        """Let the highest use so far begin anew; `cuda.core` has no call for it."""
+        """Reset the peak of `used` through the driver, because `cuda.core` has no call for it."""
         driver = importlib.import_module("cuda.bindings.driver")
         high = driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_USED_MEM_HIGH
         (status,) = driver.cuMemPoolSetAttribute(self._pool.handle, high, driver.cuuint64_t(0))
@@ -197,8 +205,8 @@ class CudaMemory:
             raise environment_error(f"the driver does not reset its account of memory ({status})")
 
     def failure(self, error: Exception, what: str) -> CovisError:
-        """An error of `cuda.core`, in one line."""
-        # `cuda.core` raises one class for every driver error: the name in its text is the code.
+        """Convert an error of `cuda.core` into one line."""
+        # `cuda.core` raises one class for every driver error; the name in its text is the code.
         if "OUT_OF_MEMORY" in str(error):
             return GpuOutOfMemoryError(what, free=self.free())
         return environment_error(f"CUDA failed ({first_line(error)})", hint="see `covis doctor`")

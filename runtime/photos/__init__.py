@@ -1,1 +1,1 @@
-"""Photos on disk to pixels of the model: finding, decoding, resizing."""
+"""Photos: finding, decoding and resizing them to the model's pixels."""

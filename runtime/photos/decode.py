@@ -1,4 +1,4 @@
-"""Decoding one photo robustly: header first, then upright 8-bit RGB, every failure in one line."""
+"""Decode one photo robustly: header first, then upright 8-bit RGB; errors take one line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     Photo = Path | str | NDArray[np.uint8] | PilImage.Image
 
-MAX_PIXELS = 178_956_970  # where Pillow too takes a header for a decompression bomb: 0.5 GB as RGB
+MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs: 0.5 GB as RGB
 LOOKS_FOR = "jpg, png, webp, bmp, tif or ppm"
 
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """No warnings of broken metadata or of half-size bombs: our own checks decide.
+    """Silence Pillow's warnings of broken metadata and large photos, which are checked here.
 
     Set around a whole batch, because warning filters belong to the process and not to a thread.
     """
@@ -36,7 +36,11 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raise a user error unless `path` is an ordinary file."""
+    """Reject a path that is not an ordinary file.
+
+    Raises:
+        CovisError: There is no such file, or it is a folder, a pipe or a device.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -45,13 +49,13 @@ def check_file(path: Path) -> None:
         raise io_error(error, path) from error
     if stat.S_ISDIR(mode):
         raise user_error("is a folder", where=path, hint="give its files, or it alone")
-    # Opening a pipe or a device could wait for ever.
+    # Opening a pipe or a device could take for ever.
     if not stat.S_ISREG(mode):
         raise user_error("is no ordinary file", where=path, hint="give a photo file")
 
 
 def io_error(error: Exception, path: Path) -> CovisError:
-    """What the operating system said of `path`, in one line."""
+    """Convert an error of the operating system about `path` into one line."""
     if isinstance(error, PermissionError):
         return environment_error("may not be read", where=path, hint="mend its permissions")
     if isinstance(error, NotADirectoryError):
@@ -61,12 +65,12 @@ def io_error(error: Exception, path: Path) -> CovisError:
 
 
 def title_of(photo: Photo, index: int) -> str | Path:
-    """How errors name a photo: its path, or its place in the list."""
+    """Return a photo's name for errors: its path, or its place in the list."""
     return Path(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {index}"
 
 
 def _open(photo: Photo, index: int) -> PilImage.Image:
-    """A PIL image of which only the header has been read, with a size that is safe to decode."""
+    """Open a photo, read its header alone, and reject a size that is not safe to decode."""
     image = _identified(photo, index)
     if image.width < 1 or image.height < 1:
         raise user_error("has no pixels", where=title_of(photo, index), hint="remove it")
@@ -136,12 +140,12 @@ def _from_array(array: NDArray[np.uint8], title: str) -> PilImage.Image:
 
 
 def header_size(photo: Photo, index: int) -> tuple[int, int]:
-    """(height, width) of the upright photo, without decoding it."""
+    """Return (height, width) of the upright photo, without decoding it."""
     image = _open(photo, index)
     try:
-        # Of TIFF files Pillow gives the upright size at once.
+        # Pillow already returns the upright size of TIFF files.
         turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # a broken EXIF block does not affect the pixels
         turned = False
     finally:
         if image is not photo:
@@ -150,7 +154,7 @@ def header_size(photo: Photo, index: int) -> tuple[int, int]:
 
 
 def upright_rgb(photo: Photo, index: int) -> PilImage.Image:
-    """Decoded, turned as its EXIF says, in 8-bit RGB; transparency on white; first frame."""
+    """Decode a photo to upright 8-bit RGB: EXIF applied, transparency on white, first frame."""
     from PIL import ImageOps
 
     title = title_of(photo, index)
@@ -161,12 +165,12 @@ def upright_rgb(photo: Photo, index: int) -> PilImage.Image:
             upright = ImageOps.exif_transpose(image)
         except MemoryError:
             raise
-        except Exception:  # a broken EXIF block says nothing about the pixels
+        except Exception:  # a broken EXIF block does not affect the pixels
             upright = image
         return _to_rgb(upright)
     except (CovisError, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever malformed bytes lead them to
+    except Exception as error:  # malformed bytes can raise any exception in a decoder
         raise _damaged(title, error) from error
     finally:
         if image is not photo:
@@ -188,7 +192,7 @@ def _to_rgb(image: PilImage.Image) -> PilImage.Image:
 
 
 def _deep_grey(image: PilImage.Image) -> PilImage.Image:
-    """16-bit integer or float grey to 8 bits; Pillow's own conversion clips instead of scaling."""
+    """Scale 16-bit integer or float grey to 8 bits; Pillow's own conversion clips instead."""
     from PIL import Image
 
     values = np.asarray(image)

@@ -1,4 +1,4 @@
-"""Finding and decoding photos: whatever people have in a folder, as the model expects it."""
+"""Find photos in a folder, and decode them to the model's pixels."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 
 @dataclass(frozen=True)
 class Images:
-    """The photos of one scene as a model sees them.
+    """Photos of one scene in the model's pixels.
 
     Attributes:
-        uint8: (M, 3, H, W), RGB; kept in a quarter of the memory of `pixels`.
+        uint8: (M, 3, H, W) RGB, in a quarter of the memory of `pixels`.
         names: M different names: file names, or paths below the common folder where file names
             repeat.
-        transforms: how each photo came onto its H x W pixels.
+        transforms: Map of each photo's pixels to the model's H x W pixels.
         original_sizes: (M, 2) height and width of the upright photos.
-        paths: the files, where the photos came from files.
+        paths: File of each photo; None for a photo that is not from a file.
     """
 
     uint8: NDArray[np.uint8]
@@ -55,29 +55,21 @@ class Images:
 
     @property
     def pixels(self) -> NDArray[np.float32]:
-        """All photos, float32 (M, 3, H, W) in [0, 1], made at each call."""
+        """All photos, float32 (M, 3, H, W) in [0, 1], computed at each access."""
         return self.batch(0, len(self))
 
     def batch(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Photos `start` to `stop` (exclusive), float32 (N, 3, H, W) in [0, 1]."""
+        """Return the photos `start` to `stop` (exclusive), float32 (N, 3, H, W) in [0, 1]."""
         return np.divide(self.uint8[start:stop], np.float32(255), dtype=np.float32)
-
-    def valid(self) -> NDArray[np.bool_]:
-        """(M, H, W): the pixels that come from a photo, not from padding."""
-        return np.stack([t.valid() for t in self.transforms])
-
-    def intrinsics_to_original(self, intrinsics: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Intrinsics (M, 3, 3) in original pixels from those in model pixels."""
-        return np.stack([t.inverse_matrix for t in self.transforms]) @ intrinsics
 
 
 def find_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
-    """The photos of a folder in natural order (img2 before img10), or of a list in its own.
+    """List the photos of a folder in natural order (img2 before img10), or of a list as it is.
 
-    A folder is not searched below its first level; hidden files and other suffixes are passed over.
+    A folder is searched at its first level only; hidden files and other suffixes are ignored.
 
     Raises:
-        CovisError: the folder or a file is missing, or there is no photo.
+        CovisError: The folder or a file is missing, or there is no photo.
     """
     from natsort import natsort_keygen, ns
 
@@ -99,7 +91,7 @@ def find_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
         ]
     except FileNotFoundError:
         raise user_error("no such folder", where=folder, hint="check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise io_error(error, folder) from error
     if not found:
         raise user_error("holds no photo", where=folder, hint=f"put {LOOKS_FOR} files into it")
@@ -114,16 +106,17 @@ def load_images(
     threads: int | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Images:
-    """Decode photos and bring them to the model's pixels, several at a time.
+    """Decode photos and resize them to the model's pixels, several at a time.
 
     Args:
-        photos: files, uint8 arrays (height, width, 3), or PIL images, in any mixture.
-        rule: the model's pixel rule and the bundle's size.
-        threads: photos decoded at once, which bounds the memory too; default: cores, at most 8.
-        progress: called once for each photo done, from the calling thread.
+        photos: Files, uint8 arrays (height, width, 3) or PIL images, also mixed.
+        rule: Pixel rule of the model, with the image size of the bundle.
+        threads: Number of photos to decode at once, which bounds the memory; by default the number
+            of cores, at most 8.
+        progress: Called after each photo, from the calling thread.
 
     Raises:
-        CovisError: naming the first photo, in order, that cannot be read.
+        CovisError: A photo cannot be read; the message names the first one in order.
     """
     if not len(photos):
         raise user_error("no photo given", hint="give at least one photo")
@@ -169,7 +162,7 @@ def load_images(
 
 
 def photo_sizes(photos: Sequence[Photo]) -> list[tuple[int, int]]:
-    """(height, width) of the upright photos, from the headers of the files alone."""
+    """Return (height, width) of the upright photos, from the headers of the files alone."""
     with quiet_pillow():
         return [header_size(photo, index) for index, photo in enumerate(photos)]
 
@@ -182,7 +175,7 @@ def _unique_names(paths: Sequence[Path | None]) -> tuple[str, ...]:
         names = [p.relative_to(common).as_posix() for p in absolute]
     taken: set[str] = set()
     for index, name in enumerate(names):
-        # The same photo twice is a scene too; its views still need names of their own.
+        # A scene may contain the same photo twice; its views still need different names.
         stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
         unique, count = name, 1
         while unique in taken:

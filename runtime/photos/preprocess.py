@@ -1,7 +1,8 @@
-"""A decoded photo onto the model's canvas, and the exact way back to original pixels."""
+"""Resize a decoded photo to the model's image, with the exact map back to original pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,18 +19,18 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class PixelTransform:
-    """The exact map between the pixels of a photo and those of the model's image, by axis.
+    """Exact map between the pixels of a photo and those of the model's image, by axis.
 
     model = original * scale + offset, with pixel centres at + 0.5 on both sides; original pixels
     are those of the upright photo, after EXIF rotation.
 
     Attributes:
-        scale: (x, y) factors, model pixels per original pixel.
-        offset: (x, y) in model pixels.
-        model_size: (H, W).
-        original_size: (height, width) of the upright photo.
-        box: (top, left, bottom, right) of the model pixels that show the photo; what lies outside
-            is padding. End values are exclusive.
+        scale: Factors (x, y), model pixels per original pixel.
+        offset: Offset (x, y) in model pixels.
+        model_size: Size (H, W) of the model's image.
+        original_size: Size (height, width) of the upright photo.
+        box: Model pixels (top, left, bottom, right) that show the photo, ends exclusive. The
+            pixels outside are padding.
     """
 
     scale: tuple[float, float]
@@ -40,42 +41,54 @@ class PixelTransform:
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """The map from original to model pixels as a homogeneous matrix (3, 3)."""
+        """Map from original to model pixels as a homogeneous matrix (3, 3)."""
         (sx, sy), (ox, oy) = self.scale, self.offset
         return np.array([[sx, 0.0, ox], [0.0, sy, oy], [0.0, 0.0, 1.0]])
 
     @property
     def inverse_matrix(self) -> NDArray[np.float64]:
-        """The map from model to original pixels as a homogeneous matrix (3, 3)."""
+        """Map from model to original pixels as a homogeneous matrix (3, 3)."""
         (sx, sy), (ox, oy) = self.scale, self.offset
         return np.array([[1.0 / sx, 0.0, -ox / sx], [0.0, 1.0 / sy, -oy / sy], [0.0, 0.0, 1.0]])
 
     def to_model(self, intrinsics: ArrayLike) -> NDArray[np.float64]:
-        """Intrinsics (..., 3, 3) of the model's image from those of the original photo."""
+        """Convert intrinsics (..., 3, 3) of the original photo to those of the model's image."""
         return self.matrix @ np.asarray(intrinsics, np.float64)
 
     def to_original(self, intrinsics: ArrayLike) -> NDArray[np.float64]:
-        """Intrinsics (..., 3, 3) of the original photo from those of the model's image."""
+        """Convert intrinsics (..., 3, 3) of the model's image to those of the original photo."""
         return self.inverse_matrix @ np.asarray(intrinsics, np.float64)
 
     def pixels_to_model(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2) original (u, v) to model (u, v)."""
+        """Convert original pixels (u, v), (..., 2), to model pixels."""
         return np.asarray(pixels, np.float64) * self.scale + self.offset
 
     def pixels_to_original(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2) model (u, v) to original (u, v)."""
+        """Convert model pixels (u, v), (..., 2), to original pixels."""
         return (np.asarray(pixels, np.float64) - self.offset) / self.scale
 
     def valid(self) -> NDArray[np.bool_]:
-        """(H, W): the model pixels that come from the photo, not from padding."""
+        """Return the mask (H, W) of the model pixels that come from the photo, not from padding."""
         mask = np.zeros(self.model_size, bool)
         top, left, bottom, right = self.box
         mask[top:bottom, left:right] = True
         return mask
 
 
+def valid_pixels(transforms: Sequence[PixelTransform]) -> NDArray[np.bool_]:
+    """Return the mask (M, H, W) of the model pixels that come from the photos, not from padding."""
+    return np.stack([transform.valid() for transform in transforms])
+
+
+def original_intrinsics(
+    transforms: Sequence[PixelTransform], intrinsics: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Convert intrinsics (M, 3, 3) of the model's images to those of the original photos."""
+    return np.stack([transform.inverse_matrix for transform in transforms]) @ intrinsics
+
+
 def transform_for(rule: PixelRule, height: int, width: int) -> PixelTransform:
-    """The transform of an upright photo of `height` x `width` pixels under `rule`."""
+    """Return the transform of an upright photo of `height` x `width` pixels under `rule`."""
     p = place(rule, height, width)
     return PixelTransform(
         scale=(p.width / width, p.height / height),
@@ -92,10 +105,10 @@ def transform_for(rule: PixelRule, height: int, width: int) -> PixelTransform:
 
 
 def preprocess(photo: Image.Image, rule: PixelRule) -> tuple[NDArray[np.uint8], PixelTransform]:
-    """An upright RGB photo as the model sees it: uint8 (H, W, 3), and its transform.
+    """Resize an upright RGB photo to the model's image, uint8 (H, W, 3), with its transform.
 
     Raises:
-        CovisError: the photo's aspect ratio is beyond 100:1.
+        CovisError: The photo's aspect ratio is beyond 100:1.
     """
     from PIL import Image
 

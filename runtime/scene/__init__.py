@@ -1,1 +1,1 @@
-"""The reconstructed scene: from raw model outputs to cameras, depth, points and files."""
+"""Reconstructed scene: from raw model outputs to cameras, depth, points and files."""

@@ -1,4 +1,4 @@
-"""The border: what a model's heads say becomes a `Scene` in the project's conventions.
+"""Convert raw model outputs to a `Scene` (OpenCV cameras, z-depth).
 
 Each model's function reads the raw outputs of its stages and returns world-to-camera extrinsics,
 intrinsics in model pixels, z-depth and points; see docs/reference/conventions.md.
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle
+from covis.engines.bundle.names import KEPT_BLOCKS, KEPT_MASS, PAIR_LEVEL, PROBE, SIMILARITY
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.runtime.photos.images import Images
+from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
 from covis.runtime.scene.scene import Scene, SparsityReport
 
@@ -25,16 +27,16 @@ Values = Mapping[str, Array]
 
 
 def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
-    """The scene of one run.
+    """Build the scene of one run.
 
     Args:
-        bundle: names the model, and goes into the provenance.
-        images: the photos as the model saw them.
-        sparsity: the options of this run.
-        values: outputs of the stages, by name.
+        bundle: Bundle that was run; it determines the model and the provenance.
+        images: Photos in the model's pixels.
+        sparsity: Selector options of the run.
+        values: Outputs of the stages, by name.
 
     Raises:
-        CovisError: they are not what a scene of the bundle's model is made of.
+        CovisError: An output that the model's scene requires is missing or has another shape.
     """
     try:
         return _scene(bundle, images, sparsity, values)
@@ -51,9 +53,9 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
     manifest = bundle.manifest
     size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
     fields = _DECODERS[manifest.model.name](values, size)
-    valid = images.valid() & fields.pop("mask", True)
-    with np.errstate(invalid="ignore"):  # an infinite focal length stays one
-        original = images.intrinsics_to_original(fields["intrinsics"])
+    valid = valid_pixels(images.transforms) & fields.pop("mask", True)
+    with np.errstate(invalid="ignore"):  # an infinite focal length stays infinite
+        original = original_intrinsics(images.transforms, fields["intrinsics"])
     return Scene(
         names=images.names,
         paths=images.paths,
@@ -62,8 +64,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         images=images.uint8,
         intrinsics_original=original,
         valid=valid,
-        similarity=values["similarity"],
-        pair_level=values["pair_level"][0, 0].astype(np.int8),
+        similarity=values[SIMILARITY],
+        pair_level=values[PAIR_LEVEL][0, 0].astype(np.int8),
         sparsity=_report(bundle, sparsity, values),
         metric=manifest.model.metric,
         provenance=_provenance(bundle, sparsity),
@@ -72,7 +74,7 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
 
 
 def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
-    """VGGT says world-to-camera poses, fields of view and z-depth: our own conventions.
+    """Decode VGGT, whose outputs are world-to-camera poses, fields of view and z-depth.
 
     `pose_enc` (M, 9) is translation (3), quaternion x, y, z, w (4, any length), vertical and
     horizontal field of view in radians. The principal point is the image centre. A field of view of
@@ -95,10 +97,10 @@ def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
-    """pi^3 says camera-to-world poses and points in each camera's own frame.
+    """Decode pi^3, whose outputs are camera-to-world poses and points in each camera's frame.
 
     `rotation9` (M, 9) is a 3 x 3 matrix by rows: its rows are scaled to unit length, then the
-    nearest rotation is taken. z of the local points is the depth. The model knows no intrinsics:
+    nearest rotation is taken. z of the local points is the depth. The model has no intrinsics:
     focal lengths are fitted to the local points. `conf` is a logit; it becomes a probability.
     """
     local = values["local_points"]
@@ -116,10 +118,10 @@ def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def decode_mapanything(values: Values, size: tuple[int, int]) -> dict[str, Any]:
-    """MapAnything says camera-to-world poses, unit rays, and metric depth along each ray.
+    """Decode MapAnything: camera-to-world poses, unit rays, and metric depth along each ray.
 
     z-depth is the ray's z times the depth along it. Focal lengths are fitted to the rays. Pixels
-    whose mask logit is below 0 (the model takes the surface there for ambiguous: sky, glass) are
+    with a negative mask logit, where the model regards the surface as ambiguous (sky, glass), are
     not valid.
     """
     rays, along = values["ray_directions"], values["depth_along_ray"]
@@ -139,7 +141,7 @@ def decode_mapanything(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def nearest_rotation(matrices: Array) -> NDArray[np.float64]:
-    """Unit rows, then the rotation nearest in the Frobenius norm; (M, 3, 3) both.
+    """Scale rows to unit length, then take the nearest rotation (Frobenius norm); (M, 3, 3).
 
     R = U diag(1, 1, det(U V^T)) V^T of the singular value decomposition U S V^T (Umeyama 1991).
     Where rows are zero or parallel the nearest rotation is not unique; one of them is returned.
@@ -155,16 +157,16 @@ def nearest_rotation(matrices: Array) -> NDArray[np.float64]:
 def fit_focal_lengths(
     directions: Array, weight: Array, size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Focal lengths fx, fy (M,) in pixels that explain the directions best, centre in the middle.
+    """Fit focal lengths fx, fy (M,) in pixels to directions; the principal point is the centre.
 
-    Weighted least squares of u - W/2 = fx x/z, by view and axis. Where that gives no positive
-    length, no pinhole camera has made these directions; the ratio of root mean squares, the same
-    for exact data and always positive, then stands in.
+    Weighted least squares of u - W/2 = fx x/z, by view and axis. Where its result is not positive,
+    no pinhole camera has these directions; the fallback is the ratio of root mean squares, which is
+    equal for exact data and always positive.
 
     Args:
         directions: (M, H, W, 3) rays or points in the camera's frame, of any length.
-        weight: (M, H, W), at least 0.
-        size: (H, W).
+        weight: (M, H, W) weights, at least 0.
+        size: Image size (H, W).
     """
     height, width = size
     pixels = geometry.pixel_centers(height, width) - (width / 2, height / 2)
@@ -183,7 +185,7 @@ def fit_focal_lengths(
 
 
 def _to_world(pose: Array, local: Array) -> NDArray[np.float32]:
-    """Points (M, H, W, 3) of each camera's frame into the world, by camera-to-world poses."""
+    """Transform points (M, H, W, 3) from each camera's frame to the world."""
     turned = np.einsum("mij,mhwj->mhwi", pose[:, :, :3], local)
     world: NDArray[np.float32] = (turned + pose[:, None, None, :, 3]).astype(np.float32)
     return world
@@ -204,16 +206,16 @@ _DECODERS: dict[str, Callable[[Values, tuple[int, int]], dict[str, Any]]] = {
 
 
 def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityReport:
-    """Which share of the blocks was computed, from the level maps of this run."""
+    """Report the share of blocks computed, from the level maps of the run."""
     model = bundle.manifest.model
-    level = values["pair_level"][0, 0]
+    level = values[PAIR_LEVEL][0, 0]
     kept = int((level > 0).sum())
     layers: tuple[int, ...] = ()
     if sparsity.selector != "dense":
         layers = parse_layers(sparsity.layers, model.global_layers)
     chosen = list(layers)
-    if "kept_blocks" in values:
-        shares = values["kept_blocks"][chosen]
+    if KEPT_BLOCKS in values:
+        shares = values[KEPT_BLOCKS][chosen]
     else:
         shares = np.full((len(layers), model.global_heads), kept / level.size, np.float32)
     return SparsityReport(
@@ -221,7 +223,7 @@ def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityRepor
         kept_blocks=shares,
         relative_blocks=kept / level.size,
         kept_pairs=kept,
-        attention_mass=values["kept_mass"][chosen] if values["probe"].size > 1 else None,
+        attention_mass=values[KEPT_MASS][chosen] if values[PROBE].size > 1 else None,
     )
 
 

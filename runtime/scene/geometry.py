@@ -17,9 +17,9 @@ Float64 = NDArray[np.float64]
 
 
 def quaternion_to_rotation(quaternion: ArrayLike) -> Float64:
-    """Rotation matrices (..., 3, 3) of quaternions (..., 4) in x, y, z, w order, of any length.
+    """Convert quaternions (..., 4), x, y, z, w, of any length to rotation matrices (..., 3, 3).
 
-    The factor 2 / |q|^2 makes normalising unnecessary; the zero quaternion gives NaN.
+    The factor 2 / |q|^2 replaces the normalisation; the zero quaternion gives NaN.
     """
     q = np.asarray(quaternion, np.float64)
     x, y, z, w = np.moveaxis(q, -1, 0)
@@ -34,10 +34,10 @@ def quaternion_to_rotation(quaternion: ArrayLike) -> Float64:
 
 
 def rotation_to_quaternion(rotation: ArrayLike) -> Float64:
-    """Unit quaternions (..., 4) in x, y, z, w order with w >= 0, of rotations (..., 3, 3).
+    """Convert rotations (..., 3, 3) to unit quaternions (..., 4), x, y, z, w, with w >= 0.
 
     The eigenvector method of Bar-Itzhack (J. Guidance, 2000): no branches, no loss of accuracy
-    near half turns, and the best-fitting rotation where the input is only nearly one.
+    near half turns, and the best-fitting rotation where the input is only nearly a rotation.
     """
     r = np.asarray(rotation, np.float64)
     k = np.empty((*r.shape[:-2], 4, 4))
@@ -54,31 +54,31 @@ def rotation_to_quaternion(rotation: ArrayLike) -> Float64:
 
 
 def invert_rigid(motion: ArrayLike) -> Float64:
-    """The inverse (..., 3, 4) of rigid motions [R | t] (..., 3, 4): [R^T | -R^T t]."""
+    """Invert rigid motions [R | t] (..., 3, 4): [R^T | -R^T t]."""
     m = np.asarray(motion, np.float64)
     rotation = np.swapaxes(m[..., :3], -1, -2)
     return np.concatenate([rotation, -rotation @ m[..., 3:]], axis=-1)
 
 
 def compose_rigid(second: ArrayLike, first: ArrayLike) -> Float64:
-    """The motion (..., 3, 4) that does `first`, then `second`."""
+    """Compose rigid motions (..., 3, 4): `first`, then `second`."""
     a, b = np.asarray(second, np.float64), np.asarray(first, np.float64)
     rotation = a[..., :3] @ b[..., :3]
     return np.concatenate([rotation, a[..., :3] @ b[..., 3:] + a[..., 3:]], axis=-1)
 
 
 def relative_pose(source: ArrayLike, target: ArrayLike) -> Float64:
-    """The motion (..., 3, 4) from one camera's frame to another's, given both extrinsics."""
+    """Return the motion (..., 3, 4) from one camera's frame to another's, from their extrinsics."""
     return compose_rigid(target, invert_rigid(source))
 
 
 def camera_centers(extrinsics: ArrayLike) -> Float64:
-    """Camera positions (..., 3) in the world."""
+    """Return camera positions (..., 3) in the world."""
     return invert_rigid(extrinsics)[..., 3]
 
 
 def pixel_centers(height: int, width: int) -> Float64:
-    """Pixel coordinates (H, W, 2) of the pixel centres, as (u, v) = (column, row) + 0.5."""
+    """Return the coordinates (H, W, 2) of the pixel centres, (u, v) = (column, row) + 0.5."""
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     return np.stack([u, v], axis=-1)
 
@@ -86,13 +86,13 @@ def pixel_centers(height: int, width: int) -> Float64:
 def unproject(
     pixels: ArrayLike, depth: ArrayLike, intrinsics: ArrayLike, extrinsics: ArrayLike
 ) -> Float64:
-    """World points (..., N, 3) of pixels (..., N, 2) at z-depth (..., N).
+    """Return the world points (..., N, 3) of pixels (..., N, 2) at z-depth (..., N).
 
     Args:
-        pixels: (u, v) in pixels.
-        depth: distance along the camera's z axis, in world units.
-        intrinsics: (..., 3, 3), with skew or without.
-        extrinsics: (..., 3, 4), world to camera.
+        pixels: (..., N, 2) coordinates (u, v) in pixels.
+        depth: (..., N) distance along the camera's z axis, in world units.
+        intrinsics: (..., 3, 3) in pixels, with skew or without.
+        extrinsics: (..., 3, 4) world to camera.
     """
     uv = np.asarray(pixels, np.float64)
     homogeneous = np.concatenate([uv, np.ones_like(uv[..., :1])], axis=-1)
@@ -106,9 +106,9 @@ def unproject(
 def project(
     points: ArrayLike, intrinsics: ArrayLike, extrinsics: ArrayLike
 ) -> tuple[Float64, Float64]:
-    """Pixels (..., N, 2) and z-depth (..., N) of world points (..., N, 3).
+    """Return pixels (..., N, 2) and z-depth (..., N) of world points (..., N, 3).
 
-    Points in the camera's plane or behind it get a depth <= 0; their pixels mean nothing.
+    Points in the camera's plane or behind it have a depth <= 0, and no meaningful pixels.
     """
     e = np.asarray(extrinsics, np.float64)
     camera = np.asarray(points, np.float64) @ np.swapaxes(e[..., :3], -1, -2)

@@ -1,4 +1,4 @@
-"""The result: cameras, depth and points of M views, in one convention for all models."""
+"""Result of a run: cameras, depth and points of M views, in one convention for all models."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PointSource = Literal["depth", "points"]
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """How sparse global attention was in this run.
+    """Share of global attention that a run computed.
 
     Attributes:
-        layers: indices of the global layers that were sparse.
-        kept_blocks: (layers, heads), the share of blocks computed, in [0, 1].
-        relative_blocks: kept frame pairs / M^2; 1 for a selector without frame pairs.
-        kept_pairs: kept frame pairs |E|, ordered, self-pairs included.
-        attention_mass: (layers, heads), the share of dense attention's softmax mass that falls on
-            kept blocks, where it was measured (on a sample of the queries).
+        layers: Indices of the global layers that were sparse.
+        kept_blocks: (layers, heads) share of blocks computed, in [0, 1].
+        relative_blocks: Number of kept view pairs over M^2; 1 for a selector without view pairs.
+        kept_pairs: Number of kept view pairs |E|, ordered, self-pairs included.
+        attention_mass: (layers, heads) share of dense attention's softmax mass that falls on kept
+            blocks, measured on a sample of the queries; None where it was not measured.
     """
 
     layers: tuple[int, ...]
@@ -38,12 +38,12 @@ class SparsityReport:
 
 
 class PointSamples(NamedTuple):
-    """N points picked from the views, with the pixel that each was seen in.
+    """N points of the views, with the pixel of each.
 
     Attributes:
-        xyz: (N, 3) float64, world.
-        rgb: (N, 3) uint8; mid-grey where the scene holds no images.
-        conf: (N,) float32; 1 where the model gives none.
+        xyz: (N, 3) float64 in the world.
+        rgb: (N, 3) uint8; mid-grey where the scene has no images.
+        conf: (N,) float32 confidence; 1 where the model has none.
         view: (N,) index of the view.
         pixel: (N, 2) model pixel coordinates (u, v) of the pixel's centre.
     """
@@ -55,13 +55,13 @@ class PointSamples(NamedTuple):
     pixel: Float64
 
     def take(self, index: NDArray[np.int64]) -> PointSamples:
-        """The points of these indices alone."""
+        """Return the points of these indices."""
         return PointSamples(
             self.xyz[index], self.rgb[index], self.conf[index], self.view[index], self.pixel[index]
         )
 
     def thin(self, limit: int) -> PointSamples:
-        """At most `limit` of the points, taken evenly."""
+        """Return at most `limit` of the points, evenly sampled."""
         if len(self.xyz) <= limit:
             return self
         return self.take(np.linspace(0, len(self.xyz) - 1, limit).astype(np.int64))
@@ -69,7 +69,7 @@ class PointSamples(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """M views of one scene, and what a model found there.
+    """Cameras, depth and points of M views of one scene.
 
     World frame and axes are OpenCV's (x right, y down, z forward); where the model has a reference
     view, the world is that view's camera frame. Pixel coordinates put the centre of the top-left
@@ -80,23 +80,23 @@ class Scene:
         extrinsics: (M, 3, 4) world to camera.
         intrinsics: (M, 3, 3) in pixels of the model's H x W image.
         intrinsics_original: (M, 3, 3) in pixels of the upright original photo.
-        image_size: (H, W).
+        image_size: Size (H, W) of the model's images.
         original_sizes: (M, 2) height and width of the upright original photos.
         images: (M, 3, H, W) RGB, uint8 or float in [0, 1].
         depth: (M, H, W) z-depth.
-        depth_conf: (M, H, W), larger is surer; the scale is the model's.
-        points: (M, H, W, 3) world, from the model's own point head.
-        points_conf: (M, H, W).
-        valid: (M, H, W): pixels that come from a photo and that the model does not mask out.
-        similarity: (M, M) saliency, cosine in [-1, 1].
-        pair_level: (M, M) int8: 0 skipped, 1 low precision, 2 full precision.
-        sparsity: what sparse attention left out.
-        metric: whether lengths are metres; otherwise the scene has a scale of its own.
-        paths: the files of the photos, where they came from files.
-        provenance: model, digests, options, versions: JSON values only.
+        depth_conf: (M, H, W) confidence, larger is surer; its scale depends on the model.
+        points: (M, H, W, 3) in the world, from the model's own point head.
+        points_conf: (M, H, W) confidence of `points`.
+        valid: (M, H, W) mask of pixels that come from a photo and that the model does not mask.
+        similarity: (M, M) cosine similarity of the views in [-1, 1].
+        pair_level: (M, M) int8 map of view pairs: 0 skipped, 1 low precision, 2 full precision.
+        sparsity: Share of global attention that was computed.
+        metric: True if lengths are in metres; otherwise the scale is arbitrary.
+        paths: File of each photo; None for a photo that is not from a file.
+        provenance: Model, digests, options and versions, as JSON values.
 
     Raises:
-        CovisError: the shapes do not belong together.
+        CovisError: The shapes do not match.
     """
 
     names: tuple[str, ...]
@@ -137,13 +137,13 @@ class Scene:
         return len(self.names)
 
     def camera_centers(self) -> Float64:
-        """Camera positions (M, 3) in the world."""
+        """Return camera positions (M, 3) in the world."""
         return geometry.camera_centers(self.extrinsics)
 
     def points_from_depth(self) -> NDArray[np.float32]:
-        """World points (M, H, W, 3) of all pixels, from depth and cameras.
+        """Return world points (M, H, W, 3) of all pixels, from depth and cameras.
 
-        Views whose camera is not usable get NaN.
+        The points of a view without a usable camera are NaN.
         """
         H, W = self.image_size
         pixels = geometry.pixel_centers(H, W).reshape(-1, 2)
@@ -156,9 +156,10 @@ class Scene:
         return out
 
     def usable_cameras(self) -> NDArray[np.bool_]:
-        """(M,): views whose cameras are finite and can be inverted.
+        """Return the mask (M,) of views whose cameras are finite and can be inverted.
 
-        A focal length may be negative (a model's field of view may pass half a turn), not 0.
+        A focal length may be negative, because a model's field of view may exceed 180 degrees, but
+        not 0.
         """
         focal = self.intrinsics[:, [0, 1], [0, 1]]
         finite = np.ones(len(self), bool)
@@ -168,7 +169,7 @@ class Scene:
         return usable
 
     def confidence(self, source: PointSource = "depth") -> Floats | None:
-        """The confidence (M, H, W) that goes with the points of `source`."""
+        """Return the confidence (M, H, W) of the points of `source`."""
         return self.depth_conf if source == "depth" else self.points_conf
 
     def point_cloud(
@@ -178,9 +179,9 @@ class Scene:
         stride: int = 1,
         source: PointSource = "depth",
     ) -> tuple[Float64, NDArray[np.uint8], NDArray[np.float32]]:
-        """Points (N, 3) in the world, colours uint8 (N, 3) and confidences (N,).
+        """Return points (N, 3) in the world, colours uint8 (N, 3) and confidences (N,).
 
-        Args as for `point_samples`.
+        The arguments are those of `point_samples`.
         """
         samples = self.point_samples(min_conf, percentile, stride, source)
         return samples.xyz, samples.rgb, samples.conf
@@ -192,17 +193,17 @@ class Scene:
         stride: int = 1,
         source: PointSource = "depth",
     ) -> PointSamples:
-        """The valid, finite points of the scene, view by view in row order.
+        """Return the valid, finite points of the scene, view by view in row order.
 
         Args:
-            min_conf: leave out points of lower confidence.
-            percentile: leave out this share, in percent, of the valid pixels: the least confident.
-            stride: take every stride-th row and column.
-            source: unproject `depth`, so that points lie on their pixels' rays, or take the
-                model's `points`.
+            min_conf: Smallest confidence of a point.
+            percentile: Percentage of the valid pixels to leave out, the least confident first.
+            stride: Step between the rows and between the columns that are taken.
+            source: `depth`, unprojected, so that points lie on their pixels' rays, or the model's
+                own `points`.
 
         Raises:
-            CovisError: `points` are wanted and the model gave none; an option is out of range.
+            CovisError: The model has no `points`, or an option is out of range.
         """
         if source not in get_args(PointSource):
             raise user_error(f"{source!r} is unknown", where="source", hint='"depth" or "points"')
@@ -236,7 +237,7 @@ class Scene:
     ) -> Iterator[PointSamples]:
         conf, usable = self.confidence(source), self.usable_cameras()
         for i in range(len(self)):
-            # Only what is kept is ever unprojected: the whole of it would take gigabytes.
+            # Only the selected pixels are unprojected, because all of them would take gigabytes.
             keep = np.zeros(self.image_size, bool)
             keep[::stride, ::stride] = self.valid[i, ::stride, ::stride]
             if conf is not None:
@@ -255,7 +256,7 @@ class Scene:
             else:
                 xyz = np.empty((0, 3))
             c = np.ones(len(u), np.float32) if conf is None else conf[i, v, u].astype(np.float32)
-            # Finite in float32 too, which is what files hold.
+            # Finite in float32, too, because files contain float32.
             with np.errstate(over="ignore"):
                 finite = np.isfinite(xyz.astype(np.float32)).all(axis=-1)
             yield PointSamples(
@@ -276,7 +277,7 @@ class Scene:
         return bright
 
     def select(self, views: NDArray[np.int64]) -> Scene:
-        """The scene of these views alone, in this order."""
+        """Return the scene of these views alone, in this order."""
         shapes = _shapes(len(self), *self.image_size)
         changed: dict[str, Any] = {"names": tuple(self.names[i] for i in views)}
         if self.paths is not None:

@@ -1,4 +1,4 @@
-"""Scenes to files: every format at once, in a folder that appears whole or not at all."""
+"""Write scenes to files: all formats at once, in a folder that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def write(
     conf_percentile: float = CONF_PERCENTILE,
     force: bool = False,
 ) -> list[Path]:
-    """Write a scene in several formats, and `scene.json`, which says what was written.
+    """Write a scene in several formats, and `scene.json`, which lists what was written.
 
     Views without a finite camera and points that are not finite are left out, and counted in
     `scene.json`. Nothing appears at `folder` before all of it is on the disk.
 
     Args:
-        scene: what to write.
-        folder: to be made; must not exist yet.
-        formats: some of `FORMATS`; see docs/reference/conventions.md for axes and units of each.
-        conf_percentile: the least confident share of the pixels, in percent, that point clouds
-            leave out (`npz` keeps everything).
-        force: replace the folder if covis wrote all of it.
+        scene: Scene to write.
+        folder: Folder to create; it must not exist yet.
+        formats: Some of `FORMATS`; docs/reference/conventions.md lists axes and units of each.
+        conf_percentile: Percentage of the pixels that point clouds leave out, the least confident
+            first. `npz` keeps everything.
+        force: Replace the folder if covis wrote all of it.
 
     Returns:
         The files, in the order of the formats.
 
     Raises:
-        CovisError: an unknown format; `folder` exists; the disk is full; no view is usable.
+        CovisError: A format is unknown, `folder` exists, the disk is full, or no view is usable.
     """
     from covis.engines.system.atomic import atomic_folder
     from covis.runtime.scene.writers.finite import finite_part
@@ -70,10 +70,10 @@ def write(
 
 
 def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = False) -> None:
-    """Refuse what `write` would refuse, before hours of work are put into a scene.
+    """Reject what `write` would reject, before hours of work are put into a scene.
 
-    With `force`, a folder is only replaced if everything in it was written by covis: a slip such
-    as `--out ~ --force` must not cost anyone their files.
+    With `force`, a folder is replaced only if covis wrote everything in it: a slip such as
+    `--out ~ --force` must not cost anyone their files.
     """
     for name in formats:
         if name not in FORMATS:
@@ -103,7 +103,7 @@ def check_output(folder: Path | str, formats: Sequence[str], *, force: bool = Fa
 
 
 def _check_parent(target: Path) -> None:
-    """Refuse a place below a file, or in a folder where nothing may be made."""
+    """Reject a place below a file, or in a folder without permission to write."""
     parent = next(path for path in target.absolute().parents if path.exists())
     if not parent.is_dir():
         raise user_error("is a file, not a folder", where=parent, hint="choose another name")
@@ -118,7 +118,7 @@ def _check_parent(target: Path) -> None:
 def _listed_files(folder: Path) -> frozenset[str]:
     """Read the list of files that covis wrote from a folder's `scene.json`; empty without one."""
     path = folder / SUMMARY
-    # Opening a pipe or a device could wait, or be read, for ever.
+    # Opening or reading a pipe or a device could take for ever.
     if path.is_file() and not path.is_symlink():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             summary = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def _writer(name: str) -> Writer:
 
 
 def _as_json(value: Any) -> Any:
-    """Arrays as nested lists, and paths and the like in words."""
+    """Convert arrays to nested lists, and paths and the like to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -19,8 +19,8 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import PointSamples, Scene
 
-MAX_POINTS = 200_000  # a sparse model: tools load all of it, and its text form, at once
-_PINHOLE = 1  # COLMAP's number of the model with fx, fy, cx, cy
+MAX_POINTS = 200_000  # a sparse model: tools load all of it at once, in its text form, too
+_PINHOLE = 1  # COLMAP's id of the camera model with fx, fy, cx, cy
 
 _CAMERA = np.dtype(
     [("id", "<i4"), ("model", "<i4"), ("width", "<u8"), ("height", "<u8"), ("params", "<f8", 4)]
@@ -42,14 +42,14 @@ _POINT = np.dtype(
 
 @dataclass(frozen=True)
 class ColmapModel:
-    """The tables of a COLMAP model with one observation a point; ids count from 1.
+    """Tables of a COLMAP model with one observation per point; ids count from 1.
 
     Attributes:
         names: M image names; image i + 1 has camera i + 1.
-        cameras: M rows.
-        poses: M rows.
-        observations: for each image, its points in original pixels.
-        points: N rows.
+        cameras: M rows of the cameras' table.
+        poses: M rows of the images' table.
+        observations: For each image, its points in original pixels.
+        points: N rows of the points' table.
     """
 
     names: tuple[str, ...]
@@ -60,10 +60,10 @@ class ColmapModel:
 
 
 def write_colmap(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """At most 200,000 points, evenly taken, each seen at its own pixel.
+    """Write at most 200,000 points, evenly sampled, each observed at its own pixel.
 
-    The text form ends an image's name at the first blank: there, blanks, control characters and
-    percent signs are written as %20 and the like. The binary form holds every name as it is.
+    The text form ends an image's name at the first blank, so blanks, control characters and
+    percent signs are written there as %20 and the like. The binary form contains names as they are.
     """
     model = colmap_model(scene, scene.point_samples(percentile=conf_percentile))
     place = folder / "colmap" / "sparse" / "0"
@@ -72,7 +72,7 @@ def write_colmap(scene: Scene, folder: Path, conf_percentile: float) -> list[Pat
 
 
 def colmap_model(scene: Scene, samples: PointSamples) -> ColmapModel:
-    """The tables of `scene` with points `samples` (in view order), thinned to `MAX_POINTS`."""
+    """Build the tables of `scene` with points `samples` (in view order), at most `MAX_POINTS`."""
     samples = samples.thin(MAX_POINTS)
     M, count = len(scene), len(samples.xyz)
     ids = np.arange(1, M + 1)
@@ -100,7 +100,7 @@ def colmap_model(scene: Scene, samples: PointSamples) -> ColmapModel:
 
 
 def _original_pixels(scene: Scene, samples: PointSamples) -> Float64:
-    """Original pixels (N, 2): the two intrinsics of a view differ by just the pixel transform."""
+    """Return original pixels (N, 2); a view's intrinsics differ by the pixel transform alone."""
     to_original = scene.intrinsics_original @ np.linalg.inv(scene.intrinsics.astype(np.float64))
     homogeneous = np.concatenate([samples.pixel, np.ones((len(samples.pixel), 1))], axis=1)
     mapped: Float64 = np.einsum("nij,nj->ni", to_original[samples.view, :2], homogeneous)
@@ -147,7 +147,7 @@ def _write_text(model: ColmapModel, place: Path) -> list[Path]:
 
 
 def _numbers(values: Iterable[Any]) -> str:
-    """Decimal numbers that read back as the same float64."""
+    """Format numbers as decimals that read back as the same float64."""
     return " ".join(repr(float(value)) for value in values)
 
 
@@ -156,5 +156,5 @@ def _without_blanks(name: str) -> str:
 
 
 def _encoded(name: str) -> bytes:
-    """A file name's bytes as the file system has them, be they UTF-8 or not."""
+    """Return a file name's bytes as in the file system, whether they are UTF-8 or not."""
     return name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The part of a scene that can be written: NaN and infinity never reach a file."""
+"""Select the finite part of a scene, so that NaN and infinity never reach a file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from covis.runtime.scene.scene import Scene
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was not written.
+    """Views and points that were left out.
 
     Attributes:
-        views: names of the views whose camera is not finite or has a focal length of 0.
-        points: valid pixels of the other views with a depth, point or confidence that is not
+        views: Names of the views whose camera is not finite or has a focal length of 0.
+        points: Number of valid pixels of the other views whose depth, point or confidence is not
             finite.
     """
 
@@ -26,10 +26,10 @@ class LeftOut:
 
 
 def finite_part(scene: Scene) -> tuple[Scene, LeftOut]:
-    """The views with usable cameras, non-finite values set to 0 and marked invalid.
+    """Return the views with usable cameras, with non-finite values set to 0 and marked invalid.
 
     Raises:
-        CovisError: no view has a usable camera.
+        CovisError: No view has a usable camera.
     """
     usable = scene.usable_cameras()
     views = tuple(name for name, good in zip(scene.names, usable, strict=True) if not good)

@@ -1,4 +1,4 @@
-"""`scene.glb`: the point cloud and the cameras' frusta, for any glTF viewer."""
+"""`scene.glb`: point cloud and frusta of the cameras, for any glTF viewer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
 
-MAX_POINTS = 1_000_000  # what viewers in a browser still turn smoothly; the PLY holds all
+MAX_POINTS = (
+    1_000_000  # browsers turn no more smoothly; the PLY has all points
+)
 
 # glTF is y up, looking along -z; the scene is OpenCV's y down, along +z: a half turn about x.
 _TO_GLTF = np.diag([1.0, -1.0, -1.0])
@@ -21,9 +23,9 @@ _STROKE = (0, 1, 2, 3, 0, 4, 1, 2, 4, 3)
 
 
 def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """Points coloured by the photos; frusta coloured from red (view 0) round to violet (the last).
+    """Write points in the photos' colours, and frusta from red (view 0) to violet (last view).
 
-    At most a million points, evenly taken. Axes are turned to glTF's; lengths are the scene's.
+    At most a million points, evenly sampled. Axes are turned to glTF's; lengths are the scene's.
     """
     with interrupts_held():
         import trimesh
@@ -50,9 +52,9 @@ def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
 
 
 def frusta(scene: Scene, xyz: Float64) -> Float64:
-    """(M, 5, 3): the world points of each image's four corners, and the camera centre.
+    """Return the world points (M, 5, 3) of each image's four corners and of the camera centre.
 
-    The image plane is put at a depth that makes a frustum about a twentieth of the scene's size.
+    The image plane is at a depth that makes a frustum about a twentieth of the scene's size.
     """
     centers = scene.camera_centers()
     everything = np.concatenate([centers, xyz[:: max(len(xyz) // 10_000, 1)]])

@@ -29,7 +29,7 @@ from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.glb import frusta
 
-MAX_POINTS = 150_000  # turned smoothly by one core; the PLY holds all
+MAX_POINTS = 150_000  # the most that one core turns smoothly; the PLY contains all points
 MAX_EDGES = 4_000
 _VIEWER = Path(__file__).resolve().parent.parent / "viewer"
 _SCRIPTS = ("cloud.js", "matrix.js", "graph.js", "page.js")
@@ -37,12 +37,12 @@ _SCRIPTS = ("cloud.js", "matrix.js", "graph.js", "page.js")
 
 @dataclass(frozen=True)
 class PageExtras:
-    """What only someone who knows the truth can add to a page.
+    """Additions to a page for a scene with known ground truth.
 
     Attributes:
-        facts: label and value each, shown at the top.
-        covisibility: (M, M) in [0, 1]: the share of view i that view j truly sees.
-        true_frusta: (M, 5, 3) corners and centre of the true cameras, in the scene's world.
+        facts: Pairs of label and value, shown at the top.
+        covisibility: (M, M) true share, in [0, 1], of view i that view j sees.
+        true_frusta: (M, 5, 3) corners and centres of the true cameras, in the scene's world.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
@@ -51,19 +51,19 @@ class PageExtras:
 
 
 def write_html(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """The page of a scene; at most 150,000 points, evenly taken."""
+    """Write the page of a scene, with at most 150,000 points, evenly sampled."""
     path = folder / "scene.html"
     path.write_text(page(scene, conf_percentile), encoding="utf-8")
     return [path]
 
 
 def page(scene: Scene, conf_percentile: float, extras: PageExtras | None = None) -> str:
-    """The HTML text of the page.
+    """Return the HTML text of the page.
 
     Args:
-        scene: M views, finite (see `finite_part`).
-        conf_percentile: the least confident share of the pixels, in percent, to leave out.
-        extras: what else to show.
+        scene: Finite scene of M views (see `finite_part`).
+        conf_percentile: Percentage of the pixels to leave out, the least confident first.
+        extras: Additions for a scene with known ground truth.
     """
     script = '"use strict";\n(() => {\n' + "".join(map(_viewer_file, _SCRIPTS)) + "})();\n"
     style = _viewer_file("page.css")
@@ -76,7 +76,7 @@ def page(scene: Scene, conf_percentile: float, extras: PageExtras | None = None)
         policy=html.escape(policy, quote=False),
         title=f"covis: {len(scene)} views",
         style=style,
-        data=data.replace("<", "\\u003c"),  # no name can close the block or open a comment
+        data=data.replace("<", "\\u003c"),  # so no name can close the block or open a comment
         script=script,
     )
 
@@ -94,7 +94,7 @@ def _base64(raw: bytes) -> str:
 
 
 def _data(scene: Scene, conf_percentile: float, extras: PageExtras) -> dict[str, Any]:
-    """All that the page draws. The world is turned so that the cameras' mean up is up."""
+    """Collect the page's data, in a world turned so that the cameras' mean up is up."""
     xyz, rgb, *_ = scene.point_samples(percentile=conf_percentile).thin(MAX_POINTS)
     upright = _upright(scene)
     cameras = frusta(scene, xyz)
@@ -124,21 +124,21 @@ def _data(scene: Scene, conf_percentile: float, extras: PageExtras) -> dict[str,
 
 
 def _cosines(similarity: NDArray[Any]) -> bytes:
-    """[-1, 1] as 0 to 65534: exact to 2e-5, in a quarter of the bytes of JSON's decimals."""
+    """Encode [-1, 1] as 0 to 65534: exact to 2e-5, in a quarter of the bytes of decimals."""
     return (
         np.rint((np.clip(similarity.astype(np.float64), -1, 1) + 1) * 32767).astype("<u2").tobytes()
     )
 
 
 def _rounded(points: Float64, radius: float) -> list[Any]:
-    """Nested lists with digits enough for a thousandth of a pixel."""
+    """Convert to nested lists, with enough digits for a thousandth of a pixel."""
     step = radius * 1e-6
     nested: list[Any] = (np.round(points / step) * step).tolist()
     return nested
 
 
 def _upright(scene: Scene) -> Float64:
-    """(3, 3) rotation that takes the cameras' mean down direction to +y; identity where undefined.
+    """Return the rotation (3, 3) of the cameras' mean down to +y; identity where undefined.
 
     Rodrigues' formula for the rotation between two unit vectors.
     """
@@ -159,7 +159,7 @@ def _upright(scene: Scene) -> Float64:
 def _facts(scene: Scene, points: int) -> list[tuple[str, str]]:
     facts = [("views", str(len(scene))), ("points shown", f"{points:,}")]
     if scene.pair_level is not None and scene.sparsity is not None and scene.sparsity.layers:
-        # Counted here: the report's numbers are of all views, and some may have been left out.
+        # Counted here, because the report counts all views, of which some may have been left out.
         kept, pairs = int((scene.pair_level > 0).sum()), scene.pair_level.size
         facts.append(("pairs computed", f"{kept} of {pairs} ({kept / pairs:.1%})"))
         facts.append(("sparse layers", str(len(scene.sparsity.layers))))
@@ -168,7 +168,7 @@ def _facts(scene: Scene, points: int) -> list[tuple[str, str]]:
 
 
 def _thumbnails(scene: Scene) -> Sequence[str] | None:
-    """A small JPEG of each view as a data URL; smaller ones of many views."""
+    """Encode a small JPEG of each view as a data URL; the more views, the smaller."""
     from PIL import Image
 
     if scene.images is None:

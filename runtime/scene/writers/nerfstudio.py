@@ -1,4 +1,4 @@
-"""`transforms.json`: cameras as nerfstudio and Instant-NGP read them."""
+"""`transforms.json`: cameras for nerfstudio and Instant-NGP."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from covis.runtime.scene.writers.ply import write_ply
 
 
 def write_nerfstudio(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """Camera-to-world matrices with OpenGL axes (y up, looking along -z), in original pixels.
+    """Write camera-to-world matrices with OpenGL axes (y up, looking along -z), original pixels.
 
-    Files are named relative to the folder where their place is known, else as `images/NAME`.
-    The point cloud in `points.ply` is referred to, for splatting, and written if it is not there.
+    Photos from files are named relative to the folder, others `images/NAME`. The file refers to the
+    point cloud `points.ply`, for splatting, which is written if it is missing.
     """
     poses = np.tile(np.eye(4), (len(scene), 1, 1))
     poses[:, :3] = geometry.invert_rigid(scene.extrinsics)
-    poses[:, :3, 1:3] *= -1  # the camera's y and z axes; the world stays as it is
+    poses[:, :3, 1:3] *= -1  # flips the camera's y and z axes; the world stays as it is
     frames = []
     for i in range(len(scene)):
         K = scene.intrinsics_original[i].astype(float)
@@ -56,5 +56,5 @@ def _file_path(scene: Scene, view: int, folder: Path) -> str:
     photo = scene.paths[view] if scene.paths is not None else None
     if photo is None:
         return f"images/{scene.names[view]}"
-    # `folder` is the final folder's sibling until it is renamed: relative paths hold for both.
+    # `folder` is a sibling of the final folder until it is renamed, so relative paths fit both.
     return Path(os.path.relpath(photo, folder)).as_posix()

@@ -1,4 +1,4 @@
-"""`scene.npz`: every array of the scene, readable with numpy alone (no pickle inside)."""
+"""`scene.npz`: every array of the scene, readable with numpy alone and without pickle."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _ARRAYS = (
 
 
 def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """All arrays under the names of `Scene`, and `names`, `metric`, `sparsity`, `provenance`.
+    """Write all arrays under the names of `Scene`, and `names`, `metric`, `sparsity`, `provenance`.
 
-    The last two are JSON text. Nothing is filtered: `valid` and the confidences say what to use.
+    The last two are JSON text. Nothing is filtered; use `valid` and the confidences for that.
     """
     arrays: dict[str, Any] = {
         name: getattr(scene, name) for name in _ARRAYS if getattr(scene, name) is not None

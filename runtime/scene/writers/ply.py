@@ -1,4 +1,4 @@
-"""`points.ply`: the point cloud, binary little endian, with colour and confidence."""
+"""`points.ply`: point cloud in binary little endian, with colour and confidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VERTEX = np.dtype(
 
 
 def write_ply(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """Points unprojected from depth, in the scene's world frame (OpenCV axes) and units."""
+    """Write points unprojected from depth, in the scene's world frame (OpenCV axes) and units."""
     xyz, rgb, conf = scene.point_cloud(percentile=conf_percentile)
     vertices = np.empty(len(xyz), _VERTEX)
     vertices["xyz"], vertices["rgb"], vertices["confidence"] = xyz, rgb, conf

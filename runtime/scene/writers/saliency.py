@@ -1,4 +1,4 @@
-"""`saliency.png`: which views look alike, and which pairs attention therefore computed."""
+"""`saliency.png`: similarity of the views, and the view pairs that attention computed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from covis.runtime.scene.scene import Scene
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-_SIDE = 640  # pixels of a panel, about; cells are whole pixels
+_SIDE = 640  # approximate pixels of a panel; cells are whole pixels
 _MARGIN, _TOP, _GAP, _FOOT = 70, 64, 70, 92
 _INK = (40, 40, 40)
-# Dark blue over green to yellow: lightness grows evenly, so it reads in grey and to the
-# colour-blind too.
+# Dark blue over green to yellow: lightness grows evenly, so the map also works in grey and for
+# colour-blind readers.
 _RAMP = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 144, 141), (94, 201, 98), (253, 231, 37)], np.float64
 )
@@ -27,10 +27,10 @@ _LEVEL_NAMES = ("skipped", "low precision", "full precision")
 
 
 def write_saliency(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """The similarity matrix with a colour bar and, beside it, the level of each pair.
+    """Draw the similarity matrix with a colour bar and, beside it, the level of each pair.
 
     Raises:
-        CovisError: the scene has no similarity matrix.
+        CovisError: The scene has no similarity matrix.
     """
     if scene.similarity is None:
         raise user_error(
@@ -42,7 +42,7 @@ def write_saliency(scene: Scene, folder: Path, conf_percentile: float) -> list[P
 
 
 def draw_saliency(similarity: NDArray[Any], level: NDArray[np.int8] | None) -> Image.Image:
-    """The picture, RGB; `similarity` (M, M), `level` int8 (M, M) of 0, 1, 2 or None."""
+    """Draw the picture in RGB; `similarity` (M, M), `level` int8 (M, M) of 0, 1, 2 or None."""
     from PIL import Image, ImageDraw
 
     M = len(similarity)
@@ -64,7 +64,7 @@ def draw_saliency(similarity: NDArray[Any], level: NDArray[np.int8] | None) -> I
 
 
 def colours(similarity: NDArray[Any], low: float) -> NDArray[np.uint8]:
-    """RGB (..., 3) of similarities (...), from `low` (darkest) to 1 (brightest)."""
+    """Return RGB (..., 3) of similarities (...), from `low` (darkest) to 1 (brightest)."""
     position = np.clip((np.asarray(similarity, np.float64) - low) / max(1.0 - low, 1e-9), 0.0, 1.0)
     stops = np.linspace(0.0, 1.0, len(_RAMP))
     channels = [np.interp(position, stops, _RAMP[:, c]) for c in range(3)]
@@ -106,7 +106,7 @@ def _panel(
 
 
 def _tick_step(M: int) -> int:
-    """The least of 1, 2, 5, 10, 20, ... that leaves at most 16 labels."""
+    """Return the smallest of 1, 2, 5, 10, 20, ... that gives at most 16 labels."""
     step = 1
     while True:
         for factor in (1, 2, 5):

@@ -1,4 +1,4 @@
-"""Finding and decoding photos: order, modes, EXIF, and everything that is wrong with files."""
+"""Finding and decoding photos: order, modes, EXIF, and every fault of files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from PIL import Image
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.photos.images import Images, find_images, load_images, photo_sizes
+from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from tests.golden_data import scenes
 
 RULE = PixelRule("vggt_crop", 42, 56)
@@ -251,10 +252,10 @@ def test_arrays_and_images_in_memory() -> None:
 
 def test_images_of_mixed_sizes_and_their_transforms(tmp_path: Path) -> None:
     images: Images = load_images([PHOTO, PHOTO[:30], PHOTO[:, :50]], RULE)
-    assert images.valid().shape == (3, 42, 56)
+    assert valid_pixels(images.transforms).shape == (3, 42, 56)
     K = np.tile(np.diag([50.0, 50.0, 1.0]), (3, 1, 1))
     K[:, :2, 2] = (28, 21)
-    original = images.intrinsics_to_original(K)
+    original = original_intrinsics(images.transforms, K)
     # Every photo is centred, so the middle of the canvas is the middle of the photo.
     middles = images.original_sizes[:, ::-1] / 2
     np.testing.assert_allclose(original[:, :2, 2], middles, atol=1e-9)

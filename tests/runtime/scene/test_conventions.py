@@ -1,4 +1,4 @@
-"""Conventions: the picture is what the code draws, and a model's output obeys them to the end."""
+"""Conventions: the drawing matches the code, and a model's output obeys them to the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.runtime.photos.images import load_images
+from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
 from covis.runtime.scene.from_heads import decode_vggt
 from covis.runtime.scene.scene import Scene
@@ -41,8 +42,8 @@ def test_vggt_points_reproject_onto_their_own_pixels(tmp_path: Path, case: int) 
         names=images.names,
         image_size=(H, W),
         original_sizes=images.original_sizes,
-        intrinsics_original=images.intrinsics_to_original(decoded["intrinsics"]),
-        valid=images.valid(),
+        intrinsics_original=original_intrinsics(images.transforms, decoded["intrinsics"]),
+        valid=valid_pixels(images.transforms),
         **decoded,
     )
     assert scene.usable_cameras().all()
