@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from covis.engines.bundle.bundle import MANIFEST, check_replaceable, describe_file
 from covis.engines.bundle.manifest import (
     FORMAT,
-    OP_VERSION,
     OPSET,
     Check,
     Manifest,
@@ -27,6 +26,7 @@ from covis.engines.bundle.manifest import (
 )
 from covis.engines.bundle.pixel_rule import PixelRule, RuleKind
 from covis.engines.errors import user_error
+from covis.engines.op import VERSION
 from covis.engines.options import parse_layers
 from covis.engines.system.atomic import atomic_folder, copy_file
 from covis.engines.version import __version__
@@ -111,7 +111,7 @@ def export_bundle(
         manifest = Manifest(
             format=FORMAT,
             covis_version=__version__,
-            op_version=OP_VERSION,
+            op_version=VERSION,
             opset=OPSET,
             model=_describe_model(options.model, model, rule),
             weights=Weights(

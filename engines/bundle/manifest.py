@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `manifest.json`, strictly typed."""
+"""Contents of a bundle's `manifest.json`, strictly typed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from covis.engines.bundle.names import IMAGES
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.options import Sparsity
 
-FORMAT: Final = 1  # of the manifest; a reader refuses formats it does not know
-OP_VERSION: Final = 1  # of the ONNX domain `covis`
-OPSET: Final = 20
+FORMAT: Final = 1  # version of the manifest's format; a reader rejects any other
+OPSET: Final = 20  # version of the standard ONNX operators in the graphs
 
 Scope = Literal["frames", "sequence"]
 WeightsDtype = Literal["float32", "float16", "bfloat16", "float8_e4m3fn"]
@@ -20,7 +20,7 @@ Dtype = Literal["float32", "float16", "bfloat16", "int8", "int32", "int64", "boo
 
 
 def _inside(name: str) -> str:
-    """A plain relative path that stays inside the bundle."""
+    """Accept only plain relative paths that stay inside the bundle."""
     path = PurePosixPath(name)
     if not name or "\\" in name or "\0" in name or path.is_absolute() or str(path) != name:
         raise ValueError(f"{name!r} is no plain relative path")
@@ -42,9 +42,12 @@ class StrictModel(BaseModel):
 
 
 class Tensor(StrictModel):
-    """A named tensor between stages.
+    """A named input or output of a stage.
 
-    Symbols in `shape`: `M` all views, `N` the frames of a chunk, `K` sampled queries.
+    Attributes:
+        name: Name of the tensor; stages that share it pass the tensor on.
+        dtype: Element type.
+        shape: Sizes and symbols: `M` all views, `N` the frames of a chunk, `K` sampled queries.
     """
 
     name: Identifier
@@ -53,15 +56,21 @@ class Tensor(StrictModel):
 
 
 def _plain(tensor: Tensor) -> tuple[str, tuple[int | str, ...]]:
-    """Type and shape, with a chunk's frames counted as the views they are."""
+    """Return type and shape, with M for N, because all chunks together are the views."""
     return tensor.dtype, tuple("M" if size == "N" else size for size in tensor.shape)
 
 
 class Stage(StrictModel):
-    """One graph: read `inputs`, write `outputs`; `frames` stages run in chunks of frames.
+    """One graph of the model.
 
-    `longest` is the largest M (of a `frames` stage: N) at which every tensor of the graph has fewer
-    than 2^31 elements, which is TensorRT's limit; None in bundles that do not say.
+    Attributes:
+        name: Name of the stage.
+        scope: `frames` stages run in chunks of frames, `sequence` stages on all views at once.
+        graph: File name of the ONNX graph.
+        inputs: Inputs of the graph.
+        outputs: Outputs of the graph.
+        longest: Largest M (for `frames` stages N) at which every tensor of the graph has fewer than
+            2^31 elements, TensorRT's limit; None in bundles that do not record it.
     """
 
     name: Identifier
@@ -77,7 +86,7 @@ class Stage(StrictModel):
 
 
 class File(StrictModel):
-    """Size in bytes and digest of a file of the bundle."""
+    """Relative path, size in bytes and sha256 of a file of the bundle."""
 
     path: FileName
     size: Annotated[int, Field(ge=0)]
@@ -85,7 +94,15 @@ class File(StrictModel):
 
 
 class Check(StrictModel):
-    """The verdict on one output of one exported graph, against torch."""
+    """Result of comparing one output of one exported graph with PyTorch.
+
+    Attributes:
+        stage: Name of the stage.
+        views: Number of views of the check.
+        output: Name of the output.
+        max_abs_diff: Largest absolute difference.
+        tolerance: Largest difference that passes.
+    """
 
     stage: Identifier
     views: int
@@ -95,28 +112,29 @@ class Check(StrictModel):
 
     @property
     def passed(self) -> bool:
-        """Whether the difference stays within the tolerance."""
+        """True if the difference is within the tolerance."""
         return self.max_abs_diff <= self.tolerance
 
 
 class PassRecord(StrictModel):
-    """A rewrite that the graphs went through at export."""
+    """Name and version of a rewrite that was applied to the graphs at export."""
 
     name: Identifier
     version: Annotated[int, Field(ge=1)]
 
 
 class Drift(StrictModel):
-    """How far an output of a narrow bundle is from float32, end to end, on the check's images.
+    """End-to-end difference of one output of a narrow bundle from float32, on the check's images.
 
     Attributes:
-        stage: that writes it.
-        views: of the check.
-        output: its name.
-        max_abs: largest difference.
-        max_rel: that, over the largest value in float32.
-        rms_rel: root mean square of the differences over that of the values: what is judged, as
-            single pixels of an output such as a unit vector can be at the mercy of any rounding.
+        stage: Name of the stage that writes the output.
+        views: Number of views of the check.
+        output: Name of the output.
+        max_abs: Largest absolute difference.
+        max_rel: Largest absolute difference over the largest absolute value in float32.
+        rms_rel: Root mean square of the differences over that of the values in float32. This is
+            the number that is judged, because rounding can change single pixels, for instance of a
+            unit vector, by any amount.
     """
 
     stage: Identifier
@@ -145,18 +163,18 @@ class SceneDrift(StrictModel):
 
 
 class Precision(StrictModel):
-    """In what types the graphs compute, how they got there, and what it costs.
+    """Element types in which the graphs compute, the passes that set them, and the loss measured.
 
     Attributes:
-        name: of `covis export --precision`.
-        keep_fp32: stages and layers left in float32 on request.
-        passes: rewrites of the graphs, in order.
-        calibration: photos that set the scales of FP8.
-        fp8_attention: attention is permitted FP8: level 1 where the map has 2.
-        ran_as: how ONNX Runtime's CPU provider ran the graphs for the drift; empty: it was not
-            measured.
-        drift: by output; empty in float32, whose verdicts are the manifest's `checks`.
-        scene: the same for whole scenes.
+        name: Value of `covis export --precision`.
+        keep_fp32: Stages and layers that stay in float32 on request.
+        passes: Rewrites of the graphs, in order.
+        calibration: Number of photos that determined the scales of FP8.
+        fp8_attention: Attention may run in FP8: level 2 of the map is lowered to 1.
+        ran_as: Precision in which ONNX Runtime's CPU provider ran the graphs to measure the drift;
+            empty if it was not measured.
+        drift: Drift of every output; empty in float32, which has the manifest's `checks`.
+        scene: Drift of whole scenes.
     """
 
     name: Literal["fp32", "fp16", "bf16", "fp8"] = "fp32"
@@ -170,9 +188,14 @@ class Precision(StrictModel):
 
 
 class Weights(StrictModel):
-    """Where the weights came from, as the user gave it.
+    """File and origin of the weights, as the user named them.
 
-    `dtype` is that of the linear layers where the bundle's precision mixes types.
+    Attributes:
+        file: File name of the safetensors file.
+        source: Repository or path of the checkpoint.
+        revision: Revision of the repository; None if there is none.
+        licence: Licence of the weights.
+        dtype: Element type; that of the linear layers if the bundle's precision mixes types.
     """
 
     file: FileName
@@ -183,19 +206,19 @@ class Weights(StrictModel):
 
 
 class Model(StrictModel):
-    """The architecture and the facts the runtime needs of it.
+    """The architecture, and those of its properties that the runtime needs.
 
     Attributes:
         name: vggt, pi3 or mapanything.
-        config: the configuration `load_model` takes.
-        patch: pixels a patch side.
-        special_first: special tokens at the start of each frame.
-        special_last: special tokens at the end of each frame.
-        trailing_tokens: tokens behind the last frame.
-        global_layers: number L of global attention layers.
-        global_heads: attention heads of those layers.
-        metric: lengths are in metres.
-        reference_view: whether view 0 is the model's reference.
+        config: Configuration that `load_model` takes.
+        patch: Side of a patch in pixels.
+        special_first: Number of special tokens at the start of each frame.
+        special_last: Number of special tokens at the end of each frame.
+        trailing_tokens: Number of tokens behind the last frame.
+        global_layers: Number L of global attention layers.
+        global_heads: Number of attention heads of those layers.
+        metric: Lengths are in metres.
+        reference_view: View 0 is the model's reference.
     """
 
     name: Identifier
@@ -211,20 +234,20 @@ class Model(StrictModel):
 
 
 class Tuning(StrictModel):
-    """The receipt of `covis tune`: how the bundle's own `sparsity` was chosen.
+    """Record of `covis tune`, which chose the bundle's default `sparsity`.
 
     Attributes:
-        covis_version: that tuned.
-        tuned_manifest: sha256 of the manifest before.
-        views: photos tuned on.
-        checked_views: other photos that the choice was checked on.
-        tried: settings run.
-        max_pose_drift: bound on any camera, in degrees from the dense result.
-        max_depth_drift: bound on any view's depth, relative to the dense result.
-        pose_drift: measured, the worst.
-        depth_drift: measured, the worst.
-        attention_work: share of the blocks of global attention that the choice computes.
-        time_ratio: dense over the choice, of the whole pipeline, on the machine that tuned.
+        covis_version: Version of covis that tuned.
+        tuned_manifest: sha256 of the manifest before tuning.
+        views: Number of photos used for tuning.
+        checked_views: Number of other photos on which the choice was checked.
+        tried: Number of settings that were run.
+        max_pose_drift: Bound on the drift of any camera from the dense result, in degrees.
+        max_depth_drift: Bound on the drift of any view's depth, relative to the dense result.
+        pose_drift: Largest pose drift measured, in degrees.
+        depth_drift: Largest depth drift measured, as a fraction.
+        attention_work: Share of the blocks of global attention that the choice computes.
+        time_ratio: Time of the whole pipeline, dense over the choice, on the machine that tuned.
     """
 
     covis_version: str
@@ -241,7 +264,7 @@ class Tuning(StrictModel):
 
 
 class Manifest(StrictModel):
-    """The bundle's table of contents; see docs/explanation/design.md section 3."""
+    """Contents of `manifest.json`; see docs/explanation/design.md section 3."""
 
     format: Literal[1]
     covis_version: str
@@ -274,22 +297,22 @@ class Manifest(StrictModel):
         size = (3, self.pixel_rule.height, self.pixel_rule.width)
         for stage in self.stages:
             for tensor in stage.inputs:
-                if tensor.name == "images" and tensor.shape[1:] != size:
+                if tensor.name == IMAGES and tensor.shape[1:] != size:
                     raise ValueError(f"stage {stage.name!r} reads images of another size")
         self._check_flow()
         return self
 
     def _check_flow(self) -> None:
-        """Every stage reads what an earlier one writes, in the same type and shape.
+        """Check that a stage reads what an earlier one writes, in the same type and shape.
 
-        What no stage writes at all is the photos or a control input, and the runtime's to know.
+        Inputs that no stage writes are the photos and the control inputs, which the runtime checks.
         """
-        made = {tensor.name for stage in self.stages for tensor in stage.outputs}
+        outputs = {tensor.name for stage in self.stages for tensor in stage.outputs}
         written: dict[str, Tensor] = {}
         for stage in self.stages:
             for tensor in stage.inputs:
                 source = written.get(tensor.name)
-                if source is None and tensor.name in made:
+                if source is None and tensor.name in outputs:
                     raise ValueError(
                         f"stage {stage.name!r} reads {tensor.name!r} before any stage writes it"
                     )
@@ -304,7 +327,11 @@ class Manifest(StrictModel):
             written.update((tensor.name, tensor) for tensor in stage.outputs)
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name; KeyError where the model has none."""
+        """Return the stage of that name.
+
+        Raises:
+            KeyError: there is no such stage.
+        """
         for stage in self.stages:
             if stage.name == name:
                 return stage
@@ -312,6 +339,6 @@ class Manifest(StrictModel):
 
     @property
     def patches(self) -> int:
-        """Patches P a frame."""
+        """Number of patches P of a frame."""
         rule = self.pixel_rule
         return (rule.height // self.model.patch) * (rule.width // self.model.patch)

@@ -1,9 +1,9 @@
-"""How a photo of any size becomes the fixed H x W pixels of a bundle: the arithmetic, no pixels.
+"""Geometry that maps a photo of any size to the fixed H x W pixels of a bundle.
 
-Each model was trained behind its own loader, and its results depend on that loader's choices:
-which size, which crop, which padding. A `PixelRule` names the loader and the size of the bundle;
-`place` says where a photo lands. With the bundle at `native_size` of the photos the result is
-the loader's own, pixel for pixel; at any other size the same steps are aimed at that size:
+Each model was trained with its own image loader, and its results depend on that loader's choice of
+size, crop and padding. A `PixelRule` names the loader and the size of the bundle; `place` computes
+the resized size and the position of a photo. If the bundle has the `native_size` of the photos, the
+result equals the loader's, pixel for pixel. At any other size the same steps lead to that size:
 
 - `vggt_crop`: scaled to the full width, height following and rounded to whole patches; then rows
   are cropped from, or white rows added to, top and bottom alike.
@@ -23,13 +23,13 @@ from covis.engines.errors import user_error
 
 RuleKind = Literal["vggt_crop", "vggt_pad", "pi3", "mapanything"]
 
-_VGGT_SIDE = 37  # patches: 518 pixels, the side VGGT and MapAnything were trained at
+_VGGT_SIDE = 37  # patches: 518 pixels, the side in the training of VGGT and MapAnything
 _PI3_PIXELS = 255_000
 _MAX_SIDE = 16_384
-_MAX_ASPECT = 100  # beyond it a photo is a strip, and scaling it to the width would take gigabytes
+_MAX_ASPECT = 100  # scaling a longer strip to the width would take gigabytes
 
-# MapAnything's training sizes, in patches (height, width), by the aspect ratio W / H that each
-# stands for. The ratios are the published table's, not quotients of the sizes.
+# MapAnything's training sizes in patches (height, width), by the aspect ratio W / H that selects
+# each. The ratios are copied from the published table; they are not quotients of the sizes.
 _MAPANYTHING_SIZES: tuple[tuple[float, int, int], ...] = (
     (1.0, 37, 37),
     (1.321, 28, 37),
@@ -49,10 +49,10 @@ class PixelRule:
     """The loader that a bundle's model expects, and the bundle's fixed image size.
 
     Attributes:
-        kind: whose loader.
-        height: H of the bundle in pixels, a multiple of `patch`.
-        width: W of the bundle in pixels, a multiple of `patch`.
-        patch: side of a patch in pixels.
+        kind: Name of the loader, see above.
+        height: Image height H of the bundle in pixels, a multiple of `patch`.
+        width: Image width W of the bundle in pixels, a multiple of `patch`.
+        patch: Side of a patch in pixels.
     """
 
     kind: RuleKind
@@ -87,13 +87,15 @@ class PixelRule:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a photo lands on the model's H x W canvas; all in whole pixels.
+    """Size and position of a resized photo on the model's H x W canvas, in whole pixels.
 
     Attributes:
-        height, width: the size to which the whole photo is resized.
-        top, left: canvas position of the resized photo's first row and column; negative where
-            rows or columns are cropped away, positive where white is added.
-        lanczos: resample with Lanczos instead of bicubic.
+        height: Height to which the whole photo is resized.
+        width: Width to which the whole photo is resized.
+        top: Row of the canvas at which the photo's first row lies; negative if rows are cropped,
+            positive if white rows are added.
+        left: Column of the canvas at which the photo's first column lies, likewise.
+        lanczos: Resample with Lanczos instead of bicubic.
     """
 
     height: int
@@ -104,7 +106,7 @@ class Placement:
 
 
 def place(rule: PixelRule, height: int, width: int) -> Placement:
-    """Where a photo of `height` x `width` pixels lands under `rule`.
+    """Compute size and position of a photo of `height` x `width` pixels under `rule`.
 
     Raises:
         CovisError: the photo is more than 100 times as long as wide, or the other way round.
@@ -118,7 +120,7 @@ def place(rule: PixelRule, height: int, width: int) -> Placement:
     if rule.kind == "pi3":
         return Placement(H, W, 0, 0, lanczos=True)
     if rule.kind == "mapanything":
-        # The loader's own slack, so that rounding down never leaves an uncovered row.
+        # The 1e-8 is the loader's own, so that rounding down never leaves a row uncovered.
         scale = max(W / width, H / height) + 1e-8
         h, w = math.floor(height * scale), math.floor(width * scale)
         return Placement(h, w, -((h - H) // 2), -((w - W) // 2), lanczos=scale < 1.0)
@@ -132,7 +134,7 @@ def place(rule: PixelRule, height: int, width: int) -> Placement:
 def native_size(
     kind: RuleKind, sizes: Sequence[tuple[int, int]], patch: int = 14
 ) -> tuple[int, int]:
-    """The (H, W) that the model's own loader chooses for photos of these (height, width) sizes."""
+    """Compute the (H, W) that the model's loader chooses for photos of these (height, width)."""
     if not sizes:
         raise user_error("no photo, so no size to choose", hint="give at least one photo")
     side = _VGGT_SIDE * patch
@@ -149,11 +151,11 @@ def native_size(
 
 
 def size_warning(rule: PixelRule, sizes: Sequence[tuple[int, int]]) -> str | None:
-    """One sentence where the bundle's size suits these (height, width) photos badly, else None.
+    """Return a warning if the bundle's size does not suit photos of these (height, width).
 
-    Badly means: over a tenth more of the photos is cropped, of the canvas is padding, or of the
-    aspect ratio is bent than at the native size; or under half, or over twice, the native
-    number of pixels.
+    The warning is given if, compared with the native size, the share of a photo that is cropped,
+    the share of the canvas that is padded, or the change of the aspect ratio grows by more than
+    0.1; or if the number of pixels is below half or above twice the native one. Else None.
     """
     H, W = native_size(rule.kind, sizes, rule.patch)
     if (rule.height, rule.width) == (H, W):
@@ -179,25 +181,25 @@ _HARMS = ("a photo is cropped away", "an image is padding", "a photo's shape is 
 
 
 def _harm(rule: PixelRule, sizes: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
-    """Worst share over the photos of what is cropped, padded and stretched."""
+    """Compute the worst share over the photos of what is cropped, padded and stretched."""
     cropped = padded = stretched = 0.0
     for height, width in set(sizes):
         p = place(rule, height, width)
-        shown = min(p.height, rule.height) * min(p.width, rule.width)
-        cropped = max(cropped, 1.0 - shown / (p.height * p.width))
-        padded = max(padded, 1.0 - shown / (rule.height * rule.width))
+        visible = min(p.height, rule.height) * min(p.width, rule.width)
+        cropped = max(cropped, 1.0 - visible / (p.height * p.width))
+        padded = max(padded, 1.0 - visible / (rule.height * rule.width))
         stretch = (p.height * width) / (p.width * height)
         stretched = max(stretched, max(stretch, 1.0 / stretch) - 1.0)
     return cropped, padded, stretched
 
 
 def _pi3_size(height: int, width: int, patch: int) -> tuple[int, int]:
-    """Whole patches nearest to 255,000 pixels at the photo's aspect, but never above."""
+    """Compute the whole patches nearest to 255,000 pixels at the photo's aspect, never above."""
     scale = math.sqrt(_PI3_PIXELS / (height * width))
     w, h = width * scale, height * scale
     columns, rows = max(round(w / patch), 1), max(round(h / patch), 1)
     while rows * columns * patch * patch > _PI3_PIXELS:
-        # Give up a patch on the side that is too long for the photo's aspect.
+        # Drop a patch on the side that is too long for the photo's aspect.
         if columns > 1 and (rows == 1 or columns / rows > w / h):
             columns -= 1
         else:
@@ -210,5 +212,5 @@ def _whole_patches(pixels: float, patch: int) -> int:
 
 
 def _centre(inner: int, outer: int) -> int:
-    """Offset of the centred inner extent; an odd row is cropped from, or added at, the end."""
+    """Return the offset that centres `inner` in `outer`; an odd row goes to the end."""
     return (outer - inner) // 2 if inner <= outer else -((inner - outer) // 2)

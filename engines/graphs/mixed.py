@@ -1,8 +1,8 @@
-"""One graph out of two: some layers as the reference has them, the others as the candidate does.
+"""Mix two versions of a graph: some layers from the reference, the others from the candidate.
 
-Both graphs come from the same export, so their tensors carry the same names; they differ in types,
-in how weights are stored, and in nodes that a pass put between. A layer is known by the official
-names of its weights.
+Both graphs come from the same export, so their tensors have the same names. They differ in types,
+in the storage of weights, and in nodes that a pass has inserted. A layer is identified by the
+official names of its weights.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from onnx import TensorProto, helper
 
 from covis.engines.errors import user_error
 
-PROLOGUE: Final = ""  # what reads no weight, directly or not: each side has its own
+PROLOGUE: Final = ""  # layer of nodes that depend on no weight; each side keeps its own
 _COARSER: Final = "find the stage alone, without --by-layer"
-# The reference's tensors are renamed too: its outputs' own names are those of the mixture.
+# The reference's tensors are renamed too, because the mixture has outputs of the same names.
 _PREFIX: Final = ("reference/", "candidate/")
 
 
 def layer_of(weight: str) -> str:
-    """The layer that an initializer belongs to, by its official name.
+    """Return the layer that an initializer belongs to, by its official name.
 
-    Up to the first number ("aggregator.frame_blocks.3.attn.qkv.weight" is of
-    "aggregator.frame_blocks.3"), else the first three names of its module, or, right below the
-    model's root, its own name. Constants that the exporter
-    lifted out of the code belong to none.
+    The layer is the name up to the first number: "aggregator.frame_blocks.3.attn.qkv.weight"
+    belongs to "aggregator.frame_blocks.3". Without a number it is the first three names of the
+    module, or, directly below the model's root, the weight's own name. Constants that the exporter
+    lifted out of the code belong to no layer.
     """
     words = weight.split(".")
     if len(words) < 2 or words[-1].startswith("lifted_tensor"):
@@ -41,25 +41,31 @@ def layer_of(weight: str) -> str:
 
 @dataclass(frozen=True)
 class LayeredGraph:
-    """A graph, and of each tensor that a node makes its layer and its element type."""
+    """A graph with the layer and the element type of each tensor.
+
+    Attributes:
+        model: The graph.
+        layer: Layer of every node output, by name.
+        dtype: Element type (of `onnx.TensorProto`) of every tensor whose type is known, by name.
+    """
 
     model: onnx.ModelProto
-    made_in: dict[str, str]
+    layer: dict[str, str]
     dtype: dict[str, int]
 
 
 def layered(model: onnx.ModelProto) -> LayeredGraph:
-    """Sort what the nodes of a graph make into layers.
+    """Assign the node outputs of a graph to layers.
 
-    What reads weights is of their layer; so is what only prepares them (casts, transpositions).
-    Other nodes follow the latest of the nodes whose outputs they read.
+    A node that reads weights belongs to their layer, and so do the nodes that only prepare weights
+    (casts, transpositions). Any other node belongs to the layer of its latest predecessor.
 
     Raises:
-        CovisError: a node holds a graph of its own.
+        CovisError: a node contains a subgraph.
     """
     graph = model.graph
     weights = {tensor.name: layer_of(tensor.name) for tensor in graph.initializer}
-    place: dict[str, int] = {}  # of the node that makes a tensor
+    place: dict[str, int] = {}  # tensor -> index of the node that produces it
     layer: list[str] = []
     for index, node in enumerate(graph.node):
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
@@ -79,51 +85,59 @@ def layered(model: onnx.ModelProto) -> LayeredGraph:
 
 
 def common_layers(reference: LayeredGraph, candidate: LayeredGraph) -> tuple[str, ...]:
-    """The layers that can be taken from either graph, in the reference's order."""
+    """List the layers that can be taken from either graph, in the reference's order."""
     common = _common(reference, candidate)
-    found = (layer for name, layer in reference.made_in.items() if name in common)
+    found = (layer for name, layer in reference.layer.items() if name in common)
     return tuple(dict.fromkeys(layer for layer in found if layer != PROLOGUE))
 
 
 def _common(reference: LayeredGraph, candidate: LayeredGraph) -> frozenset[str]:
-    """Where the two can meet: what both make and whose type is known (sequences have none)."""
+    """Find the tensors at which the graphs can be joined: both produce them, of known type."""
     typed = reference.dtype.keys() & candidate.dtype.keys()
-    return frozenset(typed & reference.made_in.keys() & candidate.made_in.keys())
+    return frozenset(typed & reference.layer.keys() & candidate.layer.keys())
 
 
 def _dtypes(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types by tensor: as the graph says, and inferred where it does not."""
+    """Collect the element type of every tensor: recorded in the graph, else inferred."""
 
-    def said(graph: onnx.GraphProto) -> dict[str, int]:
+    def recorded(graph: onnx.GraphProto) -> dict[str, int]:
         values = (*graph.input, *graph.output, *graph.value_info)
         return {value.name: value.type.tensor_type.elem_type for value in values}
 
-    found = said(model.graph)
+    found = recorded(model.graph)
     if any(name not in found for node in model.graph.node for name in node.output if name):
-        found = {**said(onnx.shape_inference.infer_shapes(model).graph), **found}
+        found = {**recorded(onnx.shape_inference.infer_shapes(model).graph), **found}
     found.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
     return {name: dtype for name, dtype in found.items() if dtype}
 
 
-def mix(reference: LayeredGraph, candidate: LayeredGraph, kept: Collection[str]) -> onnx.ModelProto:
-    """A graph whose `kept` layers are the reference's, all others the candidate's.
+def mix(
+    reference: LayeredGraph, candidate: LayeredGraph, reference_layers: Collection[str]
+) -> onnx.ModelProto:
+    """Build a graph with some layers of the reference and all others of the candidate.
 
-    The two meet at the tensors that both make, cast where they differ in type. What only one of
-    them makes (a cast that a pass put in) comes along with whatever reads it.
+    The graphs are joined at the tensors that both produce, with a cast if the types differ. A
+    tensor that only one of them produces (a cast that a pass has inserted) comes with its reader.
 
-    External weights of the reference keep their location; the candidate's is prefixed with
-    "candidate/": whoever loads the graph must hand those over.
+    Args:
+        reference: Graph that provides `reference_layers`.
+        candidate: Graph that provides all other layers.
+        reference_layers: Names of layers, from `common_layers`.
+
+    Returns:
+        The mixture. External weights of the reference keep their location; the candidate's location
+        is prefixed with "candidate/", so the caller must supply those when it loads the graph.
     """
-    return _Mixer(reference, candidate, frozenset(kept)).build()
+    return _Mixer(reference, candidate, frozenset(reference_layers)).build()
 
 
 class _Mixer:
     def __init__(
-        self, reference: LayeredGraph, candidate: LayeredGraph, kept: frozenset[str]
+        self, reference: LayeredGraph, candidate: LayeredGraph, reference_layers: frozenset[str]
     ) -> None:
         self._sides = (reference, candidate)
         self._common = _common(reference, candidate)
-        self._kept = kept
+        self._reference_layers = reference_layers
         self._casts: dict[tuple[str, int], str] = {}
         self._extra: list[onnx.NodeProto] = []
 
@@ -135,15 +149,15 @@ class _Mixer:
             for node in graph.model.graph.node
         ]
         for index, node in enumerate(nodes):
-            node.name = f"{index} {node.name}"  # names of nodes must differ, where there are any
+            node.name = f"{index} {node.name}"  # names must be unique unless they are empty
         graph = reference.model.graph
         results = [self._identity(output) for output in graph.output]
-        made = onnx.GraphProto(name=graph.name, input=graph.input, output=graph.output)
-        made.node.extend(_needed([*nodes, *self._extra, *results], results))
-        made.initializer.extend(self._initializers(made.node))
+        mixed = onnx.GraphProto(name=graph.name, input=graph.input, output=graph.output)
+        mixed.node.extend(_needed([*nodes, *self._extra, *results], results))
+        mixed.initializer.extend(self._initializers(mixed.node))
         model = onnx.ModelProto()
         model.CopyFrom(reference.model)
-        model.graph.CopyFrom(made)
+        model.graph.CopyFrom(mixed)
         known = {(f.domain, f.name) for f in model.functions}
         model.functions.extend(
             f for f in candidate.model.functions if (f.domain, f.name) not in known
@@ -151,9 +165,9 @@ class _Mixer:
         return model
 
     def _side_of(self, name: str, reader: int) -> int:
-        """Whose tensor a node of side `reader` reads; 0 is the reference, 1 the candidate."""
-        layer = self._sides[0].made_in[name] if name in self._common else PROLOGUE
-        return reader if layer == PROLOGUE else 0 if layer in self._kept else 1
+        """Return the side (0 reference, 1 candidate) whose tensor a node of side `reader` reads."""
+        layer = self._sides[0].layer[name] if name in self._common else PROLOGUE
+        return reader if layer == PROLOGUE else 0 if layer in self._reference_layers else 1
 
     def _rewired(self, node: onnx.NodeProto, side: int) -> onnx.NodeProto:
         new = onnx.NodeProto()
@@ -164,29 +178,29 @@ class _Mixer:
         return new
 
     def _source(self, name: str, side: int) -> str:
-        """What a node of one side reads: its own side's tensor, or the other's, cast."""
+        """Return the tensor that a node of one side reads: its own side's, or the other's, cast."""
         here = self._sides[side]
         if any(value.name == name for value in here.model.graph.input):
             return self._cast(name, name, 0, side)
-        maker = self._side_of(name, side)
-        return self._cast(f"{_PREFIX[maker]}{name}", name, maker, side)
+        producer = self._side_of(name, side)
+        return self._cast(f"{_PREFIX[producer]}{name}", name, producer, side)
 
     def _identity(self, output: onnx.ValueInfoProto) -> onnx.NodeProto:
         source = self._source(output.name, 0)
         return helper.make_node("Identity", [source], [output.name], name=f"result {output.name}")
 
-    def _cast(self, made: str, name: str, maker: int, reader: int) -> str:
-        """The tensor `made` of side `maker`, in the type it has on the reader's side."""
-        if maker == reader:
-            return made
-        have, want = (self._sides[side].dtype[name] for side in (maker, reader))
-        if have == want:
-            return made
-        if (made, want) not in self._casts:
-            target = f"{made}/as {TensorProto.DataType.Name(want)}"
-            self._casts[made, want] = target
-            self._extra.append(helper.make_node("Cast", [made], [target], name=target, to=want))
-        return self._casts[made, want]
+    def _cast(self, tensor: str, name: str, producer: int, reader: int) -> str:
+        """Return a tensor of side `producer` in the type that it has on the reader's side."""
+        if producer == reader:
+            return tensor
+        source, target = (self._sides[side].dtype[name] for side in (producer, reader))
+        if source == target:
+            return tensor
+        if (tensor, target) not in self._casts:
+            cast = f"{tensor}/as {TensorProto.DataType.Name(target)}"
+            self._casts[tensor, target] = cast
+            self._extra.append(helper.make_node("Cast", [tensor], [cast], name=cast, to=target))
+        return self._casts[tensor, target]
 
     def _initializers(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
         read = {name for node in nodes for name in node.input}
@@ -204,8 +218,8 @@ class _Mixer:
 
 
 def _needed(nodes: list[onnx.NodeProto], results: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """What the results depend on, and no more, in topological order: depth-first search."""
-    maker = {name: node for node in nodes for name in node.output if name}
+    """Select the nodes that the results depend on, in topological order, by depth-first search."""
+    producer = {name: node for node in nodes for name in node.output if name}
     done: set[int] = set()
     order: list[onnx.NodeProto] = []
     stack = [(node, False) for node in reversed(results)]
@@ -218,6 +232,6 @@ def _needed(nodes: list[onnx.NodeProto], results: list[onnx.NodeProto]) -> list[
             order.append(node)
             continue
         stack.append((node, True))
-        makers = (maker[name] for name in node.input if name in maker)
-        stack.extend((before, False) for before in makers if id(before) not in done)
+        sources = (producer[name] for name in node.input if name in producer)
+        stack.extend((source, False) for source in sources if id(source) not in done)
     return order
