@@ -33,3 +33,8 @@ AGGREGATOR: Final = "aggregator"
 
 AGGREGATOR_POOLED: Final = "aggregator_pooled"
 """Stage in the place of `aggregator`, for the selectors `pooled` and `both`."""
+
+
+def role(stage: str) -> str:
+    """Return the role of a stage by its name: the two aggregators have the same."""
+    return AGGREGATOR if stage == AGGREGATOR_POOLED else stage

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from covis.engines.bundle.names import role
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -101,11 +103,11 @@ def ratios(settings: Mapping[str, Samples], base: str) -> dict[str, dict[str, fl
     for name, samples in settings.items():
         if name == base:
             continue
-        by_stage = {_role(stage): times for stage, times in settings[base].stages.items()}
+        by_stage = {role(stage): times for stage, times in settings[base].stages.items()}
         found[name] = {
-            stage: _median(by_stage[_role(stage)]) / _median(times)
+            stage: _median(by_stage[role(stage)]) / _median(times)
             for stage, times in samples.stages.items()
-            if _role(stage) in by_stage
+            if role(stage) in by_stage
         }
         found[name]["whole"] = _median(settings[base].whole) / _median(samples.whole)
     return found
@@ -116,7 +118,7 @@ def machine() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "commit": _commit(Path(__file__).resolve().parent.parent),
+        "commit": _commit(Path(__file__).resolve().parents[2]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -135,7 +137,3 @@ def _commit(root: Path) -> str:
 
 def _median(samples: Sequence[float]) -> float:
     return latency(samples, ()).median
-
-
-def _role(stage: str) -> str:
-    return "aggregator" if stage.startswith("aggregator") else stage

@@ -17,11 +17,11 @@ from covis.engines.graphs.mixed import LayeredGraph, common_layers, layered, mix
 from covis.engines.graphs.read import load_graph
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
+from covis.runtime.backends.ort_session import WEIGHTS_FOLDER
 from covis.runtime.photos.images import Images
 from covis.runtime.stage_io import empty_outputs, run_in_chunks
 
 Array = NDArray[Any]
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class MixedStage:
@@ -63,7 +63,7 @@ class MixedStage:
         # ONNX Runtime takes one folder of weights, the reference's. The candidate's tensors are
         # passed as memory maps, which are read only where they are used.
         folder = f"{self._bundles[0].path.resolve()}/"
-        settings.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+        settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
         candidate_weights = self._mapped(model)
         settings.add_external_initializers(
             list(candidate_weights), list(candidate_weights.values())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
-from covis.engines.bundle.names import AGGREGATOR, AGGREGATOR_POOLED, IMAGES, PAIR_LEVEL, PROBE
+from covis.engines.bundle.names import IMAGES, PAIR_LEVEL, PROBE, role
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
@@ -114,7 +114,7 @@ def check_sides(reference: Side, candidate: Side) -> None:
             hint="export both at the same size",
         )  # fmt: skip
     for a, b in zip(reference.steps, candidate.steps, strict=False):
-        if _role(a.stage) != _role(b.stage):
+        if role(a.stage.name) != role(b.stage.name):
             raise user_error(
                 f"runs {b.stage.name} where the reference runs {a.stage.name}", where=where
             )
@@ -214,8 +214,3 @@ def _typed(name: str, dtype: str, values: Mapping[str, Array]) -> Array:
         )  # fmt: skip
     typed: Array = np.asarray(values[name]).astype(numpy_dtype(dtype), copy=False)
     return typed
-
-
-def _role(stage: Stage) -> str:
-    """Return the role of a stage: the two aggregators have the same."""
-    return AGGREGATOR if stage.name == AGGREGATOR_POOLED else stage.name

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from covis.engines.bundle.names import AGGREGATOR_POOLED
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.metrics.drift import Drift, scene_drift
@@ -184,7 +185,7 @@ class Tuner:
         self._run(first[:2], replace(base, selector="dense"))  # loads the stages
         dense, seconds = self._run(first, replace(base, selector="dense"))
         assert dense.similarity is not None
-        pooled = any(stage.name == "aggregator_pooled" for stage in manifest.stages)
+        pooled = any(stage.name == AGGREGATOR_POOLED for stage in manifest.stages)
         model = manifest.model
         found = candidates(
             dense.similarity, base, model.global_layers, model.reference_view, pooled

@@ -89,7 +89,7 @@ class Session:
         if options.provider == "tensorrt":
             model = _with_plugins(graph)
             folder = f"{graph.resolve().parent}/"
-            settings.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+            settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
         self._runner = ThreadPoolExecutor(1, "covis-session")
         try:
             self._session = ort.InferenceSession(model, settings, providers=providers(options))
@@ -175,7 +175,7 @@ class Session:
         return environment_error(f"failed ({line})", where=f"stage {self.stage.name}")
 
 
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def check_provider(provider: Provider) -> None:
