@@ -57,7 +57,7 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	@rm -rf build/site
-	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html -d build/site-doctrees docs build/site
+	$(BIN)/python -m sphinx -E -W --keep-going -q -j auto -b html -d build/site-doctrees docs build/site
 
 # The lowest versions that pyproject.toml allows, Python's too, read from there: what it promises is
 # tried. Of the tests those that meet other packages most: the ops, a whole export, a whole run.
