@@ -127,9 +127,7 @@ class Pipeline:
             return {name: widen(backend.memory.get(value)) for name, value in values.items()}
         except GpuOutOfMemoryError as error:
             values = {}
-            traceback.clear_frames(
-                error.__traceback__
-            )  # frames of the traceback keep its arrays alive
+            traceback.clear_frames(error.__traceback__)  # these keep the failed run's arrays alive
             backend.release()
             backend.check(run, views, self.options.frames_at_once, self.options.probes)
             raise
