@@ -1,4 +1,4 @@
-"""A complete bundle of two stages in a few kilobytes, made without torch, for damaging."""
+"""A complete bundle of two stages in a few kilobytes, built without torch, for tests to damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ H, W, C = 14, 28, 4
 
 
 def write_bundle(folder: Path) -> Path:
-    """`encoder` (mean colour times a weight) and `saliency`, with the weights in one file."""
+    """Write the stages `encoder` (mean colour times a weight) and `saliency`, and their weights."""
     folder.mkdir()
     header = b'{"w":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]}}'
     header += b" " * (-len(header) % 8)
@@ -69,7 +69,7 @@ def saliency() -> onnx.ModelProto:
 
 
 def record() -> Record:
-    """The manifest as JSON, without the digests that `sign` puts in."""
+    """Build the manifest as JSON, without the digests, which `sign` adds."""
 
     def tensor(name: str, dtype: str, *shape: int | str) -> Record:
         return {"name": name, "dtype": dtype, "shape": list(shape)}
@@ -139,7 +139,7 @@ def edit(folder: Path, change: Callable[[Record], None]) -> None:
 
 
 def edit_graph(folder: Path, stage: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Let `change` alter a graph, and sign the bundle anew: a forger can do that as well."""
+    """Let `change` alter a graph, and sign the bundle again, as a forger could."""
     path = folder / f"{stage}.onnx"
     model = onnx.load(str(path), load_external_data=False)
     change(model)
@@ -148,7 +148,7 @@ def edit_graph(folder: Path, stage: str, change: Callable[[onnx.ModelProto], Non
 
 
 def sign(folder: Path) -> None:
-    """Put the true size and digest of every listed file that exists into the manifest."""
+    """Write the true size and digest of every listed file that exists into the manifest."""
 
     def change(manifest: Record) -> None:
         for file in manifest["files"]:
@@ -161,7 +161,7 @@ def sign(folder: Path) -> None:
 
 
 def flip(path: Path, position: int) -> None:
-    """Turn over one bit of a file."""
+    """Flip one bit of a file."""
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)

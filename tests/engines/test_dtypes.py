@@ -1,4 +1,4 @@
-"""The table of element types beside the libraries whose names it contains."""
+"""The table of element types, compared with the libraries whose names it contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one error type: one line, safe to print, and whole after a trip between processes."""
+"""The error type: one line, safe to print, and unchanged after pickling between processes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PLUGIN = "libcovis_trt.so"
 
 @cache
 def build_programs(sanitize: bool = False, major: int = 10) -> Path:
-    """The folder of libcovis_trt.so, its host kernels and `covis_trt_plugin_test`.
+    """Build libcovis_trt.so, its host kernels and `covis_trt_plugin_test`, and return their folder.
 
     Headers are those of TENSORRT_ROOT, else those that plugins/tensorrt/headers.cmake finds.
 
@@ -31,15 +31,15 @@ def build_programs(sanitize: bool = False, major: int = 10) -> Path:
     options = ["-DCOVIS_TENSORRT_TESTS=ON", f"-DCOVIS_TENSORRT_MAJOR={major}"]
     options += [f"-DCOVIS_SANITIZE={'ON' if sanitize else 'OFF'}"]
     source = ROOT / "plugins" / "tensorrt"
-    told = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
-    if "no TensorRT headers" in told:
+    output = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
+    if "no TensorRT headers" in output:
         pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
     _run(["cmake", "--build", str(folder), "--parallel", "2"])
     return folder
 
 
 def run_program(command: list[str], **environment: str) -> str:
-    """Standard output of a test program; its output becomes the failure's text."""
+    """Return the standard output of a test program; a failure contains all of its output."""
     return _run(command, {**os.environ, **environment})
 
 

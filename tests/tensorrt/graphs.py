@@ -31,7 +31,7 @@ _made: list[Path] = []
 
 
 def all_graphs(*precisions: str) -> Iterator[tuple[str, str, str]]:
-    """(configuration, precision, stage) of every graph in these precisions."""
+    """List (configuration, precision, stage) of every graph in these precisions."""
     for config in CONFIGS:
         for precision in precisions:
             for stage in (*TRUNK, *STAGES[config]):
@@ -40,7 +40,7 @@ def all_graphs(*precisions: str) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def bundle(config: str, precision: str) -> Path:
-    """A folder of all graphs of a model in one precision, beside their weights."""
+    """Write all graphs of a model in one precision, with their weights, into a folder."""
     folder = Path(mkdtemp(prefix="covis-graphs-"))
     _made.append(folder)
     if precision == "fp32":
@@ -56,14 +56,14 @@ def bundle(config: str, precision: str) -> Path:
 
 
 def forget() -> None:
-    """Remove what `bundle` made."""
+    """Remove the folders that `bundle` created."""
     bundle.cache_clear()
     while _made:
         shutil.rmtree(_made.pop(), ignore_errors=True)
 
 
 def sizes(value: onnx.ValueInfoProto, lengths: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of a graph's input or output, its symbols replaced by their lengths."""
+    """Return the shape of a graph's input or output, with symbols replaced by their lengths."""
     # torch writes a size that it computed anew in brackets.
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value or lengths[dim.dim_param.strip("()")] for dim in dims)
@@ -72,18 +72,18 @@ def sizes(value: onnx.ValueInfoProto, lengths: Mapping[str, int]) -> tuple[int, 
 def profile_shapes(
     model: onnx.ModelProto, ranges: Mapping[str, tuple[int, int, int]]
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Shapes of every input at the three points of a profile."""
+    """Return the shape of every input at the three points of a profile."""
     points = [{symbol: ends[point] for symbol, ends in ranges.items()} for point in range(3)]
     return {value.name: [sizes(value, each) for each in points] for value in model.graph.input}
 
 
 def plugin_nodes(graph: Path) -> list[onnx.NodeProto]:
-    """The op nodes that TensorRT's parser gets of a graph, in their order."""
+    """List the op nodes of the copy for TensorRT's parser, in their order."""
     return [node for node in for_tensorrt(load_graph(graph)).graph.node if node.domain == DOMAIN]
 
 
 def plugin_text(node: onnx.NodeProto) -> str:
-    """What the plugin of an op node must say of its fields."""
+    """Return the text with which the plugin of an op node must describe its fields."""
     values = op_attributes(node)
     names = [*ATTRIBUTES[node.op_type], *(["precision"] if node.op_type == ATTENTION else [])]
     words = (f"{n}={values[n]:f}" if n == "scale" else f"{n}={values[n]}" for n in names)

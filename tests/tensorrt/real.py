@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from covis.engines.tensorrt import module as ours
+from covis.engines.tensorrt import module as trt_module
 from covis.engines.tensorrt.build.config import network_flags
 from tests.tensorrt.build import PLUGIN, build_programs
 
@@ -33,7 +33,7 @@ _NO_DEVICE = re.compile(
 
 
 def real_tensorrt() -> ModuleType:
-    """The module; skips the calling test, with the reason, where it cannot be imported."""
+    """Import the module; skip the calling test, with the reason, if that fails."""
     try:
         return importlib.import_module("tensorrt")
     except Exception as error:
@@ -42,7 +42,7 @@ def real_tensorrt() -> ModuleType:
 
 @cache
 def has_device() -> bool:
-    """Whether a driver of NVIDIA's is there."""
+    """Return True if an NVIDIA driver is present."""
     try:
         return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
     except OSError:
@@ -50,22 +50,22 @@ def has_device() -> bool:
 
 
 def without_device() -> dict[str, str]:
-    """Variables of the environment with which a builder can be made on this machine."""
+    """Return the environment variables with which a builder can be created on this machine."""
     return {} if has_device() else {"TRT_INTERNAL_OPTIONS": " --cpu_only=1"}  # the blank counts
 
 
 def plugin_library(*, other: bool = False) -> Path:
-    """The plugin built for the major version of the module, or for the `other` one of 10 and 11."""
+    """Build the plugin for the major version of the module, or for the `other` of 10 and 11."""
     major = int(real_tensorrt().__version__.partition(".")[0])
     return build_programs(major=21 - major if other else major) / PLUGIN
 
 
 def start() -> tuple[Any, Any, Any]:
-    """The module, a builder with our plugin loaded, and the logger, which remembers errors."""
+    """Return the module, a builder with the plugin loaded, and the logger, which stores errors."""
     trt = real_tensorrt()
     os.environ.update(without_device())
-    log = ours.logger(lambda severity, text: None)
-    ours.load_plugin(plugin_library())
+    log = trt_module.logger(lambda severity, text: None)
+    trt_module.load_plugin(plugin_library())
     builder = _builder(trt, log)
     log.forget()
     return trt, builder, log
@@ -76,31 +76,31 @@ def _builder(trt: Any, log: Any) -> Any:
     return trt.Builder(log)
 
 
-def parsed(graph: Path, kept: ExitStack) -> Any:
-    """The network that TensorRT's parser makes of a graph, as `covis build` hands it over.
+def parsed(graph: Path, mappings: ExitStack) -> Any:
+    """Parse a graph with TensorRT, as `covis build` passes it to the parser.
 
     Args:
         graph: a bundle's graph, beside its weights.
-        kept: holds the mapped weights, parser included, while the network is used.
+        mappings: Keeps the mapped weights and the parser alive while the network is used.
     """
     from covis.engines.tensorrt.build.engine import parse_graph
 
     trt, builder, log = start()
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log)
-    parse_graph(parser, graph, kept)
-    kept.callback(lambda held: None, parser)
+    parse_graph(parser, graph, mappings)
+    mappings.callback(lambda parser: None, parser)
     return network
 
 
 def skip_without_builder(errors: list[str]) -> None:
-    """Skip the calling test where this TensorRT parses, but builds nothing without a GPU (11.2)."""
+    """Skip the calling test if this TensorRT parses but cannot build without a GPU (11.2)."""
     if errors and "CPU-only builder is not supported" in errors[0]:
         pytest.skip("this TensorRT has no builder for machines without a GPU")
 
 
 def stopped_at_the_device(errors: list[str]) -> None:
-    """Assert that a build got as far as a machine without a GPU lets it."""
+    """Assert that a build got as far as a machine without a GPU allows."""
     if has_device():
         assert not errors, errors
     else:

@@ -66,11 +66,11 @@ def test_graph(config: str, precision: str, stage: str, monkeypatch: pytest.Monk
 
 
 def test_float32_that_follows_a_map_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network is made, and the build names the first op that no format of ours fits."""
+    """The graph is parsed, and the build names the first op whose formats the plugin lacks."""
     graph = bundle("vggt_a1", "fp32") / "aggregator.onnx"
     check_plugins(graph)
-    said = build_errors(graph, monkeypatch)
-    assert "BlockSparseAttention" in said[0] and "could not find any supported formats" in said[0]
+    texts = build_errors(graph, monkeypatch)
+    assert "BlockSparseAttention" in texts[0] and "could not find any supported formats" in texts[0]
 
 
 def _given() -> list[Path]:
@@ -86,26 +86,26 @@ def test_bundles(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_plugins(graph: Path) -> None:
-    """Each op is our plugin with its fields, and no tensor is of a type that was not asked for."""
-    with ExitStack() as kept:
-        network = parsed(graph, kept)
+    """Each op becomes the plugin with its fields, and every tensor has the type of the graph."""
+    with ExitStack() as mappings:
+        network = parsed(graph, mappings)
         trt, _, log = start()
         layers = [network.get_layer(i) for i in range(network.num_layers)]
-        said = []
+        texts = []
         for layer in layers:
             if layer.type == trt.LayerType.PLUGIN_V3:
                 layer.__class__ = trt.IPluginV3Layer  # the bindings' way to the layer's own class
                 building = layer.plugin.get_capability_interface(trt.PluginCapabilityType.BUILD)
-                said.append(building.metadata_string)
-        assert said == [plugin_text(node) for node in plugin_nodes(graph)]
+                texts.append(building.metadata_string)
+        assert texts == [plugin_text(node) for node in plugin_nodes(graph)]
         kinds = {tensor.dtype.name for tensor in _outputs(layers)}
         assert kinds <= TYPES and not log.errors, (kinds, log.errors)
 
 
 def check_sizes(graph: Path) -> None:
-    """At the most views TensorRT knows every size, and none is too large for it."""
-    with ExitStack() as kept:
-        network = parsed(graph, kept)
+    """At the largest number of views every size is known, and none exceeds TensorRT's limit."""
+    with ExitStack() as mappings:
+        network = parsed(graph, mappings)
         most = {name: ends[2] for name, ends in profile_shapes(load_graph(graph), RANGES).items()}
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
@@ -118,20 +118,20 @@ def check_sizes(graph: Path) -> None:
         assert not large, [*large.items()][:5]
         longest = {symbol: ends[2] for symbol, ends in RANGES.items()}
         outputs = [network.get_output(index) for index in range(network.num_outputs)]
-        made = {out.name: (out.dtype.name, tuple(out.shape)) for out in outputs}
-        assert made == {
+        result = {out.name: (out.dtype.name, tuple(out.shape)) for out in outputs}
+        assert result == {
             value.name: (KINDS[value.type.tensor_type.elem_type], sizes(value, longest))
             for value in load_graph(graph).graph.output
         }
 
 
 def check_build(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`covis build` itself gets as far as this machine lets it."""
+    """`covis build` gets as far as this machine allows."""
     stopped_at_the_device(build_errors(graph, monkeypatch))
 
 
 def build_errors(graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """TensorRT's errors while an engine is built; none where a plan came out."""
+    """Return TensorRT's errors of a build; none if it wrote a plan."""
     _, _, log = start()
     if not has_device():
         monkeypatch.setattr(builder, "use_gpu", lambda device: None)

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
 from covis.engines.system.native import KERNELS_LIBRARY
-from covis.engines.tensorrt import module as ours
+from covis.engines.tensorrt import module as trt_module
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.record import EngineOptions
@@ -47,7 +47,7 @@ Signature = tuple[str, tuple[tuple[TensorFacts, ...], ...]]  # the plugin's text
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp8"])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_nodes(config: str, precision: str) -> None:
-    """Nodes alike in fields, types and shapes are asked once; none is left out."""
+    """Nodes of equal fields, types and shapes are tested once; none is omitted."""
     found = Counter(
         signature
         for stage in TRUNK
@@ -62,17 +62,17 @@ def test_nodes(config: str, precision: str) -> None:
         configured = [match for line in lines if (match := CONFIGURED.search(line))]
         assert configured, (text, errors[:2])
         largest = points[2][0].shape
-        said, workspace, shape = configured[0].groups()
-        assert said == text and shape == f"({', '.join(map(str, largest))})"
+        fields, workspace, shape = configured[0].groups()
+        assert fields == text and shape == f"({', '.join(map(str, largest))})"
         # Other shapes of the profile may want a little more: a map of one region, say.
-        wanted = wanted_workspace(text, points[2])
-        assert 0 < wanted <= int(workspace) < 1.1 * wanted
-        # What follows is the kernel itself, which wants a GPU; nothing of ours refused before.
+        expected = wanted_workspace(text, points[2])
+        assert 0 < expected <= int(workspace) < 1.1 * expected
+        # What follows is the kernel itself, which needs a GPU; the plugin refused nothing before.
         assert has_device() or not [line for line in errors if "supported formats" in line]
 
 
 def signatures(graph: Path) -> Iterator[Signature]:
-    """Text and inputs of every op node, at the three points of the profile."""
+    """Return text and inputs of every op node, at the three points of the profile."""
     model = for_tensorrt(load_graph(graph))
     shapes = profile_shapes(model, RANGES)
     facts = [
@@ -84,7 +84,7 @@ def signatures(graph: Path) -> Iterator[Signature]:
 
 
 def wanted_workspace(text: str, inputs: tuple[TensorFacts, ...]) -> int:
-    """Bytes that the kernels' own host code asks for at these shapes."""
+    """Return the workspace in bytes that the kernels' host code requires at these shapes."""
     words = dict(word.split("=") for word in text.split()[1:])
     layout = TokenLayout(*(int(words[field.name]) for field in fields(TokenLayout)))
     blocks = int(words["q_block"]), int(words["k_block"])
@@ -109,7 +109,7 @@ def wanted_workspace(text: str, inputs: tuple[TensorFacts, ...]) -> int:
 
 @cache
 def asked(config: str, precision: str, signature: Signature) -> tuple[list[str], list[str]]:
-    """All lines, and errors, of a build of one node alone."""
+    """Build one node alone, and return all log lines and the errors."""
     text, points = signature
     node = next(
         node
@@ -119,7 +119,7 @@ def asked(config: str, precision: str, signature: Signature) -> tuple[list[str],
     )
     trt, builder, log = start()
     lines: list[str] = []
-    ours.logger(lambda severity, line: lines.append(line))
+    trt_module.logger(lambda severity, line: lines.append(line))
     try:
         network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, log)
@@ -134,12 +134,12 @@ def asked(config: str, precision: str, signature: Signature) -> tuple[list[str],
         config_.add_optimization_profile(profile)
         builder.build_serialized_network(network, config_)
     finally:
-        ours.logger(lambda severity, line: None)
+        trt_module.logger(lambda severity, line: None)
     return lines, list(log.errors)
 
 
 def alone(node: onnx.NodeProto, points: tuple[tuple[TensorFacts, ...], ...]) -> onnx.ModelProto:
-    """A graph of this node; maps come in int32 and are cast for it, as in the exported graphs."""
+    """Build a graph of this node; level maps are int32 and cast for it, as in exported graphs."""
     inputs, nodes, names = [], [], []
     for place, (least, _, most) in enumerate(zip(*points, strict=True)):
         name, level = f"in{place}", most.dtype == TensorProto.INT8

@@ -126,8 +126,8 @@ def test_a_plugin_of_another_major_version_is_refused(way: str, before: list[str
         [sys.executable, "-c", REGISTRY + f"{way}; show('then')", library, *before],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    told = f"built for TensorRT {21 - mine}, TensorRT {mine} is loaded; build it anew"
-    assert done.stderr.count(told) == 1
+    message = f"built for TensorRT {21 - mine}, TensorRT {mine} is loaded; build it anew"
+    assert done.stderr.count(message) == 1
     assert done.stdout.splitlines() == ["then"]
 
 
@@ -139,7 +139,7 @@ def trt() -> Iterator[Any]:
 
 
 def created(trt: Any, op: str, phase: str = "BUILD", **fields: Any) -> Any:
-    """The plugin that a creator makes of fields, or None; integers are int32, floats float32."""
+    """Create the plugin from fields, or None; integers are int32, floats float32."""
     kinds = {np.int32: "INT32", np.int64: "INT64", np.float32: "FLOAT32", np.float64: "FLOAT64"}
     made = []
     for name, value in fields.items():
@@ -208,7 +208,7 @@ def test_bad_fields(trt: Any, op: str, fields: dict[str, Any], words: str) -> No
 
 
 def test_a_plan_of_other_fields(trt: Any) -> None:
-    """Deserialising wants every field that was serialised; building fills in defaults."""
+    """Deserialising requires every field that was serialised; building fills in defaults."""
     _, _, log = start()
     assert created(trt, "BlockSelect", "RUNTIME", **FRAMES) is None
     assert "is missing; build" in log.errors[0], log.errors
@@ -255,7 +255,7 @@ def test_types_that_do_not_fit(trt: Any, op: str, types: list[str], words: str) 
 
 @pytest.mark.parametrize("kind", ["HALF", "BF16", "FLOAT"])
 def test_outputs(trt: Any, kind: str) -> None:
-    """Attention gives what Q is; the selector gives int8, a row a block of queries."""
+    """Attention returns the type and shape of Q; the selector returns int8, a row a query block."""
     shape, errors = connected(
         trt, "BlockSparseAttention", [Q, Q, Q, (1, 1, 3, 3)], [kind] * 3 + ["INT8"]
     )
@@ -269,7 +269,7 @@ def test_outputs(trt: Any, kind: str) -> None:
 def connected(
     trt: Any, op: str, shapes: list[tuple[int, ...]], types: list[str] | None = None
 ) -> tuple[tuple[str, tuple[int, ...]] | None, list[str]]:
-    """Type and shape of a plugin's output in a network of fixed shapes, and the errors."""
+    """Return type and shape of a plugin's output in a network of fixed shapes, and the errors."""
     _, builder, log = start()
     default = ["HALF", "HALF", "INT8", "FLOAT", "FLOAT"]
     types = types or (default if op == "BlockSelect" else ["HALF", "HALF", "HALF", "INT8"])

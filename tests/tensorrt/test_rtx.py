@@ -46,13 +46,13 @@ def test_parser_copy(config: str, precision: str, stage: str) -> None:
 
 
 def test_no_plugins() -> None:
-    """Why: should a version take them, the whole bundle can be compiled here."""
+    """Fails once a version accepts them, because the whole bundle can then be compiled here."""
     trt, _, _ = rtx()
     assert not [name for name in dir(trt.INetworkDefinition) if "plugin" in name]
 
 
 def compiled(model: onnx.ModelProto, graph: Path) -> int:
-    """The size of the plan that TensorRT-RTX makes, in bytes.
+    """Return the size of the plan that TensorRT-RTX builds, in bytes.
 
     Args:
         model: to compile.
@@ -77,7 +77,7 @@ def compiled(model: onnx.ModelProto, graph: Path) -> int:
 
 @cache
 def rtx() -> tuple[Any, Any, Any]:
-    """The module, a builder, and a logger that keeps errors; skips where it is not installed."""
+    """Return the module, a builder, and a logger that stores errors; skip if it is missing."""
     try:
         trt = importlib.import_module("tensorrt_rtx_bindings")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Opening bundles, and when a folder may be replaced by a new one; see also tests/attacks."""
+"""Opening bundles, and the folders that `--force` may replace; see also tests/attacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest is replaced whole or not at all."""
+"""The manifest is replaced atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One graph from two: every choice of layers computes what it should."""
+"""Mixtures of two graphs compute the same as NumPy for every choice of layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def graph(half: bool) -> onnx.ModelProto:
         for name in ("product", "gate")
     ]
     known += [helper.make_tensor_value_info(f"stream{i}", 1, shape) for i in range(3)]
-    made = helper.make_graph(
+    mixed = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("x", 1, shape)],
@@ -62,13 +62,13 @@ def graph(half: bool) -> onnx.ModelProto:
         weights,
         value_info=known,
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return helper.make_model(mixed, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def expected(kept: frozenset[str]) -> NDArray[Any]:
+def expected(from_reference: frozenset[str]) -> NDArray[Any]:
     stream = X
     for layer, weight in zip(LAYERS, WEIGHTS, strict=True):
-        if layer in kept:
+        if layer in from_reference:
             stream = stream + np.tanh(stream @ weight)
         else:
             product = stream.astype(np.float16) @ weight.astype(np.float16)
@@ -79,7 +79,7 @@ def expected(kept: frozenset[str]) -> NDArray[Any]:
 @pytest.mark.parametrize("count", range(4))
 @pytest.mark.parametrize("inferred", [False, True])
 def test_every_choice_of_layers(count: int, inferred: bool) -> None:
-    """Also where a graph does not say the types of its tensors."""
+    """The graph may also lack the types of its tensors."""
     graphs = [graph(False), graph(True)]
     if inferred:
         for model in graphs:
@@ -87,8 +87,8 @@ def test_every_choice_of_layers(count: int, inferred: bool) -> None:
     reference, candidate = (layered(model) for model in graphs)
     assert common_layers(reference, candidate) == LAYERS
     results = []
-    for kept in map(frozenset, itertools.combinations(LAYERS, count)):
-        model = mix(reference, candidate, kept)
+    for from_reference in map(frozenset, itertools.combinations(LAYERS, count)):
+        model = mix(reference, candidate, from_reference)
         onnx.checker.check_model(model)
         types = [t.data_type for t in model.graph.initializer]
         assert types.count(TensorProto.FLOAT) == count
@@ -97,9 +97,9 @@ def test_every_choice_of_layers(count: int, inferred: bool) -> None:
         )
         results.append(session.run(["y"], {"x": X})[0])
         # ONNX Runtime's float16 product differs from NumPy's in the order of summation alone.
-        np.testing.assert_allclose(results[-1], expected(kept), atol=4e-3)
+        np.testing.assert_allclose(results[-1], expected(from_reference), atol=4e-3)
     for a, b in itertools.combinations(results, 2):
-        assert np.abs(a - b).max() > 1e-5  # which layers are kept does matter
+        assert np.abs(a - b).max() > 1e-5  # the choice of layers changes the result
 
 
 def test_external_weights_are_told_apart() -> None:
@@ -110,8 +110,8 @@ def test_external_weights_are_told_apart() -> None:
             tensor.data_location = TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="model.safetensors")
             tensor.external_data.add(key="length", value="72")
-    made = mix(*(layered(model) for model in graphs), {LAYERS[1]})
-    places = {t.name: t.external_data[0].value for t in made.graph.initializer}
+    mixed = mix(*(layered(model) for model in graphs), {LAYERS[1]})
+    places = {t.name: t.external_data[0].value for t in mixed.graph.initializer}
     assert places == {
         "candidate/net.blocks.0.linear.weight": "candidate/model.safetensors",
         "reference/net.blocks.1.linear.weight": "model.safetensors",

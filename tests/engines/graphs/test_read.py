@@ -1,4 +1,4 @@
-"""Reading graphs without weights: signatures, and whether every external tensor is found."""
+"""Graphs read without weights: signatures and external tensors."""
 
 from __future__ import annotations
 

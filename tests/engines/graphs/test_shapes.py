@@ -1,4 +1,4 @@
-"""Predicted shapes against what ONNX Runtime computes, tensor by tensor; and memory by hand."""
+"""Inferred shapes compared with ONNX Runtime's, and peak memory compared with a sum by hand."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_every_tensor_is_what_onnxruntime_makes(stage: str) -> None:
     path = DEMO / f"{stage}.onnx"
     plain, parsed = load_graph(path), for_tensorrt(load_graph(path))
     facts = tensor_facts(parsed, shapes_of(parsed))
-    made = {name for node in plain.graph.node for name in node.output if name}
-    asked = [name for node in parsed.graph.node for name in node.output if name in made]
+    computed = {name for node in plain.graph.node for name in node.output if name}
+    compared = [name for node in parsed.graph.node for name in node.output if name in computed]
     known = {value.name for value in plain.graph.output}
-    more = [onnx.ValueInfoProto(name=name) for name in asked if name not in known]
+    more = [onnx.ValueInfoProto(name=name) for name in compared if name not in known]
     plain.graph.output.extend(more)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -54,10 +54,10 @@ def test_every_tensor_is_what_onnxruntime_makes(stage: str) -> None:
         inputs[value.name] = np.ones(shapes_of(plain)[value.name], kind)
         if value.name == "patch_order":
             inputs[value.name] = np.arange(inputs[value.name].size)
-    arrays = session.run(asked, inputs)
-    assert len(asked) > 50
-    for name, array in zip(asked, arrays, strict=True):
-        if isinstance(array, list):  # a sequence, which the parser's copy has no more
+    arrays = session.run(compared, inputs)
+    assert len(compared) > 50
+    for name, array in zip(compared, arrays, strict=True):
+        if isinstance(array, list):  # a sequence, which the parser's copy does not contain
             continue
         assert facts[name].shape == array.shape, name
         if array.dtype == np.float32:  # the parser's copy widens some small integers
@@ -98,7 +98,7 @@ def test_peak_by_hand() -> None:
     assert facts["again"].shape == (10, 32)
     peak = peak_memory(model, facts)
     # The activation takes over the wide tensor, views cost nothing; x and y are the caller's. At
-    # the second product the wide tensor (10 x 32) and its result (10 x 8) are held, 4 bytes each.
+    # the second product the wide tensor (10 x 32) and its result (10 x 8) are alive, 4 bytes each.
     assert (peak.bytes, peak.node) == (4 * (320 + 80), "down")
     assert peak.tensors == (("active", 1280), ("narrow", 320))
 
@@ -121,18 +121,18 @@ def test_shape_that_depends_on_data() -> None:
 
 
 def test_most_views() -> None:
-    asked: list[int] = []
+    compared: list[int] = []
 
     def needs(views: int) -> int:
-        asked.append(views)
+        compared.append(views)
         return 100 + 7 * views + views * views // 50
 
     for budget in (0, 100, 106, 107, 108, 500, 3000, 10**6, 10**9):
-        asked.clear()
+        compared.clear()
         most = largest_views(needs, budget, 20_000)
         brute = max((v for v in range(1, 20_001) if 100 + 7 * v + v * v // 50 <= budget), default=0)
         assert most == brute
-        assert len(set(asked)) <= 24
+        assert len(set(compared)) <= 24
 
 
 def test_limit_of_tensorrt() -> None:

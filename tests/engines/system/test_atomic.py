@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, whatever happens while they are filled."""
+"""Folders that are written atomically, whatever happens while they are filled."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder", "nowhere/file"])
 def test_only_an_ordinary_file_is_replaced(tmp_path: Path, kind: str) -> None:
-    """As root, a rename onto /dev/null puts an ordinary file in its place."""
+    """A rename by root onto /dev/null would replace it by a regular file."""
     target = tmp_path / kind
     if kind == "pipe":
         os.mkfifo(target)

@@ -1,4 +1,4 @@
-"""Ctrl-C during imports that would swallow it or take it for a failure."""
+"""Ctrl-C during imports that would ignore it or treat it as a failure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_others_keep_their_handlers() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
 
-    def elsewhere() -> None:  # signals belong to the main thread
+    def elsewhere() -> None:  # only the main thread receives signals
         with interrupts_held():
             heard.append(0)
 

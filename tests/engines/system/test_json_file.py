@@ -1,4 +1,4 @@
-"""JSON files that a user names: one line for whatever is wrong with them, and no endless reads."""
+"""JSON files that a user names: one line for every fault, and no endless reads."""
 
 from __future__ import annotations
 

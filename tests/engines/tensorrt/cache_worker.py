@@ -1,4 +1,4 @@
-"""A process that asks a cache for a plan; its arguments are FOLDER LOG SECONDS.
+"""A process that requests a plan from a cache; its arguments are FOLDER LOG SECONDS.
 
 Each build appends a line to LOG when it begins and when it is done, and takes SECONDS.
 """

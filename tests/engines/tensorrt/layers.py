@@ -30,7 +30,7 @@ Layer = dict[str, Any]
 
 
 def engine_layers(model: onnx.ModelProto, facts: Mapping[str, TensorFacts]) -> list[Layer]:
-    """One entry for each layer of an engine that is what the graph says."""
+    """Create an entry for each layer of an engine that agrees with its graph."""
     producers = {name: node for node in model.graph.node for name in node.output}
     layers: list[Layer] = []
     loose: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""What plans are made from, for tests that need no TensorRT: the cache never looks inside."""
+"""Inputs of plans for tests without TensorRT, because the cache never reads a plan's bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TENSORRT = "10.15.1.29"
 
 
 def plan_inputs(**changes: Any) -> PlanInputs:
-    """Inputs of a plan of the encoder of a mini bundle, with some fields changed."""
+    """Create the inputs of a plan of a mini bundle's encoder, with some fields changed."""
     fields: dict[str, Any] = {
         "stage": "encoder",
         "precision": "float32",

@@ -17,7 +17,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def lines(capsys: Captured, *arguments: str | Path) -> list[dict[str, str]]:
-    """The flags of each printed line, by name."""
+    """Parse the flags of each printed line, by name."""
     assert run_command(["build", *map(str, arguments), "--print-trtexec"]) == 0
     out = capsys.readouterr().out
     found = []
@@ -75,10 +75,10 @@ def test_graphs_for_trtexec(capsys: Captured, tmp_path: Path) -> None:
     for line in found:
         model = onnx.load(line["--onnx"], load_external_data=False)
         assert not any(function.domain == "covis" for function in model.functions)
-        ours = [node for node in model.graph.node if node.domain == "covis"]
-        names = [{a.name for a in node.attribute} for node in ours]
+        op_nodes = [node for node in model.graph.node if node.domain == "covis"]
+        names = [{a.name for a in node.attribute} for node in op_nodes]
         assert all({"plugin_version", "plugin_namespace"} <= found for found in names)
-    # TensorRT reads weights beside the graph: a link, because a copy would be the model again.
+    # TensorRT reads weights beside the graph: a link, because a copy would double the disk space.
     assert (folder / "model.safetensors").resolve() == DEMO / "model.safetensors"
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").touch()
@@ -145,7 +145,7 @@ def test_pools() -> None:
 
 
 def test_build_without_a_gpu(capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines are printed, then the machine's lack is told; exit code 3."""
+    """The lines are printed, then the error names what the machine lacks; exit code 3."""
 
     def absent(index: int) -> None:
         from covis.engines.errors import environment_error

@@ -1,4 +1,4 @@
-"""The cache of plans: built once, whole or absent, checked, whatever happens to the builders."""
+"""The cache of plans: built once, complete or absent, verified, whatever happens to builders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHOLE = hashlib.sha256(PIECE + PIECE).hexdigest()
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of own plans is the test's, not the user's."""
+    """Use a list of own plans for the test instead of the user's."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
@@ -188,8 +188,8 @@ def test_read_only_folder(public_folder: Path) -> None:
 
 
 def test_damaged_plan_or_record_is_built_anew(folder: Path) -> None:
-    said: list[str] = []
-    cache = PlanCache(folder, said.append)
+    messages: list[str] = []
+    cache = PlanCache(folder, messages.append)
     record, _ = cache.get(plan_inputs(), lambda write: write(b"plan"))
     plan, described = folder / record.file, cache.stem(plan_inputs()).with_suffix(".plan.json")
     damages = [
@@ -204,10 +204,10 @@ def test_damaged_plan_or_record_is_built_anew(folder: Path) -> None:
     ]  # fmt: skip
     for damage, words in damages:
         damage()
-        said.clear()
+        messages.clear()
         again, built = cache.get(plan_inputs(), lambda write: write(b"plan"))
-        assert built and again.sha256 == record.sha256 and len(said) >= 1
-        assert said[0].startswith("built anew: ") and words in said[0], said
+        assert built and again.sha256 == record.sha256 and len(messages) >= 1
+        assert messages[0].startswith("built anew: ") and words in messages[0], messages
     assert bytes(read_plan(record, folder)) == b"plan"
 
 
@@ -235,7 +235,7 @@ def test_tampered_plan_is_not_read(folder: Path) -> None:
 
 
 def test_list_of_own_plans(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     PlanCache(folder).get(plan_inputs(), lambda write: write(b"plan"))
     mine = next((tmp_path / "state").rglob("own-plans.txt"))
     mine.chmod(0o666)
@@ -245,10 +245,10 @@ def test_list_of_own_plans(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # cannot be a folder
     with pytest.raises(CovisError, match="cannot be read"):
         own_plans()
-    record, _ = PlanCache(folder, said.append).get(
+    record, _ = PlanCache(folder, messages.append).get(
         plan_inputs(graph="5" * 64), lambda write: write(b"other")
     )
-    assert said == [
+    assert messages == [
         "your list of own plans cannot be written: "
         f"run this one with --trust-plan {record.sha256}"
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Attention in float32: TensorRT's own operators where there is no map, refused where there is."""
+"""Float32 attention: expanded to TensorRT's operators without a level map, else refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_which_nodes_are_wide(kind: str, level: str, dense: int, mapped: int) ->
 
 
 def test_types_are_inferred_where_they_are_not_recorded() -> None:
-    """Through the function bodies, which the parser's copy has no more."""
+    """Types are inferred through the function bodies, which the parser's copy lacks."""
     model = load_graph(DEMO / "camera.onnx")
     recorded = find_float32_attention(model)
     assert len(recorded.dense) == 4 and not recorded.mapped

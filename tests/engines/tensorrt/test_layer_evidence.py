@@ -1,4 +1,4 @@
-"""What a build leaves of an engine that its proof refuses; TensorRT and the GPU are acted."""
+"""Files that remain of an engine which the proof rejects; TensorRT and the GPU are fakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engines.tensorrt.plan_inputs import H200, TENSORRT
 from tests.places import DEMO
 
 Captured = pytest.CaptureFixture[str]
-STAGES = ("saliency", "depth")  # no nodes of ours, so no plugin has to be acted
+STAGES = ("saliency", "depth")  # without nodes of the two ops, so no plugin is needed
 
 
 def layers_of(stage: str) -> str:
@@ -35,25 +35,25 @@ def layers_of(stage: str) -> str:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """What the inspector says, by stage: at first of engines that are what was asked for."""
-    said = {stage: layers_of(stage) for stage in STAGES}
+def inspector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Layer information by stage, at first of engines that pass the proof."""
+    texts = {stage: layers_of(stage) for stage in STAGES}
 
     def build_engine(request: stages.EngineRequest, write: Write) -> None:
         write(request.graph.stem.encode())
 
-    acted: dict[str, Callable[..., object]] = {
+    fakes: dict[str, Callable[..., object]] = {
         "find_gpu": lambda device: H200,
         "import_tensorrt": lambda: SimpleNamespace(__version__=TENSORRT),
         "use_gpu": lambda device: None,
         "build_engine": build_engine,
-        "inspect_plan": lambda plan: EngineInfo(said[plan.read_text()], 1),
+        "inspect_plan": lambda plan: EngineInfo(texts[plan.read_text()], 1),
         "logger": lambda log: None,
     }
-    for name, function in acted.items():
+    for name, function in fakes.items():
         monkeypatch.setattr(stages, name, function)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return said
+    return texts
 
 
 def build(tmp_path: Path, *more: str | Path) -> int:
@@ -65,10 +65,10 @@ def wrong(text: str) -> str:
     return text.replace("_f32f32_f32f32_f32", "_f32f32_tf32f32_f32")
 
 
-def test_each_stage_has_a_file_of_its_own(told: dict[str, str], tmp_path: Path) -> None:
+def test_each_stage_has_a_file_of_its_own(inspector: dict[str, str], tmp_path: Path) -> None:
     assert build(tmp_path, "--exportLayerInfo", tmp_path / "layers.json") == 0
     for stage in STAGES:
-        assert (tmp_path / f"layers.{stage}.json").read_text() == told[stage]
+        assert (tmp_path / f"layers.{stage}.json").read_text() == inspector[stage]
     assert not (tmp_path / "layers.json").exists()
     assert stage_layers_file(Path("a/l.json"), "depth", 1) == Path("a/l.json")
 
@@ -83,40 +83,40 @@ def test_trtexec_writes_to_the_same_files(capsys: Captured) -> None:
 
 
 def test_a_refused_engine_leaves_its_layers(
-    told: dict[str, str], tmp_path: Path, capsys: Captured
+    inspector: dict[str, str], tmp_path: Path, capsys: Captured
 ) -> None:
-    good, told["depth"] = told["depth"], wrong(told["depth"])
+    good, inspector["depth"] = inspector["depth"], wrong(inspector["depth"])
     assert build(tmp_path) == ExitCode.NUMERICS
     err = capsys.readouterr().err
     plans = tmp_path / "plans"
-    [kept] = plans.glob("depth-*.refused.layers")
-    assert kept.read_text() == told["depth"]
-    assert err.splitlines()[-1].endswith(f"its plan was not kept, its layers are in {kept}")
+    [saved] = plans.glob("depth-*.refused.layers")
+    assert saved.read_text() == inspector["depth"]
+    assert err.splitlines()[-1].endswith(f"its plan was not kept, its layers are in {saved}")
     assert "stage depth: the engine is not what was asked for: layer" in err
     assert not list(plans.glob("depth-*.plan")) and list(plans.glob("saliency-*.plan"))
-    # Once the engine passes, nothing of the refusal stays.
-    told["depth"] = good
+    # Once the engine passes, the file of the rejection is removed.
+    inspector["depth"] = good
     assert build(tmp_path) == 0
-    assert not kept.exists() and list(plans.glob("depth-*.plan"))
+    assert not saved.exists() and list(plans.glob("depth-*.plan"))
 
 
 def test_the_file_that_was_asked_for_is_named(
-    told: dict[str, str], tmp_path: Path, capsys: Captured
+    inspector: dict[str, str], tmp_path: Path, capsys: Captured
 ) -> None:
-    told["depth"] = wrong(told["depth"])
+    inspector["depth"] = wrong(inspector["depth"])
     assert build(tmp_path, "--exportLayerInfo", tmp_path / "l.json") == ExitCode.NUMERICS
-    assert (tmp_path / "l.depth.json").read_text() == told["depth"]
+    assert (tmp_path / "l.depth.json").read_text() == inspector["depth"]
     assert f"its layers are in {tmp_path / 'l.depth.json'}" in capsys.readouterr().err
     assert not list((tmp_path / "plans").glob("*.refused.layers"))
 
 
 def test_what_the_proof_cannot_read_is_kept(
-    told: dict[str, str], tmp_path: Path, capsys: Captured
+    inspector: dict[str, str], tmp_path: Path, capsys: Captured
 ) -> None:
-    told["depth"] = json.dumps({"Layers": ["only", "names"]})
+    inspector["depth"] = json.dumps({"Layers": ["only", "names"]})
     assert build(tmp_path) == ExitCode.ENVIRONMENT
-    [kept] = (tmp_path / "plans").glob("depth-*.refused.layers")
-    assert kept.read_text() == told["depth"]
+    [saved] = (tmp_path / "plans").glob("depth-*.refused.layers")
+    assert saved.read_text() == inspector["depth"]
     err = capsys.readouterr().err
     assert "build with --profilingVerbosity detailed; its plan was not kept" in err
 
@@ -131,7 +131,7 @@ def test_what_trips_the_proof_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused_before_anything_is_built(
-    told: dict[str, str], tmp_path: Path, capsys: Captured
+    inspector: dict[str, str], tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "l.depth.json").mkdir()
     assert build(tmp_path, "--exportLayerInfo", tmp_path / "l.json") == ExitCode.USER

@@ -1,4 +1,4 @@
-"""Our side of TensorRT against the real module: enums, attributes, classes, registry.
+"""Every use of TensorRT compared with the real module: enums, attributes, classes, registry.
 
 make trt
 """
@@ -18,7 +18,7 @@ import pytest
 from covis.engines.bundle.bundle import sha256_of
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.system.native import PLUGIN_LIBRARY, find_kernels_of, find_library
-from covis.engines.tensorrt import module as ours
+from covis.engines.tensorrt import module as trt_module
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
 from covis.engines.tensorrt.build.progress import SilentPhases, monitor
 from covis.engines.tensorrt.plans.record import EngineOptions
@@ -33,8 +33,8 @@ def trt() -> types.ModuleType:
 
 @pytest.mark.trt
 def test_version(trt: Any) -> None:
-    assert ours.import_tensorrt() is trt
-    assert ".".join(map(str, ours.tensorrt_version())) == trt.__version__.split("+")[0]
+    assert trt_module.import_tensorrt() is trt
+    assert ".".join(map(str, trt_module.tensorrt_version())) == trt.__version__.split("+")[0]
 
 
 @pytest.mark.trt
@@ -68,7 +68,7 @@ def test_pools_and_attributes(trt: Any) -> None:
         "profiling_verbosity": trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
         "hardware_compatibility_level": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
     }
-    # What is set must exist: a Python object would take any name in silence.
+    # The attributes must exist, because a Python object accepts any name silently.
     for name in (*settings.attributes, "progress_monitor"):
         assert isinstance(getattr(trt.IBuilderConfig, name), property), name
     for name in ("set_flag", "clear_flag", "set_memory_pool_limit", "add_optimization_profile",
@@ -83,9 +83,9 @@ def test_pools_and_attributes(trt: Any) -> None:
 
 @pytest.mark.trt
 def test_memory_follows_the_shapes(trt: Any) -> None:
-    """`update_device_memory_size_for_shapes` needs the feature, where a version knows it."""
+    """`update_device_memory_size_for_shapes` needs the feature in versions that have it."""
     previews = builder_settings(trt, EngineOptions()).previews
-    newer = ours.tensorrt_version() >= (10, 10)
+    newer = trt_module.tensorrt_version() >= (10, 10)
     assert [feature.name for feature in previews] == (
         ["RUNTIME_ACTIVATION_RESIZE_10_10"] if newer else []
     )
@@ -110,17 +110,17 @@ def test_compatibility_that_a_version_lacks(trt: Any) -> None:
 def test_strong_typing(trt: Any) -> None:
     flags = network_flags(trt)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    assert flags == (0 if ours.tensorrt_version() >= (11,) else typed)
+    assert flags == (0 if trt_module.tensorrt_version() >= (11,) else typed)
 
 
 @pytest.mark.trt
 def test_methods_that_the_builder_calls(trt: Any) -> None:
-    """Both ways of each choice: the newer calls come and go together."""
+    """The newer calls of each choice exist together or not at all."""
     parser = trt.OnnxParser
     newer = {hasattr(parser, name) for name in
              ("load_model_proto", "load_initializer", "parse_model_proto")}  # fmt: skip
     assert len(newer) == 1 and callable(parser.parse) and callable(parser.get_error)
-    assert newer == {ours.tensorrt_version() >= (10, 13)}
+    assert newer == {trt_module.tensorrt_version() >= (10, 13)}
     assert hasattr(trt.Builder, "build_serialized_network_to_stream") == hasattr(
         trt, "IStreamWriter"
     )
@@ -143,17 +143,17 @@ def test_methods_that_the_builder_calls(trt: Any) -> None:
 
 @pytest.mark.trt
 def test_monitor(trt: Any) -> None:
-    said: list[tuple[object, ...]] = []
+    messages: list[tuple[object, ...]] = []
 
     class Phases(SilentPhases):
         def begin(self, name: str, depth: int, steps: int) -> None:
-            said.append(("begin", name, depth, steps))
+            messages.append(("begin", name, depth, steps))
 
         def step(self, name: str, done: int) -> None:
-            said.append(("step", name, done))
+            messages.append(("step", name, done))
 
         def end(self, name: str) -> None:
-            said.append(("end", name))
+            messages.append(("end", name))
 
     stop = threading.Event()
     found = monitor(Phases(), stop)
@@ -164,7 +164,7 @@ def test_monitor(trt: Any) -> None:
     found.phase_finish("Tactic Selection")
     stop.set()
     assert found.step_complete("Building Engine", 1) is False  # TensorRT then stops the build
-    assert said == [
+    assert messages == [
         ("begin", "Building Engine", 0, 4), ("begin", "Tactic Selection", 1, 9),
         ("step", "Tactic Selection", 1), ("end", "Tactic Selection"),
         ("step", "Building Engine", 2),
@@ -173,20 +173,20 @@ def test_monitor(trt: Any) -> None:
 
 @pytest.mark.trt
 def test_logger(trt: Any) -> None:
-    said: list[tuple[str, str]] = []
-    log = ours.logger(lambda severity, text: said.append((severity, text)))
-    assert isinstance(log, trt.ILogger) and ours.logger() is log
+    messages: list[tuple[str, str]] = []
+    log = trt_module.logger(lambda severity, text: messages.append((severity, text)))
+    assert isinstance(log, trt.ILogger) and trt_module.logger() is log
     log.forget()
     severities = trt.ILogger.Severity
     log.log(severities.VERBOSE, "quiet")
     log.log(severities.ERROR, "first\n")
     log.log(severities.INTERNAL_ERROR, "second")
     log.log(severities.WARNING, "careful\x1b[2J")
-    assert [severity for severity, _ in said] == ["verbose", "error", "error", "warning"]
+    assert [severity for severity, _ in messages] == ["verbose", "error", "error", "warning"]
     assert log.last_error() == "first" and log.warnings == ["careful\\x1b[2J"]
     log.forget()
     assert log.last_error() == ""
-    ours.logger(lambda severity, text: None)
+    trt_module.logger(lambda severity, text: None)
 
 
 REGISTER = """
@@ -246,7 +246,7 @@ def failing_import(error: Exception) -> Any:
 def test_import_that_fails(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
     monkeypatch.setattr(importlib, "import_module", failing_import(error))
     with pytest.raises(CovisError) as caught:
-        ours.import_tensorrt()
+        trt_module.import_tensorrt()
     assert words in str(caught.value) and caught.value.code == ExitCode.ENVIRONMENT
 
 
@@ -260,10 +260,10 @@ def test_versions(monkeypatch: pytest.MonkeyPatch, version: str, good: bool) -> 
     module.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     if good:
-        assert ours.import_tensorrt() is module
+        assert trt_module.import_tensorrt() is module
         return
     with pytest.raises(CovisError, match=rf"TensorRT {version} is installed, 10\.6 to 11\.x is"):
-        ours.import_tensorrt()
+        trt_module.import_tensorrt()
 
 
 def test_missing_plugin(tmp_path: Path) -> None:
@@ -272,26 +272,26 @@ def test_missing_plugin(tmp_path: Path) -> None:
     assert (
         find_library(PLUGIN_LIBRARY, tmp_path / "libcovis_trt.so") == tmp_path / "libcovis_trt.so"
     )
-    assert ours.missing_plugin(tmp_path).code == ExitCode.USER
-    assert "was not built; see docs/how-to/tensorrt.md" in str(ours.missing_plugin(None))
+    assert trt_module.missing_plugin(tmp_path).code == ExitCode.USER
+    assert "was not built; see docs/how-to/tensorrt.md" in str(trt_module.missing_plugin(None))
 
 
 def test_the_plugin_is_known_by_its_kernels_too(tmp_path: Path) -> None:
-    """Where the plugin itself looks for them: beside it, then in the build tree."""
+    """The plugin looks for its kernels beside itself, then in the build tree."""
     plugin = tmp_path / "tensorrt" / "libcovis_trt.so"
     plugin.parent.mkdir()
     plugin.write_bytes(b"plugin")
-    alone = ours.plugin_digest(plugin)
+    alone = trt_module.plugin_digest(plugin)
     assert find_kernels_of(plugin) is None and alone == sha256_of(plugin)
     built = tmp_path / "cuda" / "libcovis_kernels.so"
     built.parent.mkdir()
     built.write_bytes(b"kernels")
-    first = ours.plugin_digest(plugin)
+    first = trt_module.plugin_digest(plugin)
     assert find_kernels_of(plugin) == built and first != alone
     beside = plugin.with_name("libcovis_kernels.so")
     beside.write_bytes(b"others")
     assert find_kernels_of(plugin) == beside
-    assert ours.plugin_digest(plugin) not in (alone, first)
+    assert trt_module.plugin_digest(plugin) not in (alone, first)
     plugin.write_bytes(b"plugin 2")
     beside.write_bytes(b"kernels")
-    assert ours.plugin_digest(plugin) not in (alone, first)
+    assert trt_module.plugin_digest(plugin) not in (alone, first)

@@ -1,4 +1,4 @@
-"""The copies that TensorRT's parser reads: the same numbers, plugins named, weights on the disk."""
+"""Graph copies for TensorRT's parser: same results, plugins named, weights on the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covis.engines.tensorrt.parser_graph.parser_graph import for_onnxruntime_ten
 from tests.places import DEMO
 
 STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "points", "saliency"]
-WITHOUT_MAPS = ["encoder", "camera"]  # the demo is float32: there TensorRT's own operators serve
+WITHOUT_MAPS = ["encoder", "camera"]  # the demo is float32, so TensorRT's own operators run these
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -30,9 +30,9 @@ def test_plugins_named_and_functions_gone(stage: str) -> None:
     copy = for_tensorrt(model)
     assert model.SerializeToString(deterministic=True) == before
     assert not copy.functions
-    ours = [node for node in copy.graph.node if node.domain == "covis"]
+    op_nodes = [node for node in copy.graph.node if node.domain == "covis"]
     theirs = [] if stage in WITHOUT_MAPS else [n for n in model.graph.node if n.domain == "covis"]
-    for node, old in zip(ours, theirs, strict=True):
+    for node, old in zip(op_nodes, theirs, strict=True):
         naming = {"plugin_version": b"1", "plugin_namespace": b""}
         if node.op_type == "BlockSparseAttention":
             naming["precision"] = b"full"
@@ -47,8 +47,8 @@ def test_the_provider_finds_its_domain(stage: str) -> None:
     model = load_graph(DEMO / f"{stage}.onnx")
     copy = for_onnxruntime_tensorrt(model)
     domains = [node.domain for node in copy.graph.node]
-    ours = 0 if stage in WITHOUT_MAPS else sum(n.domain == "covis" for n in model.graph.node)
-    assert domains.count("trt.plugins") == ours
+    count = 0 if stage in WITHOUT_MAPS else sum(n.domain == "covis" for n in model.graph.node)
+    assert domains.count("trt.plugins") == count
     assert "covis" not in domains
     imports = {entry.domain: entry.version for entry in copy.opset_import}
     used = any(node.domain == "covis" for node in model.graph.node)
@@ -56,7 +56,7 @@ def test_the_provider_finds_its_domain(stage: str) -> None:
 
 
 def test_the_same_numbers(tmp_path: Path) -> None:
-    """No sequence and no plugin is left: ONNX Runtime gives the same up to the order of sums."""
+    """Without sequence and plugin ONNX Runtime computes the same, up to the order of sums."""
     shutil.copy(DEMO / "model.safetensors", tmp_path)
     model = load_graph(DEMO / "camera.onnx")
     copy = for_tensorrt(model)
@@ -74,7 +74,7 @@ def test_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_axes_become_constants() -> None:
-    """The parser wants the axes of a reduction as plain constants, whatever the exporter wrote."""
+    """The parser requires the axes of a reduction as constants, whatever the exporter wrote."""
     for stage in STAGES:
         graph = for_tensorrt(load_graph(DEMO / f"{stage}.onnx")).graph
         constants = {node.output[0] for node in graph.node if node.op_type == "Constant"}
@@ -107,8 +107,8 @@ def test_lowered_levels_are_computed_in_fp8(most: int, expected: bytes) -> None:
 
 def test_low_precision_is_asked_for() -> None:
     copy = for_tensorrt(load_graph(DEMO / "aggregator.onnx"), precision="fp8")
-    ours = [node for node in copy.graph.node if node.domain == "covis"]
-    assert ours and all(_attributes(node)["precision"] == b"fp8" for node in ours)
+    op_nodes = [node for node in copy.graph.node if node.domain == "covis"]
+    assert op_nodes and all(_attributes(node)["precision"] == b"fp8" for node in op_nodes)
 
 
 def _sequence(size: str, places: str = "first = SequenceAt (parts, zero)") -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Which plan a run gets, and why one is refused."""
+"""The choice of a plan, and the mismatches for which one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of views and chunks, the shapes they make, and trtexec's spelling of shapes."""
+"""Ranges of views and chunks, the shapes of a profile, and trtexec's syntax of shapes."""
 
 from __future__ import annotations
 

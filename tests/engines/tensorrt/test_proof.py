@@ -1,4 +1,4 @@
-"""An engine is held against its graph: what it says of its layers, and what is refused."""
+"""The proof that compares an engine's layers with its graph, and the faults that it reports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stage(name: str, views: int = 4) -> tuple[onnx.ModelProto, Facts]:
     return model, tensor_facts(model, shapes)
 
 
-def held(
+def compare(
     model: onnx.ModelProto, facts: Facts, layers: list[Layer], **options: bool
 ) -> EngineReport:
     return report(model, facts, parse_layers(as_json(layers)), **options)
@@ -60,18 +60,18 @@ def held(
 )
 def test_engine_that_is_what_the_graph_says(name: str, maps: set[str]) -> None:
     model, facts = stage(name)
-    found = held(model, facts, engine_layers(model, facts))
+    found = compare(model, facts, engine_layers(model, facts))
     assert found.faults == () and found.proven == found.products > 0
     found.refuse_faults("stage")
-    ours = [node for node in model.graph.node if node.domain == "covis"]
-    assert [row.node for row in found.attention] == [node.name for node in ours]
+    op_nodes = [node for node in model.graph.node if node.domain == "covis"]
+    assert [row.node for row in found.attention] == [node.name for node in op_nodes]
     assert all(row.plugin and row.precision == "float32" for row in found.attention)
     assert {row.level for row in found.attention} == maps
     kinds = Counter[str]()
     for row in found.classes:
         kinds[row.kind] += row.count
     assert kinds["gemm"] == found.products
-    assert sum(kinds[k] for k in kinds if k.startswith("PluginV3 Block")) == len(ours)
+    assert sum(kinds[k] for k in kinds if k.startswith("PluginV3 Block")) == len(op_nodes)
     gemm = next(row for row in found.classes if row.kind == "gemm")
     assert gemm.precision == "float32" and gemm.kernel.startswith("sm90_xmma_gemm_f32f32")
 
@@ -82,14 +82,14 @@ def test_attention_that_is_not_the_plugin() -> None:
     first = next(layer for layer in layers if layer["LayerType"] == "PluginV3")
     name = first["Name"]
     first |= {"LayerType": "kgen", "PluginType": "", "Name": "_gemm_mha_v2_myl0_1"}
-    found = held(model, facts, layers)
+    found = compare(model, facts, layers)
     assert found.faults == (f"node {name!r} (BlockSparseAttention) is not run by the plugin",)
     with pytest.raises(CovisError, match=r"stage x: the engine is not what was asked for: node"):
         found.refuse_faults("stage x")
-    first["Metadata"] = ""  # and where the layer does not even name its node
-    assert held(model, facts, layers).faults == found.faults
+    first["Metadata"] = ""  # also if the layer does not name its node
+    assert compare(model, facts, layers).faults == found.faults
     others = [layer for layer in layers if layer["LayerType"] != "PluginV3"]
-    assert len(held(model, facts, others).faults) == len(found.attention)
+    assert len(compare(model, facts, others).faults) == len(found.attention)
 
 
 def test_tf32() -> None:
@@ -97,13 +97,13 @@ def test_tf32() -> None:
     layers = engine_layers(model, facts)
     gemm = next(layer for layer in layers if layer["LayerType"] == "gemm")
     gemm["TacticName"] = "sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize64x128x16_stage4"
-    [fault] = held(model, facts, layers).faults
+    [fault] = compare(model, facts, layers).faults
     assert "runs a TF32 kernel (sm80_xmma_gemm_f32f32_tf32" in fault
-    assert held(model, facts, layers, tf32=True).faults == ()
+    assert compare(model, facts, layers, tf32=True).faults == ()
 
 
 def narrow(kind: int, quantized: bool) -> tuple[onnx.ModelProto, Facts]:
-    """Two products and an attention in a narrow type; in FP8 the first one's operand comes so."""
+    """Two products and an attention in a narrow type; with FP8 the first operand is quantised."""
     node = helper.make_node
     nodes = [
         node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=TensorProto.FLOAT8E4M3FN),
@@ -132,10 +132,10 @@ def narrow(kind: int, quantized: bool) -> tuple[onnx.ModelProto, Facts]:
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_silent_float32(kind: int) -> None:
-    """The fault the field knows: a narrow model whose engine runs in float32 all the same."""
+    """A common fault: the engine of a narrow model runs in float32."""
     model, facts = narrow(kind, False)
     layers = engine_layers(model, facts)
-    good = held(model, facts, layers)
+    good = compare(model, facts, layers)
     assert good.faults == () and good.proven == 2
     narrow_name = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}[kind]
     assert good.attention[0].precision == narrow_name
@@ -143,7 +143,7 @@ def test_silent_float32(kind: int) -> None:
         for tensor in layer["Inputs"]:
             if tensor["Format/Datatype"] in ("Half", "BFloat16"):
                 tensor["Format/Datatype"] = "Float"
-    assert set(held(model, facts, layers).faults) == {
+    assert set(compare(model, facts, layers).faults) == {
         f"node 'attention' reads float32 queries, the graph says {narrow_name}",
         f"product 'first' reads float32, the graph says {narrow_name}",
         f"product 'second' reads float32, the graph says {narrow_name}",
@@ -153,17 +153,17 @@ def test_silent_float32(kind: int) -> None:
 def test_silent_half_instead_of_fp8() -> None:
     model, facts = narrow(TensorProto.FLOAT16, True)
     layers = engine_layers(model, facts)
-    assert held(model, facts, layers).faults == ()
+    assert compare(model, facts, layers).faults == ()
     gemm = next(layer for layer in layers if layer["Name"].startswith("first"))
     assert gemm["Inputs"][0]["Format/Datatype"] == "FP8"
     gemm["Inputs"][0]["Format/Datatype"] = "Half"
-    assert held(model, facts, layers).faults == (
+    assert compare(model, facts, layers).faults == (
         "product 'first' reads float16, the graph says float8_e4m3fn",
     )
 
 
 def test_fused_casts_prove_nothing() -> None:
-    """A kernel that rounds what it reads, inside, reads wide numbers for a narrow product."""
+    """A kernel that contains the cast of its operands reads wide numbers for a narrow product."""
     model, facts = narrow(TensorProto.FLOAT16, False)
     cast = helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT16, name="cast")
     model.graph.node.insert(0, cast)
@@ -174,18 +174,18 @@ def test_fused_casts_prove_nothing() -> None:
     first = next(layer for layer in layers if layer["Name"].startswith("first"))
     for tensor in first["Inputs"]:
         tensor["Format/Datatype"] = "Float"
-    assert held(model, facts, layers).faults == (
+    assert compare(model, facts, layers).faults == (
         "product 'first' reads float32, the graph says float16",
     )
     first["Metadata"] += "\x1f[ONNX Layer: cast]"
-    found = held(model, facts, layers)
+    found = compare(model, facts, layers)
     assert found.faults == () and (found.proven, found.products) == (1, 2)
 
 
 def test_products_without_a_layer_are_not_proven() -> None:
     model, facts = narrow(TensorProto.FLOAT16, False)
     layers = [x for x in engine_layers(model, facts) if not x["Name"].startswith("second")]
-    found = held(model, facts, layers)
+    found = compare(model, facts, layers)
     assert found.faults == () and (found.proven, found.products) == (1, 2)
 
 
@@ -247,20 +247,20 @@ def test_proof_of_a_build() -> None:
     model, facts = narrow(TensorProto.FLOAT16, False)
     shape = {"x": (1, 2, 32, 16)}
     shapes = InputShapes(shape, shape, shape, frozenset())
-    layers, said = engine_layers(model, facts), list[str]()
+    layers, messages = engine_layers(model, facts), list[str]()
     text = as_json(layers)
-    prove(EngineInfo(text), model, shapes, EngineOptions(), "stage x", said.append)
-    assert said == [
+    prove(EngineInfo(text), model, shapes, EngineOptions(), "stage x", messages.append)
+    assert messages == [
         f"stage x: {len(layers)} layers; 1 of 1 nodes of ours in the plugin; "
         "2 of 2 products shown in the graph's type"
     ]
     worse = text.replace('"Half"', '"Float"')
     with pytest.raises(CovisError, match="not what was asked for") as caught:
-        prove(EngineInfo(worse), model, shapes, EngineOptions(), "stage x", said.append)
+        prove(EngineInfo(worse), model, shapes, EngineOptions(), "stage x", messages.append)
     assert caught.value.code == ExitCode.NUMERICS
     quiet = EngineOptions(profiling_verbosity="layer_names_only")
-    prove(EngineInfo(worse), model, shapes, quiet, "stage x", said.append)
-    assert said[-1] == "stage x: not proven (built with --profilingVerbosity layer_names_only)"
+    prove(EngineInfo(worse), model, shapes, quiet, "stage x", messages.append)
+    assert messages[-1] == "stage x: not proven (built with --profilingVerbosity layer_names_only)"
 
 
 def test_inspect_shows_engines(

@@ -1,4 +1,4 @@
-"""The file of measured kernel times: merged, and not read when damaged."""
+"""The cache of measured kernel times: merged, and not read if it is damaged."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def test_merged(tmp_path: Path) -> None:
 
 
 def test_damaged_file_is_not_read(tmp_path: Path) -> None:
-    said: list[str] = []
-    cache = TimingCache(tmp_path / "timing.cache", said.append)
+    messages: list[str] = []
+    cache = TimingCache(tmp_path / "timing.cache", messages.append)
     cache.add(b"times", union)
     flip(cache.path, 2)
     assert cache.read() == b""
-    assert "is damaged (sha256 differs); kernels are measured anew" in said[0]
+    assert "is damaged (sha256 differs); kernels are measured anew" in messages[0]
     cache.add(b"new", union)
-    assert cache.read() == b"new" and len(said) == 2
+    assert cache.read() == b"new" and len(messages) == 2
     cache.path.with_name("timing.cache.sha256").write_bytes(b"\xff")
-    assert cache.read() == b"" and "cannot be read" in said[2]
+    assert cache.read() == b"" and "cannot be read" in messages[2]
 
 
 def test_file_of_trtexec_is_read(tmp_path: Path) -> None:

@@ -64,12 +64,12 @@ def test_repository_of_graphs(
         assert config.name == f"covis_{stage.name}" and config.backend == "onnxruntime"
         assert config.max_batch_size == 0 and len(config.instance_group) == 1
         for field, tensors in (("input", stage.inputs), ("output", stage.outputs)):
-            told = kinds(config, field)
-            assert told.keys() == {tensor.name for tensor in tensors}
+            tensors_of_config = kinds(config, field)
+            assert tensors_of_config.keys() == {tensor.name for tensor in tensors}
             for tensor in tensors:
                 dims = [-1 if isinstance(n, str) else n for n in tensor.shape]
-                assert told[tensor.name] == (TYPES[tensor.dtype], dims or [1], False)
-        # What is served loads and runs, weights and all.
+                assert tensors_of_config[tensor.name] == (TYPES[tensor.dtype], dims or [1], False)
+        # The served graph loads and runs with its weights.
         graph = out / "models" / f"covis_{stage.name}" / "1" / "model.onnx" / "model.onnx"
         session = ort.InferenceSession(str(graph))
         ranks = {value.name: len(value.shape) for value in session.get_inputs()}
@@ -81,7 +81,7 @@ def test_repository_of_graphs(
 
 
 def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
-    """Every tensor of every step is there when it is read, in the type and shape it was made."""
+    """Every tensor of every step is there when it is read, in the type and shape of its output."""
     ensemble = found["covis"]
     assert ensemble.platform == "ensemble" and ensemble.max_batch_size == 0
     there = kinds(ensemble, "input")
@@ -101,9 +101,9 @@ def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
 
 
 def build_plans(bundle: Bundle, folder: Path, most: int) -> dict[str, bytes]:
-    """A file for each stage in the cache; the repository never looks inside."""
+    """Write a plan of each stage into the cache; the repository never reads its bytes."""
     digests = {file.path: file.sha256 for file in bundle.manifest.files}
-    made = {}
+    plans = {}
     for stage in bundle.manifest.stages:
         symbol = "N" if stage.scope == "frames" else "M"
         for high in (most, 4 * most):
@@ -114,8 +114,8 @@ def build_plans(bundle: Bundle, folder: Path, most: int) -> dict[str, bytes]:
                 profile={symbol: Range(min=1, opt=high, max=high)},
             )  # fmt: skip
             PlanCache(folder).get(inputs, lambda write, data=data: write(data))
-            made[f"{stage.name}-{high}"] = data
-    return made
+            plans[f"{stage.name}-{high}"] = data
+    return plans
 
 
 def test_numbers_travel_in_rows_of_one(capsys: Captured, tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_numbers_travel_in_rows_of_one(capsys: Captured, tmp_path: Path) -> None
              "min_neighbours": np.int64(1), "reference": np.int64(0)}  # fmt: skip
     results = []
     for graph, shape in zip(graphs, [(), (1,)], strict=True):
-        given = {n: v if v.ndim else np.asarray(v).reshape(shape) for n, v in feeds.items()}
-        results.append(ort.InferenceSession(str(graph)).run(None, given))
+        feeds_of_copy = {n: v if v.ndim else np.asarray(v).reshape(shape) for n, v in feeds.items()}
+        results.append(ort.InferenceSession(str(graph)).run(None, feeds_of_copy))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_array_equal(got, expected)
     capsys.readouterr()
@@ -157,7 +157,7 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
         if stage.name == "aggregator_pooled":
             continue
         place = out / "models" / f"covis_{stage.name}"
-        if stage.name == "saliency":  # takes single numbers, which no plan gets from Triton
+        if stage.name == "saliency":  # has scalar inputs, which Triton does not pass to plans
             assert found["covis_saliency"].backend == "onnxruntime"
             assert (place / "1" / "model.onnx" / "model.onnx").is_file()
             assert list(found["covis_saliency"].instance_group[0].gpus) == [1]
@@ -212,7 +212,7 @@ def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_schema_is_strict() -> None:
-    """The parser that judges the files does refuse what Triton does not know."""
+    """The parser of these tests rejects fields that Triton does not define."""
     from google.protobuf.text_format import ParseError
 
     with pytest.raises(ParseError):
