@@ -26,8 +26,9 @@ from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_sce
 from covis.evaluation.accuracy.summary import aggregate
 from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
+from covis.evaluation.sweep.axes import SweepAxes
 from covis.evaluation.sweep.report import Row, markdown, row
-from covis.evaluation.sweep.sweep import Plan, Sweep, settings
+from covis.evaluation.sweep.sweep import Sweep, settings
 from covis.runtime.pipeline import Pipeline, load
 from covis.runtime.scene.from_heads import nearest_rotation
 from covis.synthetic import (
@@ -105,7 +106,7 @@ def mean_training_pose(kind: str, scenes: int = 200) -> NDArray[np.float64]:
 
 
 def sparse_sweep(
-    pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int, work: Path, plan: Plan
+    pipeline: Pipeline, kinds: Sequence[str], scenes: int, views: int, work: Path, axes: SweepAxes
 ) -> dict[str, list[Row]]:
     """Return the rows of a sweep by kind, over many views of which many share no content."""
     manifest = pipeline.bundle.manifest
@@ -120,7 +121,7 @@ def sparse_sweep(
         )
         # Neighbours that are always kept would blur what tau alone does.
         base = Sparsity(min_neighbours=0)
-        points = settings(plan, base, manifest.model.global_layers)
+        points = settings(axes, base, manifest.model.global_layers)
         whole = Sweep(work / kind.replace("/", "-"), {"": pipeline}, job, points)
         refs = job.dataset.scenes()[:scenes]
         whole.run(refs, lambda scene, name: print(f"\r{scene} {name:<40}", end="", flush=True))
@@ -278,7 +279,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     begun = time.process_time()
     options = RunOptions(chunk=24, threads=arguments.threads)
     pipeline = load(arguments.bundle, options)
-    plan = Plan(taus=tuple(arguments.taus), keep_ratios=(0.5, 0.25, 0.1))
+    axes = SweepAxes(taus=tuple(arguments.taus), keep_ratios=(0.5, 0.25, 0.1))
     training = _read(arguments.bundle.resolve().parent / "covis-mini.json")
     return {
         "options": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},
@@ -293,7 +294,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.wide_scenes,
             arguments.wide_views,
             arguments.work,
-            plan,
+            axes,
         ),
         "attention": attention_table(
             pipeline, arguments.sparse_kinds[0], min(2, arguments.wide_scenes), arguments.wide_views

@@ -14,7 +14,7 @@ import torch
 
 from covis.commands.demo import demo_bundle
 from covis.evaluation.metrics.pose import auc, pair_errors, undirected
-from covis.evaluation.sweep.sweep import Plan
+from covis.evaluation.sweep.axes import SweepAxes
 from covis.export.models import build_model
 from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START, SceneSpec, build, camera_path
 from tests.tiny_vggt import CONFIG
@@ -38,8 +38,8 @@ def test_the_page_of_a_tiny_run(
     scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, _ = scripts
-    small = Plan(taus=(0.5,), selectors=("saliency",), layers=("all",), shares=(0.75,), drops=False)
-    monkeypatch.setattr(script, "Plan", lambda **given: small)
+    small = SweepAxes((0.5,), ("saliency",), layers=("all",), shares=(0.75,), drops=False)
+    monkeypatch.setattr(script, "SweepAxes", lambda **given: small)
     words = ["--bundle", str(demo_bundle()), "--kinds", "studio/orbit", "--scenes", "2"]
     words += ["--views", "3", "--sparse-kinds", "studio/scatter", "--wide-scenes", "1"]
     words += ["--wide-views", "4", "--work", str(tmp_path / "work")]
