@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.vggt_gpu import find_tau, fit, kept_pairs, main, select, synthetic_pairs
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import Sparsity
-from covis.evaluation.bench.measure import made_images
+from covis.evaluation.bench.measure import random_images
 from covis.runtime.pipeline import load
 
 
@@ -43,7 +43,7 @@ def test_tau_is_the_largest_that_keeps_the_share(views: int, share: float, refer
 def test_the_rule_is_that_of_the_saliency_graph(tiny_bundle: Path) -> None:
     """What the benchmark reckons with is what a run with that tau keeps."""
     pipeline = load(tiny_bundle)
-    images = made_images(8, pipeline.bundle.manifest.pixel_rule)
+    images = random_images(8, pipeline.bundle.manifest.pixel_rule)
     quiet = lambda stage, done, total: None  # noqa: E731
     values = pipeline.run_stages(images, Sparsity(selector="dense"), quiet)
     tau, kept = find_tau(values["similarity"], 0.5, 0)

@@ -15,7 +15,7 @@ import pytest
 
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.options import Sparsity
-from covis.evaluation.bench.measure import made_images
+from covis.evaluation.bench.measure import random_images
 from covis.runtime.pipeline import load
 from tests.gpu import full_size, prepare
 from tests.gpu.full_size import fill, strip
@@ -161,7 +161,7 @@ def test_a_bundle_without_weights_gets_new_ones(tiny_bundle: Path, tmp_path: Pat
     assert new.read_bytes()[begin:end] == weights.read_bytes()[begin:end]
     assert new.read_bytes()[end:] != weights.read_bytes()[end:]
     pipeline = load(tmp_path / "filled")  # digests are those of the manifest
-    images = made_images(3, pipeline.bundle.manifest.pixel_rule)
+    images = random_images(3, pipeline.bundle.manifest.pixel_rule)
     quiet = lambda stage, done, total: None  # noqa: E731
     values = pipeline.run_stages(images, Sparsity(selector="dense"), quiet)
     assert np.isfinite(values["depth"]).all()
