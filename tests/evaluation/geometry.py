@@ -1,4 +1,4 @@
-"""Cameras and clouds for the tests, made without the code under test."""
+"""Cameras and clouds for the tests, independent of the code under test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def rotation(rng: np.random.Generator, angle: float | None = None) -> Float64:
-    """A random rotation; by Rodrigues' formula about a random axis where the angle is given."""
+    """Create a random rotation, with an angle about a random axis by Rodrigues' formula."""
     if angle is None:
         q, r = np.linalg.qr(rng.normal(size=(3, 3)))
         q *= np.sign(np.diag(r))

@@ -1,4 +1,4 @@
-"""A frame-pair map of the caller's own instead of the one that saliency finds."""
+"""A caller's map of view pairs instead of saliency's."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def test_the_map_found_by_saliency_given_back_changes_nothing(
 ) -> None:
     found = pipeline(photos, sparsity=replace(SPARSE, tau=0.97))
     assert found.pair_level is not None
-    given = pipeline(photos, sparsity=SPARSE, pair_level=found.pair_level)
-    np.testing.assert_array_equal(given.pair_level, found.pair_level)
-    np.testing.assert_array_equal(given.depth, found.depth)
-    np.testing.assert_array_equal(given.extrinsics, found.extrinsics)
-    assert given.provenance["pair_level"] == "given by the caller"
+    again = pipeline(photos, sparsity=SPARSE, pair_level=found.pair_level)
+    np.testing.assert_array_equal(again.pair_level, found.pair_level)
+    np.testing.assert_array_equal(again.depth, found.depth)
+    np.testing.assert_array_equal(again.extrinsics, found.extrinsics)
+    assert again.provenance["pair_level"] == "given by the caller"
     assert "pair_level" not in found.provenance
 
 
 def test_the_map_decides_alone(pipeline: Pipeline, photos: Path) -> None:
-    """All pairs: dense, whatever tau says. A chain: one-sided, and counted as given."""
+    """All pairs are dense whatever tau is; a chain is one-sided and counted as it is."""
     dense = pipeline(photos, sparsity=replace(SPARSE, selector="dense"))
     full = pipeline(photos, sparsity=SPARSE, pair_level=np.full((4, 4), 2))
     np.testing.assert_allclose(full.extrinsics, dense.extrinsics, atol=1e-5)

@@ -27,7 +27,7 @@ def pipeline(tiny_bundle: Path) -> Pipeline:
 
 
 def close(a: Scene, b: Scene, tolerance: float = 1e-4) -> bool:
-    """Whether two runs differ only by the order of summation."""
+    """Require that two runs differ only by the order of summation."""
     pairs = [(a.depth, b.depth), (a.points, b.points), (a.extrinsics, b.extrinsics)]
     return all(np.abs(x - y).max() <= tolerance * np.abs(y).max() for x, y in pairs)  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""Made scenes: depth, points and cameras agree; backends agree; co-visibility is true."""
+"""Synthetic scenes: depth, points and cameras agree; backends agree; co-visibility is true."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
 
-MAX_POINTS = (
-    1_000_000  # browsers turn no more smoothly; the PLY has all points
-)
+MAX_POINTS = 1_000_000  # browsers turn no more smoothly; the PLY has all points
 
 # glTF is y up, looking along -z; the scene is OpenCV's y down, along +z: a half turn about x.
 _TO_GLTF = np.diag([1.0, -1.0, -1.0])

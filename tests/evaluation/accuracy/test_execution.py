@@ -1,4 +1,4 @@
-"""Workers that compute, refuse, die and err: every scene is reported once, by name."""
+"""Workers that compute, reject, die and fail: every scene is reported once, by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job(dataset: Crashing) -> Job:
 def collect(
     go: Callable[[Callable[[SceneRef, Record | CovisError], None]], None],
 ) -> dict[str, Record | CovisError]:
-    """What was reported, each scene once."""
+    """Collect the reports and require each scene once."""
     found: list[tuple[str, Record | CovisError]] = []
     go(lambda scene, outcome: found.append((scene.name, outcome)))
     assert max(Counter(name for name, _ in found).values()) == 1

@@ -1,4 +1,4 @@
-"""Writers of tiny datasets in their published layouts, from a made scene with known cameras.
+"""Writers of tiny datasets in their published layouts, from a synthetic scene with known cameras.
 
 They know the datasets' conventions from their descriptions and nothing of the readers: cameras are
 written from axes and positions.

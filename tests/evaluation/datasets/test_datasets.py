@@ -55,7 +55,7 @@ def photo(truth: GroundTruth, i: int) -> Any:
 
 
 def check_photos(truth: GroundTruth, scene: Known, views: list[int]) -> None:
-    """Which photo is which: the nearest of all, in colour."""
+    """Identify each photo as the nearest of all in colour."""
     for i, view in enumerate(views):
         image = photo(truth, i).astype(float)
         factor = image.shape[0] // H

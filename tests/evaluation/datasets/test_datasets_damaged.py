@@ -1,4 +1,4 @@
-"""Datasets half there, damaged or garbage: one line names the file, and the rest goes on."""
+"""Incomplete, damaged or foreign datasets: one line names the file, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_all_datasets_are_here() -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_half_a_dataset_is_told_in_one_line(tmp_path: Path, scene: Known, name: str) -> None:
+def test_half_a_dataset_is_reported_in_one_line(tmp_path: Path, scene: Known, name: str) -> None:
     """A missing folder, an empty one, one without a file, one with that file cut short."""
     write, file = WRITERS[name]
     with pytest.raises(CovisError, match="nowhere: no such folder"):
@@ -117,7 +117,7 @@ def test_half_a_dataset_is_told_in_one_line(tmp_path: Path, scene: Known, name: 
 
 
 @pytest.mark.parametrize("name", ["7scenes", "nrgbd", "scannet", "eth3d", "co3d"])
-def test_missing_depth_is_told_when_it_is_asked_for(
+def test_missing_depth_is_reported_when_it_is_sampled(
     tmp_path: Path, scene: Known, name: str
 ) -> None:
     WRITERS[name][0](tmp_path, scene)
@@ -200,10 +200,10 @@ def test_a_real_layout_through_the_command(
     command = ["eval", str(demo_bundle()), "nrgbd", str(root), "--out", str(out), "--views", "2",
                "--max-points", "500", "--threads", "1"]  # fmt: skip
     assert run_command(command) == 2
-    told = capsys.readouterr().err
-    assert "kitchen: has 0 usable views (3 without a usable camera), and a pair needs two" in told
-    assert f"staircase, {root}/staircase/images/img1.png: is empty (0 bytes)" in told
-    assert told.splitlines()[-1].startswith("covis: 2 of 3 scenes could not be evaluated; ")
+    errors = capsys.readouterr().err
+    assert "kitchen: has 0 usable views (3 without a usable camera), and a pair needs two" in errors
+    assert f"staircase, {root}/staircase/images/img1.png: is empty (0 bytes)" in errors
+    assert errors.splitlines()[-1].startswith("covis: 2 of 3 scenes could not be evaluated; ")
     report = json.loads((out / "results.json").read_text())
     assert set(report["failed"]) == {"kitchen", "staircase"}
     (record,) = report["scenes"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from covis.engines.errors import CovisError
 from covis.evaluation.compare.scenes import scene_errors
 from covis.evaluation.metrics.drift import Drift, drift, scene_drift
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 Array = NDArray[Any]
 VIEWS = 4
@@ -160,16 +160,16 @@ def test_other_shapes_are_refused() -> None:
 
 
 def test_scenes_are_compared_where_the_reference_is_valid() -> None:
-    scene = made_scene(4)
+    scene = random_scene(4)
     assert scene_drift(scene, scene).within(0.0, 0.0)
     blind = replace(scene, valid=np.zeros_like(scene.valid), depth=2 * scene.depth[::-1])
     assert scene_drift(blind, scene).depth_rel > 0.1
     with pytest.raises(CovisError, match="not of the same photos"):
-        scene_drift(scene, made_scene(5))
+        scene_drift(scene, random_scene(5))
 
 
 def test_the_report_names_views_and_is_json() -> None:
-    scene = made_scene(3)
+    scene = random_scene(3)
     depth = scene.depth.copy()
     depth[1] *= 1.5
     found = scene_errors(replace(scene, depth=depth), scene).as_dict()

@@ -1,4 +1,4 @@
-"""Pairs at a given count, and which pairs truly see each other."""
+"""Maps with a fixed number of pairs, and true co-visibility."""
 
 from __future__ import annotations
 

@@ -181,9 +181,9 @@ def test_a_scene_that_fails_does_not_stop_the_others(
 
     monkeypatch.setattr(SyntheticScenes, "load", load_one)
     assert run_command(arguments) == 2
-    told = capsys.readouterr().err
-    assert "photo 3: is damaged" in told and "1 of 2 scenes could not be run; the reasons" in (
-        " ".join(told.split()).replace(f"studio/scatter/{HELD_OUT_SEEDS.start}/5: 1 of", "1 of")
+    errors = capsys.readouterr().err
+    assert "photo 3: is damaged" in errors and "1 of 2 scenes could not be run; the reasons" in (
+        " ".join(errors.split()).replace(f"studio/scatter/{HELD_OUT_SEEDS.start}/5: 1 of", "1 of")
     )
     assert json.loads((out / "sweep.json").read_text())["rows"][0]["scenes"] == 1
     monkeypatch.undo()

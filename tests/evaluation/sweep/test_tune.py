@@ -20,7 +20,7 @@ from covis.evaluation.sweep.sweep import work
 from covis.evaluation.sweep.tune import Tuner, candidates, subsets
 from covis.runtime.pipeline import Pipeline, load
 from covis.synthetic.photos import demo_scene, write_photos
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 
 def test_subsets_are_even_and_apart() -> None:
@@ -36,7 +36,7 @@ def test_subsets_are_even_and_apart() -> None:
 
 
 def test_candidates_rise_in_cost_and_keep_what_they_say() -> None:
-    scene = made_scene(12)
+    scene = random_scene(12)
     assert scene.similarity is not None
     base = Sparsity(min_neighbours=2, low_precision=True, order="hilbert")
     found = candidates(scene.similarity, base, 8, reference=True)
@@ -70,7 +70,7 @@ def pipeline() -> Pipeline:
 
 
 def test_expected_work_is_the_work_done(pipeline: Pipeline, photos: Path) -> None:
-    """What candidates are sorted by is what a run of them reports (saliency: exactly)."""
+    """Candidates are sorted by the work that a run of them reports (saliency: exactly)."""
     scene = pipeline(photos)
     manifest = pipeline.bundle.manifest
     assert scene.similarity is not None
@@ -102,7 +102,7 @@ def test_the_cheapest_within_the_bounds_is_written(
         == before.manifest
     )  # nothing else has changed
     assert after.sparsity.selector != "dense" and receipt.attention_work < 0.9
-    # The written setting has the drift that the receipt says, in a run of its own.
+    # A separate run of the written setting has the drift in the receipt.
     tuned = load(bundle, RunOptions(threads=1, chunk=8))
     for subset in subsets(sorted(photos.iterdir()), 5):
         dense = tuned(subset, sparsity=replace(after.sparsity, selector="dense"))
@@ -122,8 +122,8 @@ def test_a_bound_that_only_dense_holds(
     manifest = (bundle / MANIFEST).read_bytes()
     assert run_command([*arguments, *bounds, "--dry-run"]) == 0
     assert (bundle / MANIFEST).read_bytes() == manifest
-    said = capsys.readouterr().out
-    assert "dense only: none of" in said and "the bundle is unchanged" in said
+    out = capsys.readouterr().out
+    assert "dense only: none of" in out and "the bundle is unchanged" in out
     assert run_command([*arguments, *bounds]) == 0
     written = json.loads((bundle / MANIFEST).read_text())
     assert written["sparsity"]["selector"] == "dense"

@@ -1,4 +1,4 @@
-"""The choice of a backend, and what is said where this machine cannot run one."""
+"""Choice of a backend, and the errors where this machine cannot run one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_missing_provider_names_the_cure() -> None:
 
 
 def test_float32_is_float32_on_a_gpu() -> None:
-    """ONNX Runtime's CUDA provider rounds products to TF32 unless it is told not to."""
+    """ONNX Runtime's CUDA provider rounds products to TF32 by default."""
     cuda, cpu = providers(SessionOptions(provider="cuda", device=1))
     assert cuda[0] == "CUDAExecutionProvider" and cpu == "CPUExecutionProvider"
     assert cuda[1]["use_tf32"] == 0 and cuda[1]["device_id"] == 1

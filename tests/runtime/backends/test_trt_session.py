@@ -1,4 +1,4 @@
-"""The TensorRT session: what can be held to without a GPU. The rest is tests/gpu/engine_checks."""
+"""TensorRT session: checks that need no GPU. The others are in tests/gpu/engine_checks."""
 
 from __future__ import annotations
 
@@ -165,11 +165,11 @@ def test_scalars_stay_scalars() -> None:
 
 
 def test_host_arrays_of_others_are_taken_in_without_a_stream() -> None:
-    """Torch refuses one for them; a turned one is made contiguous as NumPy's are."""
+    """Torch rejects a stream for them; a transposed array is made contiguous, like NumPy's."""
     torch = pytest.importorskip("torch")
-    given = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    taken = adopt(given, None, 0)
-    assert isinstance(taken, np.ndarray) and taken.ctypes.data == given.data_ptr()
-    turned = adopt(given.T, None, 0)
+    source = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    taken = adopt(source, None, 0)
+    assert isinstance(taken, np.ndarray) and taken.ctypes.data == source.data_ptr()
+    turned = adopt(source.T, None, 0)
     assert isinstance(turned, np.ndarray) and turned.flags.c_contiguous
-    np.testing.assert_array_equal(turned, given.numpy().T)
+    np.testing.assert_array_equal(turned, source.numpy().T)

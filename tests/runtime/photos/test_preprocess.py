@@ -1,4 +1,4 @@
-"""Pixel rules: parity with the models' own loaders, and the exact way back to original pixels."""
+"""Pixel rules: parity with the models' own loaders, and the exact map back to original pixels."""
 
 from __future__ import annotations
 

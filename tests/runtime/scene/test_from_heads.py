@@ -1,4 +1,4 @@
-"""Models' own words into the project's conventions: poses, focal lengths, depth, points."""
+"""Models' raw outputs in the project's conventions: poses, focal lengths, depth, points."""
 
 from __future__ import annotations
 

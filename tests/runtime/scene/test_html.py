@@ -17,7 +17,7 @@ from covis.runtime.scene.writers import write
 from covis.runtime.scene.writers.html import MAX_EDGES, PageExtras, page
 from covis.runtime.scene.writers.saliency import colours
 from tests.chromium import Page, chromium_page, needs_chromium
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 HOSTILE = (
     "</script><script>document.title='owned'</script>.jpg",
@@ -30,7 +30,7 @@ VIEWS = len(HOSTILE)
 
 
 def scene_and_extras() -> tuple[Scene, PageExtras]:
-    scene = made_scene(VIEWS, names=HOSTILE)
+    scene = random_scene(VIEWS, names=HOSTILE)
     seen = np.linspace(0, 1, VIEWS * VIEWS).reshape(VIEWS, VIEWS)
     frusta = np.random.default_rng(0).normal(size=(VIEWS, 5, 3))
     return scene, PageExtras((("<b>error</b>", "</dd><script>1</script>"),), seen, frusta)
@@ -102,8 +102,8 @@ def test_the_cloud_is_the_scene(text: str) -> None:
 
 
 def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
-    scene = made_scene(1, similarity=None, pair_level=None, images=None, sparsity=None)
-    empty = made_scene(1, valid=np.zeros((1, 28, 42), bool))
+    scene = random_scene(1, similarity=None, pair_level=None, images=None, sparsity=None)
+    empty = random_scene(1, valid=np.zeros((1, 28, 42), bool))
     for index, each in enumerate((scene, empty)):
         (path, _) = write(each, tmp_path / str(index), ["html"])
         data = block(path.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
 
 def test_the_page_stays_small_for_many_views() -> None:
     views = 120
-    text = page(made_scene(views), 20.0)
+    text = page(random_scene(views), 20.0)
     assert len(text) < 4_000_000
     assert block(text)["mostEdges"] == MAX_EDGES < views * (views - 1) / 2
 
@@ -235,10 +235,10 @@ def test_pointing_at_a_cell_names_the_pair(shown: Page) -> None:
     for i, j in ((0, 1), (3, 2), (4, 4)):
         at = [box[0] + (j + 0.5) / VIEWS * box[2], box[1] + (i + 0.5) / VIEWS * box[2]]
         shown.mouse("mouseMoved", *at)
-        said = shown.evaluate("document.getElementById('relation').textContent")
-        assert said.startswith(f"View {i} looking at view {j}; ")
-        assert f"similarity {scene.similarity[i, j]:.3f}" in said
-        assert ("skipped", "low precision", "full precision")[scene.pair_level[i, j]] in said
+        text = shown.evaluate("document.getElementById('relation').textContent")
+        assert text.startswith(f"View {i} looking at view {j}; ")
+        assert f"similarity {scene.similarity[i, j]:.3f}" in text
+        assert ("skipped", "low precision", "full precision")[scene.pair_level[i, j]] in text
         for side, view in (("a", i), ("b", j)):
             name = shown.evaluate(f"document.getElementById('name-{side}').textContent")
             assert name == f"{view}: {HOSTILE[view]}"
@@ -280,5 +280,5 @@ def test_a_damaged_page_says_so(browser: Page, text: str, tmp_path: Path) -> Non
     path = tmp_path / "damaged.html"
     path.write_text(text.replace('"names"', '"nomes"'), encoding="utf-8")
     browser.open(path)
-    said = browser.evaluate("document.getElementById('error').textContent")
-    assert said.startswith("This page could not be drawn")
+    text = browser.evaluate("document.getElementById('error').textContent")
+    assert text.startswith("This page could not be drawn")

@@ -8,7 +8,7 @@ import pytest
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError
 from covis.runtime.scene import geometry
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,16 @@ from tests.runtime.scene.made_scene import made_scene
 )
 def test_wrong_shapes_are_named(field: str, value: object) -> None:
     with pytest.raises(CovisError, match=rf"^Scene\.{field}: "):
-        made_scene(**{field: value})
+        random_scene(**{field: value})
 
 
 def test_same_name_twice() -> None:
     with pytest.raises(CovisError, match="same name"):
-        made_scene(names=("a", "b", "a"))
+        random_scene(names=("a", "b", "a"))
 
 
 def test_points_reproject_onto_their_own_pixels() -> None:
-    scene = made_scene()
+    scene = random_scene()
     grid = geometry.pixel_centers(28, 42).reshape(-1, 2)
     world = scene.points_from_depth()
     for i in range(3):
@@ -44,7 +44,7 @@ def test_points_reproject_onto_their_own_pixels() -> None:
 
 
 def test_intrinsics_in_original_pixels_see_the_same_points() -> None:
-    scene = made_scene(rule=PixelRule("mapanything", 28, 42))
+    scene = random_scene(rule=PixelRule("mapanything", 28, 42))
     s = scene.point_samples()
     from covis.runtime.photos.preprocess import transform_for
 
@@ -56,11 +56,11 @@ def test_intrinsics_in_original_pixels_see_the_same_points() -> None:
 
 
 def test_point_cloud_is_valid_finite_and_coloured() -> None:
-    scene = made_scene(rule=PixelRule("vggt_pad", 42, 42))
+    scene = random_scene(rule=PixelRule("vggt_pad", 42, 42))
     assert not scene.valid.all()
     depth = scene.depth.copy()
     depth[0, 20, 5:8] = (np.nan, np.inf, -1)
-    scene = made_scene(rule=PixelRule("vggt_pad", 42, 42), depth=depth)
+    scene = random_scene(rule=PixelRule("vggt_pad", 42, 42), depth=depth)
     s = scene.point_samples()
     assert scene.valid[0, 20, 5:8].all() and len(s.xyz) == scene.valid.sum() - 3
     assert np.isfinite(s.xyz).all()
@@ -68,14 +68,14 @@ def test_point_cloud_is_valid_finite_and_coloured() -> None:
     assert scene.images is not None and scene.depth_conf is not None
     np.testing.assert_array_equal(s.rgb, scene.images[s.view, :, v, u])
     np.testing.assert_array_equal(s.conf, scene.depth_conf[s.view, v, u])
-    as_float = made_scene(
+    as_float = random_scene(
         rule=PixelRule("vggt_pad", 42, 42), depth=depth, images=scene.images / np.float32(255)
     )
     np.testing.assert_array_equal(as_float.point_samples().rgb, s.rgb)
 
 
 def test_confidence_filters() -> None:
-    scene = made_scene()
+    scene = random_scene()
     assert scene.depth_conf is not None
     everything = scene.point_cloud()[2]
     kept = scene.point_cloud(percentile=30)[2]
@@ -94,27 +94,27 @@ def test_confidence_filters() -> None:
 
 def test_points_of_the_models_own_head() -> None:
     with pytest.raises(CovisError, match="no points of its own"):
-        made_scene().point_cloud(source="points")
+        random_scene().point_cloud(source="points")
     points = np.random.default_rng(1).normal(size=(3, 28, 42, 3)).astype(np.float32)
     points[1, 2, 3] = np.nan
-    xyz, _, conf = made_scene(points=points).point_cloud(source="points")
+    xyz, _, conf = random_scene(points=points).point_cloud(source="points")
     assert len(xyz) == 3 * 28 * 42 - 1
     np.testing.assert_array_equal(xyz[:42], points[0, 0])
     assert (conf == 1).all()
 
 
 def test_unusable_cameras_give_no_points() -> None:
-    scene = made_scene()
+    scene = random_scene()
     K = scene.intrinsics.copy()
     K[1, 0, 0] = np.inf
-    scene = made_scene(intrinsics=K)
+    scene = random_scene(intrinsics=K)
     assert scene.usable_cameras().tolist() == [True, False, True]
     assert set(scene.point_samples().view) == {0, 2}
     assert np.isnan(scene.points_from_depth()[1]).all()
 
 
 def test_select_takes_the_same_views_everywhere() -> None:
-    scene = made_scene(views=4)
+    scene = random_scene(views=4)
     part = scene.select(np.array([2, 0]))
     assert part.names == ("002.jpg", "000.jpg")
     np.testing.assert_array_equal(part.depth, scene.depth[[2, 0]])
@@ -124,6 +124,6 @@ def test_select_takes_the_same_views_everywhere() -> None:
 
 
 def test_camera_centers() -> None:
-    scene = made_scene()
+    scene = random_scene()
     expected = -np.einsum("mji,mj->mi", scene.extrinsics[..., :3], scene.extrinsics[..., 3])
     np.testing.assert_allclose(scene.camera_centers(), expected)

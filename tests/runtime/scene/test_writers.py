@@ -1,4 +1,4 @@
-"""Every format, read back by someone else's reader, against the scene it came from."""
+"""Every format, read back by a foreign reader, against its scene."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.writers import FORMATS, colmap, glb, write
 from covis.runtime.scene.writers.glb import frusta
 from covis.runtime.scene.writers.saliency import _LEVELS, colours, draw_saliency
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 NAMES = ("a b.jpg", "c\nd%.jpg", "e\udcff.jpg")
 COLMAP = Path("colmap/sparse/0")
 
 
 def test_all_formats_at_once(tmp_path: Path) -> None:
-    files = write(made_scene(), tmp_path / "out")
+    files = write(random_scene(), tmp_path / "out")
     names = [path.relative_to(tmp_path / "out").as_posix() for path in files]
     model = [
         f"colmap/sparse/0/{n}.{e}"
@@ -39,7 +39,7 @@ def test_all_formats_at_once(tmp_path: Path) -> None:
 
 
 def test_npz_holds_everything(tmp_path: Path) -> None:
-    scene = made_scene(names=NAMES, metric=True)
+    scene = random_scene(names=NAMES, metric=True)
     (path, _) = write(scene, tmp_path / "out", ["npz"])
     with np.load(path, allow_pickle=False) as record:
         for name in ("extrinsics", "depth", "valid", "images", "similarity", "original_sizes"):
@@ -50,7 +50,7 @@ def test_npz_holds_everything(tmp_path: Path) -> None:
 
 
 def test_ply_read_by_trimesh(tmp_path: Path) -> None:
-    scene = made_scene()
+    scene = random_scene()
     path, _ = write(scene, tmp_path / "out", ["ply"], conf_percentile=40)
     xyz, rgb, conf = scene.point_cloud(percentile=40)
     cloud = trimesh.load(path)
@@ -64,7 +64,7 @@ def test_ply_read_by_trimesh(tmp_path: Path) -> None:
 
 
 def test_empty_cloud_is_still_a_file(tmp_path: Path) -> None:
-    scene = made_scene(valid=np.zeros((3, 28, 42), bool))
+    scene = random_scene(valid=np.zeros((3, 28, 42), bool))
     write(scene, tmp_path / "out")
     assert b"element vertex 0\n" in (tmp_path / "out/points.ply").read_bytes()
     assert pycolmap.Reconstruction(tmp_path / "out" / COLMAP).num_points3D() == 0
@@ -72,7 +72,7 @@ def test_empty_cloud_is_still_a_file(tmp_path: Path) -> None:
 
 
 def test_glb_read_by_trimesh(tmp_path: Path) -> None:
-    scene = made_scene()
+    scene = random_scene()
     path, _ = write(scene, tmp_path / "out", ["glb"])
     loaded = trimesh.load(path)
     xyz, rgb, _ = scene.point_cloud(percentile=20)
@@ -87,7 +87,7 @@ def test_glb_read_by_trimesh(tmp_path: Path) -> None:
 
 def test_glb_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(glb, "MAX_POINTS", 50)
-    scene = made_scene()
+    scene = random_scene()
     path, _ = write(scene, tmp_path / "out", ["glb"])
     xyz = scene.point_cloud(percentile=20)[0]
     chosen = np.linspace(0, len(xyz) - 1, 50).astype(int)
@@ -96,7 +96,7 @@ def test_glb_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_frusta_show_the_corners_of_the_images() -> None:
-    scene = made_scene()
+    scene = random_scene()
     corners = frusta(scene, scene.point_cloud()[0])
     np.testing.assert_allclose(corners[:, 4], scene.camera_centers())
     uv, z = geometry.project(corners[:, :4], scene.intrinsics, scene.extrinsics)
@@ -108,7 +108,7 @@ def test_frusta_show_the_corners_of_the_images() -> None:
 
 @pytest.mark.parametrize("form", ["binary", "text"])
 def test_colmap_round_trip(tmp_path: Path, form: str) -> None:
-    scene = made_scene(names=(*NAMES[:2], "plain.jpg"))
+    scene = random_scene(names=(*NAMES[:2], "plain.jpg"))
     write(scene, tmp_path / "out", ["colmap"])
     model = pycolmap.Reconstruction()
     getattr(model, f"read_{form}")(str(tmp_path / "out" / COLMAP))
@@ -142,7 +142,7 @@ def test_colmap_round_trip(tmp_path: Path, form: str) -> None:
 
 
 def test_colmap_points_lie_on_the_photo_where_it_was_seen(tmp_path: Path) -> None:
-    scene = made_scene()
+    scene = random_scene()
     model = colmap.colmap_model(scene, scene.point_samples())
     for size, seen in zip(scene.original_sizes, model.observations, strict=True):
         assert (seen["xy"] > 0).all() and (seen["xy"] < size[::-1]).all()
@@ -150,7 +150,7 @@ def test_colmap_points_lie_on_the_photo_where_it_was_seen(tmp_path: Path) -> Non
 
 def test_colmap_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(colmap, "MAX_POINTS", 100)
-    write(made_scene(), tmp_path / "out", ["colmap"])
+    write(random_scene(), tmp_path / "out", ["colmap"])
     model = pycolmap.Reconstruction(tmp_path / "out" / COLMAP)
     assert model.num_points3D() == 100
     assert all(30 <= len(image.points2D) <= 36 for image in model.images.values())
@@ -159,19 +159,19 @@ def test_colmap_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_colmap_keeps_any_file_name(tmp_path: Path) -> None:
-    write(made_scene(names=NAMES), tmp_path / "out", ["colmap"])
+    write(random_scene(names=NAMES), tmp_path / "out", ["colmap"])
     assert b"\0" not in (tmp_path / "out" / COLMAP / "images.txt").read_bytes()
     assert b"e\xff.jpg\0" in (tmp_path / "out" / COLMAP / "images.bin").read_bytes()
 
 
 def test_a_file_of_two_formats_is_listed_once(tmp_path: Path) -> None:
-    files = write(made_scene(), tmp_path / "out", ["nerfstudio", "ply", "ply"])
+    files = write(random_scene(), tmp_path / "out", ["nerfstudio", "ply", "ply"])
     assert [path.name for path in files] == ["transforms.json", "points.ply", "scene.json"]
 
 
 def test_nerfstudio(tmp_path: Path) -> None:
     photos = tmp_path / "my photos"
-    scene = made_scene(paths=(photos / "0.jpg", photos / "1.jpg", None))
+    scene = random_scene(paths=(photos / "0.jpg", photos / "1.jpg", None))
     write(scene, tmp_path / "out", ["nerfstudio"])
     record = json.loads((tmp_path / "out/transforms.json").read_text())
     assert [f["file_path"] for f in record["frames"]] == [
@@ -215,11 +215,11 @@ def test_saliency_picture_shows_the_numbers(tmp_path: Path, views: int) -> None:
 
 
 def test_saliency_file_and_its_absence(tmp_path: Path) -> None:
-    path, _ = write(made_scene(), tmp_path / "out", ["saliency"])
+    path, _ = write(random_scene(), tmp_path / "out", ["saliency"])
     with Image.open(path) as picture:
         assert picture.mode == "RGB" and picture.width > 1300
     with pytest.raises(CovisError, match="no similarity matrix; leave out"):
-        write(made_scene(similarity=None), tmp_path / "other", ["saliency"])
+        write(random_scene(similarity=None), tmp_path / "other", ["saliency"])
     assert not (tmp_path / "other").exists()
 
 
@@ -229,7 +229,7 @@ def test_brightness_grows_with_similarity() -> None:
 
 
 def test_non_finite_is_left_out_and_counted(tmp_path: Path) -> None:
-    scene = made_scene(4)
+    scene = random_scene(4)
     K, depth, conf = scene.intrinsics.copy(), scene.depth.copy(), scene.depth_conf
     assert conf is not None and scene.similarity is not None
     K[2, 0, 0] = np.inf
@@ -239,7 +239,7 @@ def test_non_finite_is_left_out_and_counted(tmp_path: Path) -> None:
     conf[1, 0, 0] = np.nan
     similarity = scene.similarity.copy()
     similarity[0, 1] = np.nan
-    bad = made_scene(4, intrinsics=K, depth=depth, depth_conf=conf, similarity=similarity)
+    bad = random_scene(4, intrinsics=K, depth=depth, depth_conf=conf, similarity=similarity)
     write(bad, tmp_path / "out")
     summary = json.loads((tmp_path / "out/scene.json").read_text())
     assert summary["left_out"] == {"views": ["002.jpg"], "points": 4}
@@ -265,7 +265,7 @@ def _refuse(word: str) -> None:
 
 
 def test_no_usable_camera_at_all(tmp_path: Path) -> None:
-    scene = made_scene(extrinsics=np.full((3, 3, 4), np.nan))
+    scene = random_scene(extrinsics=np.full((3, 3, 4), np.nan))
     with pytest.raises(CovisError, match="no view has a finite camera") as caught:
         write(scene, tmp_path / "out", FORMATS)
     assert caught.value.code == 4 and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Output folders: whole or absent, never someone else's files replaced."""
+"""Output folders: whole or absent; foreign files are never replaced."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.scene.writers import check_output, npz, write
 from tests.places import ROOT
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 
 HEAD = """
 import resource, sys
 from pathlib import Path
-from tests.runtime.scene.made_scene import made_scene
+from tests.runtime.scene.random_scene import random_scene
 from covis.engines.errors import CovisError
 from covis.runtime.scene.writers import write
 """
@@ -45,7 +45,7 @@ def python(code: str, *arguments: str) -> subprocess.Popen[str]:
 )
 def test_formats_are_checked(tmp_path: Path, formats: list[str], message: str) -> None:
     with pytest.raises(CovisError, match=message):
-        write(made_scene(), tmp_path / "out", formats)
+        write(random_scene(), tmp_path / "out", formats)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +58,7 @@ def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
         (True, "'mine.txt', which covis did"),
     ):
         with pytest.raises(CovisError, match=message) as caught:
-            write(made_scene(), out, ["ply"], force=force)
+            write(random_scene(), out, ["ply"], force=force)
         assert caught.value.code == ExitCode.USER and str(out) in str(caught.value)
     assert (out / "mine.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [
         tmp_path / "out"
@@ -67,13 +67,13 @@ def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
 
 def test_force_replaces_only_what_covis_wrote(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write(made_scene(), out, ["ply", "colmap"])
-    write(made_scene(), out, ["npz"], force=True)
+    write(random_scene(), out, ["ply", "colmap"])
+    write(random_scene(), out, ["npz"], force=True)
     assert sorted(p.name for p in out.iterdir()) == ["scene.json", "scene.npz"]
     (out / "notes").mkdir()
     (out / "notes" / "a.txt").write_text("mine")
     with pytest.raises(CovisError, match=r"'notes/a\.txt', which covis did not write"):
-        write(made_scene(), out, ["npz"], force=True)
+        write(random_scene(), out, ["npz"], force=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
@@ -114,10 +114,10 @@ def test_file_link_and_working_folder_are_refused(
             check_output(tmp_path / name, ["ply"], force=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CovisError, match="which covis did not write"):
-        write(made_scene(), ".", ["ply"], force=True)
+        write(random_scene(), ".", ["ply"], force=True)
     for name in ("file/out", "x" * 300, "a\0b"):
         with pytest.raises(CovisError, match=r"not a folder|looked at|NUL") as caught:
-            write(made_scene(), name, ["ply"])
+            write(random_scene(), name, ["ply"])
         assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -125,7 +125,7 @@ def test_file_link_and_working_folder_are_refused(
 def test_failure_in_the_middle_leaves_nothing_or_the_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(made_scene(), tmp_path / "out", ["ply"])
+    write(random_scene(), tmp_path / "out", ["ply"])
     before = (tmp_path / "out/points.ply").read_bytes()
 
     def fail(*_: object) -> list[Path]:
@@ -134,7 +134,7 @@ def test_failure_in_the_middle_leaves_nothing_or_the_old(
     monkeypatch.setattr(npz, "write_npz", fail)
     for folder, force in (("out", True), ("new", False)):
         with pytest.raises(KeyboardInterrupt):
-            write(made_scene(), tmp_path / folder, ["ply", "npz"], force=force)
+            write(random_scene(), tmp_path / folder, ["ply", "npz"], force=force)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     assert (tmp_path / "out/points.ply").read_bytes() == before
 
@@ -144,7 +144,7 @@ def test_full_disk(tmp_path: Path, name: str) -> None:
     code = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
-    write(made_scene(), sys.argv[1], [sys.argv[2]])
+    write(random_scene(), sys.argv[1], [sys.argv[2]])
 except CovisError as error:
     print(error.code, error)
 """
@@ -166,7 +166,7 @@ def test_really_full_disk(tmp_path: Path) -> None:
         pytest.skip(f"no tmpfs for a test: {mount.stderr.strip()}")
     try:
         with pytest.raises(CovisError, match="No space left on device") as caught:
-            write(made_scene(), tmp_path / "out")
+            write(random_scene(), tmp_path / "out")
         assert caught.value.code == ExitCode.ENVIRONMENT
         assert list(tmp_path.iterdir()) == []
     finally:
@@ -182,7 +182,7 @@ def slow(scene, folder, percentile):
     print("writing", flush=True)
     time.sleep(60)
 npz.write_npz = slow
-write(made_scene(), sys.argv[1], ["npz"])
+write(random_scene(), sys.argv[1], ["npz"])
 """
     process = python(code, str(tmp_path / "out"))
     assert process.stdout is not None and process.stdout.readline() == "writing\n"

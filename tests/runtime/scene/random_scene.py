@@ -1,4 +1,4 @@
-"""A made scene whose truth is known: random cameras around a bumpy depth, as a `Scene`."""
+"""Random `Scene`: random cameras and depth, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.scene import Scene, SparsityReport
 
 
-def made_scene(
+def random_scene(
     views: int = 3,
     names: tuple[str, ...] | None = None,
     rule: PixelRule | None = None,
     seed: int = 0,
     **changes: Any,
 ) -> Scene:
-    """`views` views of 28 x 42 pixels, made of photos of several sizes; fully reproducible."""
+    """Create `views` views of 28 x 42 pixels, from photos of several sizes; reproducible."""
     rng = np.random.default_rng(seed)
     rule = rule or PixelRule("vggt_crop", 28, 42)
     H, W = rule.height, rule.width
@@ -55,7 +55,7 @@ def made_scene(
             relative_blocks=float((level > 0).mean()),
             kept_pairs=int((level > 0).sum()),
         ),
-        "provenance": {"model": "made", "seed": seed},
+        "provenance": {"model": "random", "seed": seed},
     }
     scene.update(changes)
     return Scene(**scene)
