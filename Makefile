@@ -2,6 +2,7 @@
 #   make demo      reconstruct a made scene offline, without torch
 #   make test      install what the tests need, build the kernels, lint, type-check, test
 #   make plugins   build the CUDA kernels; needs no GPU and no CUDA toolkit
+# While one works on the code, `make quick` checks style and runs the tests that take milliseconds.
 # uv is used where it is on the path, else the standard library's venv and pip.
 
 PYTHON ?= python3
@@ -17,12 +18,29 @@ else
 endif
 SOURCES := $(shell git ls-files 'plugins/*' CMakeLists.txt pyproject.toml 2>/dev/null)
 
-.PHONY: demo test lint unit install docs floors plugins clean
+.PHONY: demo test quick lint style types imports unit trt emulated install docs floors plugins clean
+
+# Test processes at a time. One each core is right: each computes with one thread.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+# Traces of the tiny models, which the unit tests and those of TensorRT share, of one run of `test`.
+TRACES := $(CURDIR)/build/test-traces
 
 demo: $(VENV)/.runtime
 	$(BIN)/covis demo --out out/demo --force
 
-test: $(VENV)/.dev lint emulated unit trt
+# Each of these uses every core, so they follow one another; the kernels first, which tests need.
+test: $(VENV)/.dev
+	@rm -rf $(TRACES)
+	@$(MAKE) --no-print-directory emulated
+	@$(MAKE) --no-print-directory lint
+	@COVIS_TEST_TRACES=$(TRACES) $(MAKE) --no-print-directory unit
+	@COVIS_TEST_TRACES=$(TRACES) $(MAKE) --no-print-directory trt
+	@rm -rf $(TRACES)
+
+# Style, and the tests outside of THOROUGH in tests/conftest.py.
+quick: $(VENV)/.dev style
+	$(PYTEST) --quick -m "not slow and not gpu and not trt"
 
 # An editable install: Python code is taken from this checkout, native code is built into the
 # environment and built anew when its sources change.
@@ -39,13 +57,20 @@ $(VENV)/.dev: $(SOURCES)
 install: $(VENV)/.dev
 
 lint: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j2 --output-sync style types imports
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
+
+imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not trt"
+	$(PYTEST) -m "not slow and not gpu and not trt"
 
 # The documentation site, in build/site. A warning, a broken link or a failing notebook ends it.
 $(VENV)/.docs: pyproject.toml | $(VENV)/.dev
@@ -89,8 +114,7 @@ $(TENSORRT)/.installed: $(addprefix tests/tensorrt/,requirements.txt install.py 
 trt: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(TENSORRT)/.installed
 	@! test -d $(TENSORRT)/tensorrt_rtx_bindings || PYTHONPATH=$(TENSORRT) \
-	  $(BIN)/python -m pytest -q -m "trt and not slow and not gpu" \
-	    tests/tensorrt tests/engines tests/runtime
+	  $(PYTEST) -m "trt and not slow and not gpu" tests/tensorrt tests/engines tests/runtime
 
 # The toolkit and CUTLASS come as wheels, in a folder of their own: torch pins other versions of
 # some. With an own toolkit on the path: make plugins CUTLASS=<folder of cute/tensor.hpp>

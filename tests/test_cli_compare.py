@@ -143,15 +143,9 @@ def test_a_narrow_export(
     tiny_bundle: Path, photos: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """Float16 storage, and float16 computing."""
-    from covis.export.exporter import export_bundle
-    from covis.export.options import ExportOptions
-    from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
+    from tests.tiny_vggt import export_tiny_bundle
 
-    weights, config = weights_and_config(tmp_path)
-    narrow, out = tmp_path / "narrow", tmp_path / "c.json"
-    export_bundle(
-        ExportOptions("vggt", narrow, str(weights), config, HEIGHT, WIDTH, verify=False, **options)
-    )
+    narrow, out = export_tiny_bundle(tmp_path, **options), tmp_path / "c.json"
     assert compare(tiny_bundle, photos, "--candidate", narrow, "--out", out) == 0
     rel = [e["rel_l2"] for s in report(out)["stages"] for e in s["end_to_end"]]
     assert 1e-6 < max(rel) < 0.05

@@ -59,14 +59,21 @@ def random_weights(folder: Path) -> Path:
     return path
 
 
-def export_tiny_bundle(folder: Path) -> Path:
-    """Export to `folder`/bundle. Its graphs are not verified here: other tests do that."""
+def export_tiny_bundle(folder: Path, *, anew: bool = False, **options: Any) -> Path:
+    """Export to `folder`/bundle.
+
+    Args:
+        folder: exists; receives weights and configuration too.
+        anew: trace the stages in place of taking the run's traces.
+        options: further `ExportOptions`. Graphs are not verified unless these say so.
+    """
     from covis.export.exporter import export_bundle
     from covis.export.options import ExportOptions
+    from tests.traces import shared_traces
 
     weights, config = weights_and_config(folder)
     out = folder / "bundle"
-    export_bundle(
-        ExportOptions("vggt", out, str(weights), config, HEIGHT, WIDTH, verify=False),
-    )
+    given = {"verify": False, **options}
+    with shared_traces(anew=anew):
+        export_bundle(ExportOptions("vggt", out, str(weights), config, HEIGHT, WIDTH, **given))
     return out

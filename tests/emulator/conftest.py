@@ -1,4 +1,4 @@
-"""The emulator of a session, and the summary at its end."""
+"""The emulator of a session, and what its workers report."""
 
 from __future__ import annotations
 
@@ -39,11 +39,8 @@ def subjects(emulator: Emulator) -> list[Subject]:
     ]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was emulated, and leave it in build/cuda/emulator/summary.json."""
-    lines = list(SUMMARY.lines())
-    if lines:
-        SUMMARY.write()
-        terminalreporter.section("emulated kernels")
-        for line in (*lines, f"{SUMMARY.seconds:.0f} s"):
-            terminalreporter.line(line)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand a worker's part of the summary to the process that prints it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["emulated"] = SUMMARY.record()

@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass
 class Summary:
-    """What all tests of this process have run; printed at the end and written as JSON."""
+    """What all tests of a run have emulated; printed at the end and written as JSON."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     mutations: dict[str, str] = field(default_factory=dict)  # title -> what saw it, "" = nothing
@@ -69,15 +69,28 @@ class Summary:
             for title in (title for title, how in self.mutations.items() if not how):
                 yield f"  not seen: {title}"
 
-    def write(self, path: Path = FOLDER / "summary.json") -> None:
-        """Every launch and every mutation, as JSON."""
-        record: dict[str, Any] = {
+    def record(self) -> dict[str, Any]:
+        """Every launch and every mutation, in plain types."""
+        return {
             "seconds": round(self.seconds, 1),
-            "launches": [asdict(v) for v in self.verdicts],
+            "launches": [{**asdict(v), "complaints": list(v.complaints)} for v in self.verdicts],
             "other": dict(self.other),
             "mutations": self.mutations,
         }
-        path.write_text(json.dumps(record, indent=1))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add what another process of the run has recorded."""
+        self.seconds += record["seconds"]
+        self.verdicts += [
+            Verdict(**{**launch, "complaints": tuple(launch["complaints"])})
+            for launch in record["launches"]
+        ]
+        self.other.update(record["other"])
+        self.mutations |= record["mutations"]
+
+    def write(self, path: Path = FOLDER / "summary.json") -> None:
+        """`record` as JSON."""
+        path.write_text(json.dumps(self.record(), indent=1))
 
 
 SUMMARY = Summary()

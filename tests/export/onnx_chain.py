@@ -18,6 +18,7 @@ from covis.export.exporter import write_graphs
 from covis.export.models import MultiViewModel
 from covis.export.models.stages import stages
 from covis.runtime.backends.ort_session import Session, SessionOptions
+from tests.traces import shared_traces
 
 Values = dict[str, NDArray[Any]]
 kernel_or_function = pytest.mark.parametrize(
@@ -58,9 +59,10 @@ class Chain:
         shutil.copyfile(weights, folder / "model.safetensors")
         chosen = [s for s in stages(model, height, width) if s.name not in without]
         self.folder = folder
-        self.stages: tuple[Stage, ...] = write_graphs(
-            chosen, folder / "model.safetensors", folder, model
-        )
+        with shared_traces():
+            self.stages: tuple[Stage, ...] = write_graphs(
+                chosen, folder / "model.safetensors", folder, model
+            )
 
     def run(self, images: NDArray[np.float32], controls: Mapping[str, Any], kernel: bool) -> Values:
         """Run images (M, 3, H, W) and return every output of every stage."""

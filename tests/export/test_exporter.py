@@ -11,25 +11,15 @@ import pytest
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.bundle.manifest import Manifest
 from covis.engines.graphs.read import external_data, load_graph
-from covis.export.exporter import export_bundle
-from covis.export.options import ExportOptions
 from covis.export.weights.initializers import read_entries
 from tests.export.level_check import check_levels
 from tests.places import ROOT
-from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the tiny VGGT with verification, as `covis export` does."""
-    folder = tmp_path_factory.mktemp("export")
-    weights, config = weights_and_config(folder)
-    out = folder / "bundle"
-    options = ExportOptions(
-        model="vggt", out=out, weights=str(weights), config=config, height=HEIGHT, width=WIDTH
-    )
-    export_bundle(options)
-    return out
+def bundle(tiny_bundle: Path) -> Path:
+    """The tiny VGGT, verified after its export, as `covis export` does."""
+    return tiny_bundle
 
 
 @pytest.fixture(scope="module")

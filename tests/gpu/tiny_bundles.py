@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # No GPU kernel attends in float32, so only `half` becomes engines.
@@ -11,14 +12,8 @@ BUNDLES: dict[str, dict[str, Any]] = {"wide": {}, "half": {"precision": "fp16"}}
 
 def export_tiny(folder: Path, name: str) -> Path:
     """Write one of `BUNDLES` to `folder`/`name`; takes a minute of CPU."""
-    from covis.export.exporter import export_bundle
-    from covis.export.options import ExportOptions
-    from tests.tiny_vggt import HEIGHT, WIDTH, weights_and_config
+    from tests.tiny_vggt import export_tiny_bundle
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights, config = weights_and_config(folder)
-    given = (str(weights), config, HEIGHT, WIDTH)
-    export_bundle(ExportOptions("vggt", folder / name, *given, verify=False, **BUNDLES[name]))
-    weights.unlink()
-    config.unlink()
-    return folder / name
+    with TemporaryDirectory(dir=folder) as work:
+        return export_tiny_bundle(Path(work), **BUNDLES[name]).rename(folder / name)

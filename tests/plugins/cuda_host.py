@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from covis.export.ops.cuda.attention import AttentionParams
 from tests.vectors.case import Array, AttentionCase, SelectCase
@@ -41,6 +43,12 @@ def params_of(case: AttentionCase, out: Array | None = None) -> AttentionParams:
     return params
 
 
+def _sources() -> list[Path]:
+    """Everything that the library may be made of."""
+    kinds = (".cc", ".h", ".inc", ".cuh")
+    return sorted(p for p in PLUGINS.rglob("*") if p.suffix in kinds and p.is_file())
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The host library; skips the calling test where there is no C++ compiler."""
@@ -56,7 +64,13 @@ def library() -> ctypes.CDLL:
     files += [SALIENCY / "host" / "emulate.cc", SALIENCY / "saliency_plan.cc"]
     includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
     command = [compiler, *flags, *includes, *map(str, files)]
-    subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
+    text = [" ".join(command), *(path.read_text() for path in _sources())]
+    state = hashlib.sha256("\n".join(text).encode()).hexdigest()
+    recorded = folder / "sources.sha256"
+    with FileLock(folder / "lock"):  # test processes side by side, and one run after another
+        if not (target.is_file() and recorded.is_file() and recorded.read_text() == state):
+            subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
+            recorded.write_text(state)
     loaded = ctypes.CDLL(str(target))
     loaded.covis_host_divide.restype = ctypes.c_uint32
     loaded.covis_host_divide.argtypes = (ctypes.c_uint32, ctypes.c_uint32)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.places import ROOT
 
@@ -32,13 +33,20 @@ def cmake(*arguments: str | Path, timeout: float = 500) -> str:
     return done.stdout
 
 
+def building(folder: Path) -> FileLock:
+    """Keeps other test processes from building in that folder at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f"{folder.name}.lock"))
+
+
 @functools.cache
 def library() -> Path:
     """libcovis_ort, brought up to date; skips where ONNX Runtime's headers cannot be had."""
-    if not (BUILD / "CMakeCache.txt").is_file():
-        generator = ("-G", "Ninja") if shutil.which("ninja") else ()
-        cmake("-S", ROOT, "-B", BUILD, *generator)
-    cmake("--build", BUILD, "-j2")
+    with building(BUILD):
+        if not (BUILD / "CMakeCache.txt").is_file():
+            generator = ("-G", "Ninja") if shutil.which("ninja") else ()
+            cmake("-S", ROOT, "-B", BUILD, *generator)
+        cmake("--build", BUILD, "-j2")
     built = sorted((BUILD / "plugins" / "onnxruntime").glob("libcovis_ort.*"))
     if not built:
         pytest.skip("libcovis_ort was not built: no ONNX Runtime headers")

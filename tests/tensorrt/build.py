@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.places import ROOT
+from tests.plugins.native import building
 
 PLUGIN = "libcovis_trt.so"
 
@@ -31,10 +32,11 @@ def build_programs(sanitize: bool = False, major: int = 10) -> Path:
     options = ["-DCOVIS_TENSORRT_TESTS=ON", f"-DCOVIS_TENSORRT_MAJOR={major}"]
     options += [f"-DCOVIS_SANITIZE={'ON' if sanitize else 'OFF'}"]
     source = ROOT / "plugins" / "tensorrt"
-    output = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
-    if "no TensorRT headers" in output:
-        pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
-    _run(["cmake", "--build", str(folder), "--parallel", "2"])
+    with building(folder):
+        output = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
+        if "no TensorRT headers" in output:
+            pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
+        _run(["cmake", "--build", str(folder), "--parallel", "2"])
     return folder
 
 

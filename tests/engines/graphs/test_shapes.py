@@ -14,8 +14,8 @@ from covis.engines.graphs.peak_memory import peak_memory
 from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
 from covis.engines.op import MOST_ELEMENTS
-from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.stage_memory import MemoryEstimate, largest_views
+from tests.engines.tensorrt.demo_graphs import rewritten
 from tests.places import DEMO
 
 SIZES = {"M": 3, "N": 2, "K": 4}
@@ -34,7 +34,7 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("stage", ["saliency", "encoder", "aggregator_pooled", "camera", "depth"])
 def test_every_tensor_is_what_onnxruntime_makes(stage: str) -> None:
     path = DEMO / f"{stage}.onnx"
-    plain, parsed = load_graph(path), for_tensorrt(load_graph(path))
+    plain, parsed = load_graph(path), rewritten(stage)
     facts = tensor_facts(parsed, shapes_of(parsed))
     computed = {name for node in plain.graph.node for name in node.output if name}
     compared = [name for node in parsed.graph.node for name in node.output if name in computed]

@@ -11,12 +11,10 @@ import pytest
 
 from covis.cli import run_command
 from covis.engines.errors import ExitCode
-from covis.engines.graphs.read import load_graph
-from covis.engines.graphs.shapes import tensor_facts
 from covis.engines.tensorrt.build import stages
 from covis.engines.tensorrt.build.layer_evidence import preserve_layers, stage_layers_file
-from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.cache import EngineInfo, Write
+from tests.engines.tensorrt.demo_graphs import facts, rewritten
 from tests.engines.tensorrt.layers import as_json, engine_layers
 from tests.engines.tensorrt.plan_inputs import H200, TENSORRT
 from tests.places import DEMO
@@ -26,12 +24,7 @@ STAGES = ("saliency", "depth")  # without nodes of the two ops, so no plugin is 
 
 
 def layers_of(stage: str) -> str:
-    model = for_tensorrt(load_graph(DEMO / f"{stage}.onnx"))
-    shapes = {
-        value.name: tuple(d.dim_value or 4 for d in value.type.tensor_type.shape.dim)
-        for value in model.graph.input
-    }
-    return as_json(engine_layers(model, tensor_facts(model, shapes)))
+    return as_json(engine_layers(rewritten(stage), facts(stage, 4, 4)))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from onnx import helper, parser
 
 from covis.engines.graphs.read import external_data, load_graph
 from covis.engines.tensorrt.parser_graph.parser_graph import for_onnxruntime_tensorrt, for_tensorrt
+from tests.engines.tensorrt.demo_graphs import demo_graph, rewritten
 from tests.places import DEMO
 
 STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "points", "saliency"]
@@ -25,10 +26,11 @@ def _attributes(node: onnx.NodeProto) -> dict[str, object]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_plugins_named_and_functions_gone(stage: str) -> None:
-    model = load_graph(DEMO / f"{stage}.onnx")
-    before = model.SerializeToString(deterministic=True)
-    copy = for_tensorrt(model)
-    assert model.SerializeToString(deterministic=True) == before
+    copy, model = rewritten(stage), demo_graph(stage)
+    fresh = load_graph(DEMO / f"{stage}.onnx")  # rewriting has not changed what it reads
+    assert model.SerializeToString(deterministic=True) == fresh.SerializeToString(
+        deterministic=True
+    )
     assert not copy.functions
     op_nodes = [node for node in copy.graph.node if node.domain == "covis"]
     theirs = [] if stage in WITHOUT_MAPS else [n for n in model.graph.node if n.domain == "covis"]
@@ -44,7 +46,7 @@ def test_plugins_named_and_functions_gone(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_provider_finds_its_domain(stage: str) -> None:
-    model = load_graph(DEMO / f"{stage}.onnx")
+    model = demo_graph(stage)
     copy = for_onnxruntime_tensorrt(model)
     domains = [node.domain for node in copy.graph.node]
     count = 0 if stage in WITHOUT_MAPS else sum(n.domain == "covis" for n in model.graph.node)
@@ -58,8 +60,7 @@ def test_the_provider_finds_its_domain(stage: str) -> None:
 def test_the_same_numbers(tmp_path: Path) -> None:
     """Without sequence and plugin ONNX Runtime computes the same, up to the order of sums."""
     shutil.copy(DEMO / "model.safetensors", tmp_path)
-    model = load_graph(DEMO / "camera.onnx")
-    copy = for_tensorrt(model)
+    model, copy = demo_graph("camera"), rewritten("camera")
     assert not {"SplitToSequence", "SequenceAt"} & {node.op_type for node in copy.graph.node}
     onnx.save(copy, str(tmp_path / "camera.onnx"))
     onnx.checker.check_model(str(tmp_path / "camera.onnx"))
@@ -76,7 +77,7 @@ def test_the_same_numbers(tmp_path: Path) -> None:
 def test_axes_become_constants() -> None:
     """The parser requires the axes of a reduction as constants, whatever the exporter wrote."""
     for stage in STAGES:
-        graph = for_tensorrt(load_graph(DEMO / f"{stage}.onnx")).graph
+        graph = rewritten(stage).graph
         constants = {node.output[0] for node in graph.node if node.op_type == "Constant"}
         constants |= {initializer.name for initializer in graph.initializer}
         reductions = [node for node in graph.node if node.op_type.startswith("Reduce")]
@@ -106,7 +107,7 @@ def test_lowered_levels_are_computed_in_fp8(most: int, expected: bytes) -> None:
 
 
 def test_low_precision_is_asked_for() -> None:
-    copy = for_tensorrt(load_graph(DEMO / "aggregator.onnx"), precision="fp8")
+    copy = for_tensorrt(demo_graph("aggregator"), precision="fp8")
     op_nodes = [node for node in copy.graph.node if node.domain == "covis"]
     assert op_nodes and all(_attributes(node)["precision"] == b"fp8" for node in op_nodes)
 

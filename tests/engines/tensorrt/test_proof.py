@@ -15,15 +15,15 @@ from onnx import TensorProto, helper
 from covis.cli import run_command
 from covis.engines.bundle.bundle import PLANS, open_bundle
 from covis.engines.errors import CovisError, ExitCode
-from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
-from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache
 from covis.engines.tensorrt.plans.profiles import InputShapes
 from covis.engines.tensorrt.plans.record import EngineOptions, PlanInputs, Range
 from covis.engines.tensorrt.proof.inspector import prove
 from covis.engines.tensorrt.proof.layers import element_type, parse_layers
 from covis.engines.tensorrt.proof.report import EngineReport, report
+from tests.engines.tensorrt.demo_graphs import facts as demo_facts
+from tests.engines.tensorrt.demo_graphs import rewritten
 from tests.engines.tensorrt.layers import Layer, as_json, engine_layers
 from tests.engines.tensorrt.plan_inputs import plan_inputs
 from tests.places import DEMO
@@ -32,16 +32,7 @@ Facts = dict[str, TensorFacts]
 
 
 def stage(name: str, views: int = 4) -> tuple[onnx.ModelProto, Facts]:
-    model = for_tensorrt(load_graph(DEMO / f"{name}.onnx"))
-    sizes = {"M": views, "N": views, "K": 1}
-    shapes = {
-        value.name: tuple(
-            sizes[d.dim_param] if d.dim_param else d.dim_value
-            for d in value.type.tensor_type.shape.dim
-        )
-        for value in model.graph.input
-    }
-    return model, tensor_facts(model, shapes)
+    return rewritten(name), demo_facts(name, views)
 
 
 def compare(

@@ -18,6 +18,7 @@ from covis.export.stage import StageModule
 from covis.export.write import trace_stages, write_narrow
 from tests.export.models.parity import recorded_model
 from tests.golden_data import golden, golden_json
+from tests.traces import shared_traces
 
 CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
 HEIGHT, WIDTH = 42, 56
@@ -45,7 +46,8 @@ def traced(config: str, pooled: bool = False) -> Traced:
     assert isinstance(channels, int)
     saliency = saliency_stage(*patch_grid(HEIGHT, WIDTH), channels, "descriptor")
     chosen = (encoder, saliency, *others)
-    return Traced(model, weights, chosen, trace_stages(chosen, weights, model))
+    with shared_traces():
+        return Traced(model, weights, chosen, trace_stages(chosen, weights, model))
 
 
 def narrowed(
