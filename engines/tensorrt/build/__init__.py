@@ -1,1 +1,1 @@
-"""Builds of TensorRT engines: options, one engine, all stages of a bundle."""
+"""Builds of TensorRT engines: options, requests, one engine, all stages of a bundle."""

@@ -1,4 +1,4 @@
-"""Options of `covis build`: trtexec's words, and what they mean to TensorRT's builder."""
+"""Options of `covis build`, with trtexec's names where trtexec has the same option."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ class BuildOptions:
             "--optShapes": self.optShapes,
             "--maxShapes": self.maxShapes,
         }
-        if self.onnx is None and (given := [k for k, v in single.items() if v is not None]):
+        if self.onnx is None and (misplaced := [k for k, v in single.items() if v is not None]):
             raise user_error(
-                "belongs to --onnx", where=given[0], hint="a bundle takes --views, --chunk, --cache"
+                "belongs to --onnx", where=misplaced[0], hint="a bundle takes --views, --chunk, --cache"
             )
         if self.onnx is not None and self.saveEngine is None:
             raise user_error("is missing", where="--saveEngine", hint="say where the plan goes")
@@ -128,11 +128,11 @@ class BuildOptions:
 
     @property
     def plugin(self) -> Path | None:
-        """The plugin library that was named, if any."""
+        """Plugin library that the user named; None if there is none."""
         return self.staticPlugins or self.dynamicPlugins
 
     def engine_options(self) -> EngineOptions:
-        """What of this changes the engine, for the plan's record and its key in the cache."""
+        """Return the options that change the engine, for the plan's record and its cache key."""
         pools = parse_pools(self.memPoolSize)
         return EngineOptions(
             builder_optimization_level=self.builderOptimizationLevel,
@@ -147,10 +147,10 @@ class BuildOptions:
 
 
 def parse_pools(text: str | None) -> dict[str, int]:
-    """Bytes by pool from trtexec's words, e.g. "workspace:4G,tacticSharedMem:48K".
+    """Parse the size of each pool in bytes from "workspace:4G,tacticSharedMem:48K".
 
     Raises:
-        CovisError: another spelling, an unknown pool, or one named twice.
+        CovisError: the syntax is wrong, a pool is unknown, or one is named twice.
     """
     pools: dict[str, int] = {}
     for entry in text.split(",") if text else []:

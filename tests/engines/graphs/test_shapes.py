@@ -120,7 +120,7 @@ def test_shape_that_depends_on_data() -> None:
         tensor_facts(model, {"x": (10, 8)})
 
 
-def test_most_views() -> None:
+def test_largest_views() -> None:
     compared: list[int] = []
 
     def needs(views: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from covis.engines.system.gpu import Gpu
 from covis.engines.tensorrt.plans.cache import PlanCache
 from covis.engines.tensorrt.plans.choose import find_plan
 from covis.engines.tensorrt.plans.record import EngineOptions, PlanRecord, Range, read_record
+from covis.engines.tensorrt.plans.trust import Host, Mismatch, accepted, mismatches
 from tests.engines.tensorrt.plan_inputs import H200, TENSORRT, plan_inputs
 
 
@@ -112,6 +114,20 @@ def test_foreign_plans(
     mine = add(bundle, "encoder", (1, 4, 4))  # a plan of this machine is taken although not nearest
     if not here:
         assert find(bundle, "encoder", 8) == mine
+
+
+def test_trust_overrides_no_mismatch_besides_others(bundle: Bundle) -> None:
+    """A plan of other weights stays refused, whatever else differs and in whatever order."""
+    assert {m for m in Mismatch if m.trust_overrides} == {
+        Mismatch.PLUGIN, Mismatch.GPU, Mismatch.DRIVER
+    }  # fmt: skip
+    plan = add(bundle, "encoder", (1, 8, 16), weights="9" * 64, plugin="9" * 64)
+    found = mismatches(plan, bundle, Host(other(name="NVIDIA H100"), TENSORRT, None))
+    assert found == (Mismatch.WEIGHTS, Mismatch.PLUGIN, Mismatch.GPU)
+    for order in itertools.permutations(found):
+        assert not accepted(plan, order, [plan.sha256])
+    assert accepted(plan, found[1:], [plan.sha256])
+    assert not accepted(plan, found[1:]) and accepted(plan, ())
 
 
 def test_plans_for_several_gpus(bundle: Bundle) -> None:
