@@ -1,4 +1,4 @@
-#include "host.h"
+#include "tensorrt/host.h"
 
 #include <dlfcn.h>
 #include <link.h>

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "tensorrt/kernels.h"
 
 #include <dlfcn.h>
 

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "covis_attention.h"
-#include "covis_select.h"
+#include "block_sparse_attention/cuda/covis_attention.h"
+#include "block_select/cuda/covis_select.h"
 
 namespace covis::trt {
 

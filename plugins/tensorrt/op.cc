@@ -1,4 +1,4 @@
-#include "op.h"
+#include "tensorrt/op.h"
 
 #include <algorithm>
 

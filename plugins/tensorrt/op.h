@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "fields.h"
+#include "tensorrt/fields.h"
 
 namespace covis::trt {
 

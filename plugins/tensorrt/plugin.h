@@ -7,8 +7,8 @@
 #include <exception>
 #include <new>
 
-#include "host.h"
-#include "op.h"
+#include "tensorrt/host.h"
+#include "tensorrt/op.h"
 
 namespace covis::trt {
 

@@ -7,7 +7,7 @@
 #include <atomic>
 #include <cstdio>
 
-#include "plugin.h"
+#include "tensorrt/plugin.h"
 
 namespace covis::trt {
 namespace {

@@ -51,11 +51,10 @@ def library() -> ctypes.CDLL:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "libcovis_cuda_host.so"
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [ATTENTION / "host" / "emulate.cc", ATTENTION / "plan.cc"]
-    files += [SELECT / "host" / "emulate.cc", SELECT / "select_plan.cc"]
-    files += [SALIENCY / "host" / "emulate.cc", SALIENCY / "saliency_plan.cc"]
-    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
-    command = [compiler, *flags, *includes, *map(str, files)]
+    files = [ATTENTION / "host" / "attention.cc", ATTENTION / "launch_plan.cc"]
+    files += [SELECT / "host" / "select.cc", SELECT / "launch_plan.cc"]
+    files += [SALIENCY / "host" / "saliency.cc", SALIENCY / "launch_plan.cc"]
+    command = [compiler, *flags, f"-I{PLUGINS}", *map(str, files)]
     subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
     loaded = ctypes.CDLL(str(target))
     loaded.covis_host_divide.restype = ctypes.c_uint32
@@ -64,8 +63,8 @@ def library() -> ctypes.CDLL:
 
 
 @dataclass
-class Plan:
-    """What make_plan decided."""
+class LaunchPlan:
+    """What make_launch_plan decided."""
 
     status: int
     message: str
@@ -74,12 +73,14 @@ class Plan:
     hopper: bool
 
 
-def plan(params: AttentionParams, capability: int = 90, *, pointers: bool = False) -> Plan:
-    """The plan for an invented GPU of that compute capability."""
+def launch_plan(
+    params: AttentionParams, capability: int = 90, *, pointers: bool = False
+) -> LaunchPlan:
+    """The launch plan for an invented GPU of that compute capability."""
     message = ctypes.create_string_buffer(512)
     size, tiles = ctypes.c_uint64(), ctypes.c_int64()
     hopper = ctypes.c_int()
-    status = library().covis_host_plan(
+    status = library().covis_host_launch_plan(
         ctypes.byref(params),
         capability,
         int(pointers),
@@ -90,7 +91,7 @@ def plan(params: AttentionParams, capability: int = 90, *, pointers: bool = Fals
         ctypes.c_size_t(len(message)),
     )
     text = message.value.decode()
-    return Plan(status, text, size.value, tiles.value, bool(hopper.value))
+    return LaunchPlan(status, text, size.value, tiles.value, bool(hopper.value))
 
 
 def cost(params: AttentionParams, width: int, *, fp8: bool = False) -> dict[str, int]:

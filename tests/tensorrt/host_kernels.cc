@@ -2,9 +2,9 @@
 // host memory: the checks and workspace sizes are those of the CUDA library's own host code, for an
 // H200; the numbers come from the CPU kernels, which pass the same suite.
 #include "block_select/cpu/select.h"
+#include "block_select/cuda/launch_plan.h"
 #include "block_sparse_attention/cpu/attention.h"
-#include "plan.h"
-#include "select_plan.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
 
 namespace {
 
@@ -42,9 +42,9 @@ int covis_abi_version(void) { return 1; }
 
 int covis_attention_workspace(const CovisAttentionParams* params, uint64_t* bytes, char* message,
                               size_t message_bytes) {
-  covis::Plan plan;
+  covis::LaunchPlan plan;
   const int status =
-      covis::make_plan(*params, kH200, false, covis::Message{message, message_bytes}, &plan);
+      covis::make_launch_plan(*params, kH200, false, covis::Message{message, message_bytes}, &plan);
   *bytes = plan.workspace.bytes;
   return status;
 }
@@ -53,8 +53,8 @@ int covis_attention_launch(const CovisAttentionParams* params, void*, char* mess
                            size_t message_bytes) {
   const covis::Message m{message, message_bytes};
   const CovisAttentionParams& p = *params;
-  covis::Plan plan;
-  const int status = covis::make_plan(p, kH200, true, m, &plan);
+  covis::LaunchPlan plan;
+  const int status = covis::make_launch_plan(p, kH200, true, m, &plan);
   if (status != kCovisOk) return status;
   for (const auto* stride : {&p.q_stride, &p.k_stride, &p.v_stride, &p.o_stride}) {
     if (!contiguous(*stride, p.heads, p.tokens, p.head_dim)) {
@@ -75,9 +75,9 @@ int covis_attention_launch(const CovisAttentionParams* params, void*, char* mess
 
 int covis_select_workspace(const CovisSelectParams* params, uint64_t* bytes, char* message,
                            size_t message_bytes) {
-  covis::SelectPlan plan;
+  covis::SelectLaunchPlan plan;
   const int status =
-      covis::make_select_plan(*params, false, covis::Message{message, message_bytes}, &plan);
+      covis::make_launch_plan(*params, false, covis::Message{message, message_bytes}, &plan);
   *bytes = plan.bytes;
   return status;
 }
@@ -86,8 +86,8 @@ int covis_select_launch(const CovisSelectParams* params, void*, char* message,
                         size_t message_bytes) {
   const covis::Message m{message, message_bytes};
   const CovisSelectParams& p = *params;
-  covis::SelectPlan plan;
-  const int status = covis::make_select_plan(p, true, m, &plan);
+  covis::SelectLaunchPlan plan;
+  const int status = covis::make_launch_plan(p, true, m, &plan);
   if (status != kCovisOk) return status;
   if (!contiguous(p.q_stride, p.heads, p.tokens, p.head_dim) ||
       !contiguous(p.k_stride, p.heads, p.tokens, p.head_dim)) {

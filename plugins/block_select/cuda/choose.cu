@@ -1,5 +1,5 @@
-#include "choose.h"
-#include "select_kernels.h"
+#include "block_select/cuda/choose.h"
+#include "block_select/cuda/kernels.h"
 
 namespace covis {
 namespace {
@@ -257,9 +257,9 @@ __global__ void __launch_bounds__(kThreads, kChooseCtas)
 
 }  // namespace
 
-cudaError_t launch_choose(const SelectPlan& plan, const float* pooled_q, const float* pooled_k,
-                          const int8_t* pair, const float* keep_ratio, const float* cdf,
-                          int8_t* level, cudaStream_t stream) {
+cudaError_t launch_choose(const SelectLaunchPlan& plan, const float* pooled_q,
+                          const float* pooled_k, const int8_t* pair, const float* keep_ratio,
+                          const float* cdf, int8_t* level, cudaStream_t stream) {
   const SelectGeometry& g = plan.geometry;
   const ChooseArgs args{g, plan.rows_per_cta, pooled_q, pooled_k, pair, keep_ratio, cdf, level};
   const int bytes = static_cast<int>(select_shared_bytes(plan.rows_per_cta, g.cols, g.head_dim));

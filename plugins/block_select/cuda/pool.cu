@@ -1,7 +1,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "select_kernels.h"
+#include "block_select/cuda/kernels.h"
 
 namespace covis {
 namespace {

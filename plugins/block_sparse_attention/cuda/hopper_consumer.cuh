@@ -3,10 +3,10 @@
 
 #include <cutlass/numeric_conversion.h>
 
-#include "hopper_low.cuh"
-#include "hopper_traits.cuh"
-#include "mask.cuh"
-#include "softmax.cuh"
+#include "block_sparse_attention/cuda/hopper_low.cuh"
+#include "block_sparse_attention/cuda/hopper_traits.cuh"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/softmax.cuh"
 
 namespace covis {
 

@@ -1,10 +1,10 @@
 // What the warps of a Hopper CTA share: arguments, rings, barriers, notes.
 #pragma once
 
-#include "hopper_args.h"
-#include "hopper_ptx.cuh"
-#include "tiles.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/hopper_args.h"
+#include "block_sparse_attention/cuda/hopper_ptx.cuh"
+#include "block_sparse_attention/cuda/tiles.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "hopper_args.h"
+#include "block_sparse_attention/cuda/hopper_args.h"
 
 namespace covis {
 

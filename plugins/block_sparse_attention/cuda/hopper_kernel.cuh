@@ -5,8 +5,8 @@
 // CTAs are persistent and take tiles, longest rows first, from a counter.
 #pragma once
 
-#include "hopper_consumer.cuh"
-#include "hopper_producer.cuh"
+#include "block_sparse_attention/cuda/hopper_consumer.cuh"
+#include "block_sparse_attention/cuda/hopper_producer.cuh"
 
 namespace covis {
 

@@ -2,8 +2,8 @@
 // that no compile needs more than 2 GiB.
 #pragma once
 
-#include "hopper_instances.h"
-#include "hopper_kernel.cuh"
+#include "block_sparse_attention/cuda/hopper_instances.h"
+#include "block_sparse_attention/cuda/hopper_kernel.cuh"
 
 namespace covis {
 

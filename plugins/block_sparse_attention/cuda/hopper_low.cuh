@@ -5,10 +5,10 @@
 // 16-bit phase, so that both share one maximum, one sum and one output.
 #pragma once
 
-#include "hopper_traits.cuh"
-#include "mask.cuh"
-#include "quantize.h"
-#include "softmax.cuh"
+#include "block_sparse_attention/cuda/hopper_traits.cuh"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/softmax.cuh"
 
 namespace covis {
 

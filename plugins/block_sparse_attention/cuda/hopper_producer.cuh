@@ -1,7 +1,7 @@
 // The producer warps of a Hopper CTA: one lists the chunks of a query tile, two load them.
 #pragma once
 
-#include "hopper_control.cuh"
+#include "block_sparse_attention/cuda/hopper_control.cuh"
 
 namespace covis {
 

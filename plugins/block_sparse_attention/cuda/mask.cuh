@@ -1,7 +1,7 @@
 // Masking of score tiles, shared by all kernels. Layout of a thread's scores: softmax.cuh.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernel_args.h"
+#include "block_sparse_attention/cuda/kernel_args.h"
 
 namespace covis {
 

@@ -6,12 +6,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "mask.cuh"
-#include "portable_instances.h"
-#include "portable_ptx.cuh"
-#include "softmax.cuh"
-#include "tiles.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/portable_instances.h"
+#include "block_sparse_attention/cuda/portable_ptx.cuh"
+#include "block_sparse_attention/cuda/softmax.cuh"
+#include "block_sparse_attention/cuda/tiles.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "prepare.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/prepare.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 namespace {

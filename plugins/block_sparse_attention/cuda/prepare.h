@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 

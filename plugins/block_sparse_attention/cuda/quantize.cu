@@ -2,8 +2,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "quantize.h"
-#include "quantize_kernels.h"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/quantize_kernels.h"
 
 namespace covis {
 namespace {

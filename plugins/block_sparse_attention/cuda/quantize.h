@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 

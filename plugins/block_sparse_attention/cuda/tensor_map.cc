@@ -1,11 +1,11 @@
-#include "tensor_map.h"
+#include "block_sparse_attention/cuda/tensor_map.h"
 
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 namespace {

@@ -2,7 +2,7 @@
 // follow from the row; nothing else in the project repeats these numbers.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 

@@ -9,7 +9,7 @@
 // the ends of a run of neighbouring units are masked.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 

@@ -1,9 +1,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "choose.h"
-#include "pair_rule.h"
-#include "saliency_kernels.h"
+#include "block_select/cuda/choose.h"
+#include "saliency/cuda/kernels.h"
+#include "saliency/cuda/pair_rule.h"
 
 namespace covis {
 namespace {
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Element>
-cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyPlan& plan, float* partial,
+cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan, float* partial,
                     cudaStream_t stream) {
   const int bytes = kWarps * plan.channels * static_cast<int>(sizeof(float));
   const cudaError_t status = cudaFuncSetAttribute(
@@ -165,7 +165,7 @@ cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyPlan& plan, floa
 
 }  // namespace
 
-cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyPlan& plan,
+cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan,
                             cudaStream_t stream) {
   auto* workspace = static_cast<uint8_t*>(p.workspace);
   auto* partial = reinterpret_cast<float*>(workspace + plan.partial);

@@ -1,4 +1,4 @@
-#include "../hopper_launch.cuh"
+#include "block_sparse_attention/cuda/hopper_launch.cuh"
 
 namespace covis {
 

@@ -1,4 +1,4 @@
-#include "../portable_kernel.cuh"
+#include "block_sparse_attention/cuda/portable_kernel.cuh"
 
 namespace covis {
 

@@ -3,11 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "saliency_plan.h"
+#include "saliency/cuda/launch_plan.h"
 
 namespace covis {
 
-cudaError_t launch_saliency(const CovisSaliencyParams& params, const SaliencyPlan& plan,
+cudaError_t launch_saliency(const CovisSaliencyParams& params, const SaliencyLaunchPlan& plan,
                             cudaStream_t stream);
 
 }  // namespace covis

@@ -1,4 +1,5 @@
 #include "block_select/cpu/select.h"
+
 #include "onnxruntime/custom_op.h"
 
 namespace covis::ort {

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "covis_attention.h"
-#include "geometry.h"
+#include "block_sparse_attention/cuda/covis_attention.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
@@ -33,7 +33,7 @@ struct Workspace {
   uint64_t bytes = 0;
 };
 
-struct Plan {
+struct LaunchPlan {
   Geometry geometry;
   Workspace workspace;
   float scale = 0.0f;
@@ -52,8 +52,8 @@ struct Device {
 };
 
 // Checks every field and decides. Pointers are checked where `pointers` is true.
-int make_plan(const CovisAttentionParams& params, const Device& device, bool pointers,
-              const Message& message, Plan* plan);
+int make_launch_plan(const CovisAttentionParams& params, const Device& device, bool pointers,
+                     const Message& message, LaunchPlan* plan);
 
 // The geometry for a tile width; also used by the tests.
 Geometry make_geometry(const CovisAttentionParams& params, int width);

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "choose.h"
-#include "select_plan.h"
+#include "block_select/cuda/choose.h"
+#include "block_select/cuda/launch_plan.h"
 
 namespace {
 
@@ -74,10 +74,10 @@ int8_t covis_host_block_level(const int8_t* pair, int pair_frames, int f0, int f
   return covis::block_level(pair, pair_frames, f0, f1, g0, g1);
 }
 
-int covis_host_select_plan(const CovisSelectParams* params, int pointers, uint64_t* bytes,
-                           int* rows_per_cta, char* message, size_t message_bytes) {
-  covis::SelectPlan plan;
-  const int status = covis::make_select_plan(*params, pointers != 0,
+int covis_host_select_launch_plan(const CovisSelectParams* params, int pointers, uint64_t* bytes,
+                                  int* rows_per_cta, char* message, size_t message_bytes) {
+  covis::SelectLaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, pointers != 0,
                                              covis::Message{message, message_bytes}, &plan);
   *bytes = plan.bytes;
   *rows_per_cta = plan.rows_per_cta;

@@ -1,14 +1,14 @@
 // The C ABI of BlockSelect. Host code only.
 #include <cuda_runtime_api.h>
 
-#include "select_kernels.h"
+#include "block_select/cuda/kernels.h"
 
 namespace covis {
 namespace {
 
 int launch_select(const CovisSelectParams& p, cudaStream_t stream, const Message& m) {
-  SelectPlan plan;
-  const int status = make_select_plan(p, true, m, &plan);
+  SelectLaunchPlan plan;
+  const int status = make_launch_plan(p, true, m, &plan);
   if (status != kCovisOk) return status;
   const SelectGeometry& g = plan.geometry;
   auto* workspace = static_cast<uint8_t*>(p.workspace);
@@ -41,8 +41,8 @@ int covis_select_workspace(const CovisSelectParams* params, uint64_t* bytes, cha
   if (params == nullptr || bytes == nullptr) {
     return m.fail(kCovisBadArgument, "params or bytes is a null pointer");
   }
-  covis::SelectPlan plan;
-  const int status = covis::make_select_plan(*params, false, m, &plan);
+  covis::SelectLaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, false, m, &plan);
   if (status == kCovisOk) *bytes = plan.bytes;
   return status;
 }

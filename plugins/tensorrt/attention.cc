@@ -1,5 +1,5 @@
-#include "kernels.h"
-#include "op.h"
+#include "tensorrt/kernels.h"
+#include "tensorrt/op.h"
 
 namespace covis::trt {
 namespace {

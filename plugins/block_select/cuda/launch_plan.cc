@@ -1,8 +1,8 @@
-#include "select_plan.h"
+#include "block_select/cuda/launch_plan.h"
 
 #include <limits>
 
-#include "tiles.h"
+#include "block_sparse_attention/cuda/tiles.h"
 
 namespace covis {
 namespace {
@@ -87,8 +87,8 @@ int check_pointers(const CovisSelectParams& p, const Message& m) {
 
 }  // namespace
 
-int make_select_plan(const CovisSelectParams& p, bool pointers, const Message& m,
-                     SelectPlan* plan) {
+int make_launch_plan(const CovisSelectParams& p, bool pointers, const Message& m,
+                     SelectLaunchPlan* plan) {
   int status = check_fields(p, m);
   if (status == kCovisOk && pointers) status = check_pointers(p, m);
   if (status != kCovisOk) return status;

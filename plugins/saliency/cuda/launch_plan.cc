@@ -1,9 +1,9 @@
-#include "saliency_plan.h"
+#include "saliency/cuda/launch_plan.h"
 
 namespace covis {
 
-int make_saliency_plan(const CovisSaliencyParams& p, bool pointers, const Message& m,
-                       SaliencyPlan* plan) {
+int make_launch_plan(const CovisSaliencyParams& p, bool pointers, const Message& m,
+                     SaliencyLaunchPlan* plan) {
   if (p.struct_size != sizeof(CovisSaliencyParams)) {
     return m.fail(kCovisBadArgument, "struct_size is %u, this library has %zu; rebuild the caller",
                   p.struct_size, sizeof(CovisSaliencyParams));

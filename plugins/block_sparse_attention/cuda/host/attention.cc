@@ -7,10 +7,10 @@
 #include <limits>
 #include <vector>
 
-#include "host/low.h"
-#include "plan.h"
-#include "tiles.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/host/low.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
+#include "block_sparse_attention/cuda/tiles.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace {
 
@@ -149,12 +149,12 @@ void attend(const Geometry& g, const CovisAttentionParams& p, const QueryTile& t
 extern "C" {
 
 // Plans for an invented device, for the tests of checks and messages.
-int covis_host_plan(const CovisAttentionParams* params, int capability, int pointers,
-                    uint64_t* workspace_bytes, int64_t* tiles, int* hopper, char* message,
-                    size_t message_bytes) {
-  covis::Plan plan;
-  const int status = covis::make_plan(*params, covis::Device{capability, 132}, pointers != 0,
-                                      covis::Message{message, message_bytes}, &plan);
+int covis_host_launch_plan(const CovisAttentionParams* params, int capability, int pointers,
+                           uint64_t* workspace_bytes, int64_t* tiles, int* hopper, char* message,
+                           size_t message_bytes) {
+  covis::LaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, covis::Device{capability, 132}, pointers != 0,
+                                             covis::Message{message, message_bytes}, &plan);
   *workspace_bytes = plan.workspace.bytes;
   *tiles = plan.tiles;
   *hopper = plan.hopper ? 1 : 0;

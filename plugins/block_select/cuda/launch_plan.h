@@ -1,8 +1,8 @@
 // Checks and sizes of BlockSelect; host code without CUDA.
 #pragma once
 
-#include "covis_select.h"
-#include "plan.h"
+#include "block_select/cuda/covis_select.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
 
 namespace covis {
 
@@ -14,7 +14,7 @@ struct SelectGeometry {
   int32_t pair_frames;
 };
 
-struct SelectPlan {
+struct SelectLaunchPlan {
   SelectGeometry geometry;
   int32_t rows_per_cta = 1;
   uint64_t pooled_q = 0, pooled_k = 0, bytes = 0;  // workspace
@@ -27,7 +27,7 @@ constexpr uint64_t select_shared_bytes(int64_t rows, int64_t cols, int64_t head_
   return uint64_t(rows * cols + rows * head_dim) * 4 + kSelectBins * 12 + 512;
 }
 
-int make_select_plan(const CovisSelectParams& params, bool pointers, const Message& message,
-                     SelectPlan* plan);
+int make_launch_plan(const CovisSelectParams& params, bool pointers, const Message& message,
+                     SelectLaunchPlan* plan);
 
 }  // namespace covis

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "select_plan.h"
+#include "block_select/cuda/launch_plan.h"
 
 namespace covis {
 
@@ -14,8 +14,8 @@ cudaError_t launch_pool(const SelectGeometry& g, const void* source, int data_ty
                         float* target, cudaStream_t stream);
 
 // Scores, softmax and choice of `rows_per_cta` rows a CTA.
-cudaError_t launch_choose(const SelectPlan& plan, const float* pooled_q, const float* pooled_k,
-                          const int8_t* pair, const float* keep_ratio, const float* cdf,
-                          int8_t* level, cudaStream_t stream);
+cudaError_t launch_choose(const SelectLaunchPlan& plan, const float* pooled_q,
+                          const float* pooled_k, const int8_t* pair, const float* keep_ratio,
+                          const float* cdf, int8_t* level, cudaStream_t stream);
 
 }  // namespace covis

@@ -1,19 +1,19 @@
 // Checks and workspace of the saliency pre-op; host code without CUDA.
 #pragma once
 
-#include "covis_saliency.h"
-#include "plan.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
+#include "saliency/cuda/covis_saliency.h"
 
 namespace covis {
 
 inline constexpr int kSaliencyRuns = 16;  // CTAs a view: runs of its patches, summed in fixed order
 
-struct SaliencyPlan {
+struct SaliencyLaunchPlan {
   int32_t views = 0, patches = 0, channels = 0;
   uint64_t partial = 0, descriptors = 0, bytes = 0;  // workspace
 };
 
-int make_saliency_plan(const CovisSaliencyParams& params, bool pointers, const Message& message,
-                       SaliencyPlan* plan);
+int make_launch_plan(const CovisSaliencyParams& params, bool pointers, const Message& message,
+                     SaliencyLaunchPlan* plan);
 
 }  // namespace covis

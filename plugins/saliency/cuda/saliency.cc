@@ -1,5 +1,5 @@
 // The C ABI of the saliency pre-op. Host code only.
-#include "saliency_kernels.h"
+#include "saliency/cuda/kernels.h"
 
 extern "C" {
 
@@ -9,8 +9,8 @@ int covis_saliency_workspace(const CovisSaliencyParams* params, uint64_t* bytes,
   if (params == nullptr || bytes == nullptr) {
     return m.fail(kCovisBadArgument, "params or bytes is a null pointer");
   }
-  covis::SaliencyPlan plan;
-  const int status = covis::make_saliency_plan(*params, false, m, &plan);
+  covis::SaliencyLaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, false, m, &plan);
   if (status == kCovisOk) *bytes = plan.bytes;
   return status;
 }
@@ -19,8 +19,8 @@ int covis_saliency_launch(const CovisSaliencyParams* params, void* stream, char*
                           size_t message_bytes) {
   const covis::Message m{message, message_bytes};
   if (params == nullptr) return m.fail(kCovisBadArgument, "params is a null pointer");
-  covis::SaliencyPlan plan;
-  const int status = covis::make_saliency_plan(*params, true, m, &plan);
+  covis::SaliencyLaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, true, m, &plan);
   if (status != kCovisOk) return status;
   const cudaError_t error =
       covis::launch_saliency(*params, plan, static_cast<cudaStream_t>(stream));

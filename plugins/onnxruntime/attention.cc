@@ -1,6 +1,7 @@
+#include "block_sparse_attention/cpu/attention.h"
+
 #include <cmath>
 
-#include "block_sparse_attention/cpu/attention.h"
 #include "onnxruntime/custom_op.h"
 
 namespace covis::ort {

@@ -1,12 +1,12 @@
-#include "plan.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
 
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <limits>
 
-#include "quantize.h"
-#include "tiles.h"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/tiles.h"
 
 namespace covis {
 
@@ -144,7 +144,7 @@ int check_tensors(const CovisAttentionParams& p, bool pointers, const Message& m
 }
 
 int choose_kernel(const CovisAttentionParams& p, const Device& device, const Message& m,
-                  Plan* plan) {
+                  LaunchPlan* plan) {
   if (device.capability < 80) {
     return m.fail(kCovisNoDevice, "the GPU has compute capability %d.%d; 8.0 or newer is needed",
                   device.capability / 10, device.capability % 10);
@@ -173,7 +173,7 @@ uint64_t append(uint64_t* end, uint64_t bytes) {
   return start;
 }
 
-void lay_out_workspace(const CovisAttentionParams& p, Plan* plan) {
+void lay_out_workspace(const CovisAttentionParams& p, LaunchPlan* plan) {
   const Geometry& g = plan->geometry;
   Workspace& w = plan->workspace;
   uint64_t end = 0;
@@ -281,8 +281,8 @@ Geometry make_geometry(const CovisAttentionParams& p, int width) {
   return g;
 }
 
-int make_plan(const CovisAttentionParams& p, const Device& device, bool pointers, const Message& m,
-              Plan* plan) {
+int make_launch_plan(const CovisAttentionParams& p, const Device& device, bool pointers,
+                     const Message& m, LaunchPlan* plan) {
   int status = check_sizes(p, m);
   if (status == kCovisOk) status = check_layout(p, m);
   if (status == kCovisOk) status = check_level(p, m);

@@ -1,14 +1,14 @@
 // The C ABI: plan, small kernels, attention kernel. Host code only.
 #include <cuda_runtime_api.h>
 
-#include "covis_attention.h"
-#include "hopper_instances.h"
-#include "plan.h"
-#include "portable_instances.h"
-#include "prepare.h"
-#include "quantize.h"
-#include "quantize_kernels.h"
-#include "tensor_map.h"
+#include "block_sparse_attention/cuda/covis_attention.h"
+#include "block_sparse_attention/cuda/hopper_instances.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
+#include "block_sparse_attention/cuda/portable_instances.h"
+#include "block_sparse_attention/cuda/prepare.h"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/quantize_kernels.h"
+#include "block_sparse_attention/cuda/tensor_map.h"
 
 namespace covis {
 namespace {
@@ -39,7 +39,7 @@ uint8_t* part(const CovisAttentionParams& p, uint64_t offset) {
   return static_cast<uint8_t*>(p.workspace) + offset;
 }
 
-KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
+KernelArgs kernel_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   KernelArgs args{};
   args.geometry = plan.geometry;
   args.level = p.level;
@@ -54,7 +54,7 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const Plan& plan) {
 }
 
 // What FP8 copies the workspace holds, and from what they are made.
-QuantizeArgs quantize_args(const CovisAttentionParams& p, const Plan& plan) {
+QuantizeArgs quantize_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   const Workspace& w = plan.workspace;
   const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(part(p, offset)); };
   QuantizeArgs args{};
@@ -106,7 +106,8 @@ BoxedTensor low_columns(const Geometry& g, const void* data, int dim) {
   return BoxedTensor{data, width, dim, 1, g.heads, g.batch, width, head, head, head * g.heads};
 }
 
-int make_maps(const CovisAttentionParams& p, const Plan& plan, const Message& m, HopperMaps* maps) {
+int make_maps(const CovisAttentionParams& p, const LaunchPlan& plan, const Message& m,
+              HopperMaps* maps) {
   const Geometry& g = plan.geometry;
   const Workspace& w = plan.workspace;
   const int dim = static_cast<int>(p.head_dim);
@@ -144,7 +145,7 @@ int make_maps(const CovisAttentionParams& p, const Plan& plan, const Message& m,
   return kCovisOk;
 }
 
-cudaError_t gather(const CovisAttentionParams& p, const Plan& plan, cudaStream_t stream) {
+cudaError_t gather(const CovisAttentionParams& p, const LaunchPlan& plan, cudaStream_t stream) {
   const Geometry& g = plan.geometry;
   const Workspace& w = plan.workspace;
   const int dim = static_cast<int>(p.head_dim);
@@ -158,7 +159,7 @@ cudaError_t gather(const CovisAttentionParams& p, const Plan& plan, cudaStream_t
   return status;
 }
 
-HopperLaunch* hopper_instance(const CovisAttentionParams& p, const Plan& plan) {
+HopperLaunch* hopper_instance(const CovisAttentionParams& p, const LaunchPlan& plan) {
   const bool half = p.data_type == kCovisFloat16;
   if (p.head_dim == 128) {
     if (plan.fp8) return half ? launch_hopper_f16_d128_fp8 : launch_hopper_bf16_d128_fp8;
@@ -174,7 +175,7 @@ HopperLaunch* hopper_instance(const CovisAttentionParams& p, const Plan& plan) {
   return half ? launch_hopper_f16_d64 : launch_hopper_bf16_d64;
 }
 
-int run_hopper(const CovisAttentionParams& p, const Plan& plan, const Device& device,
+int run_hopper(const CovisAttentionParams& p, const LaunchPlan& plan, const Device& device,
                cudaStream_t stream, const Message& m, cudaError_t* error) {
   HopperArgs args{};
   args.kernel = kernel_args(p, plan);
@@ -195,7 +196,8 @@ int run_hopper(const CovisAttentionParams& p, const Plan& plan, const Device& de
   return kCovisOk;
 }
 
-cudaError_t run_portable(const CovisAttentionParams& p, const Plan& plan, cudaStream_t stream) {
+cudaError_t run_portable(const CovisAttentionParams& p, const LaunchPlan& plan,
+                         cudaStream_t stream) {
   PortableArgs args{};
   args.kernel = kernel_args(p, plan);
   args.q = p.q;
@@ -215,9 +217,9 @@ cudaError_t run_portable(const CovisAttentionParams& p, const Plan& plan, cudaSt
 
 int launch(const CovisAttentionParams& p, cudaStream_t stream, const Message& m) {
   Device device;
-  Plan plan;
+  LaunchPlan plan;
   int status = query_device(m, &device);
-  if (status == kCovisOk) status = make_plan(p, device, true, m, &plan);
+  if (status == kCovisOk) status = make_launch_plan(p, device, true, m, &plan);
   if (status != kCovisOk || plan.tiles == 0) return status;
   cudaError_t error = cudaSuccess;
   if (plan.ordered) {
@@ -254,9 +256,9 @@ int covis_attention_workspace(const CovisAttentionParams* params, uint64_t* byte
     return m.fail(kCovisBadArgument, "params or bytes is a null pointer");
   }
   covis::Device device;
-  covis::Plan plan;
+  covis::LaunchPlan plan;
   int status = covis::query_device(m, &device);
-  if (status == kCovisOk) status = covis::make_plan(*params, device, false, m, &plan);
+  if (status == kCovisOk) status = covis::make_launch_plan(*params, device, false, m, &plan);
   if (status == kCovisOk) *bytes = plan.workspace.bytes;
   return status;
 }

@@ -3,8 +3,8 @@
 #include <functional>
 #include <vector>
 
-#include "pair_rule.h"
-#include "saliency_plan.h"
+#include "saliency/cuda/launch_plan.h"
+#include "saliency/cuda/pair_rule.h"
 
 extern "C" {
 
@@ -25,11 +25,11 @@ void covis_host_pair_levels(const float* similarity, int views, float tau, float
   }
 }
 
-int covis_host_saliency_plan(const CovisSaliencyParams* params, int pointers, uint64_t* bytes,
-                             char* message, size_t message_bytes) {
-  covis::SaliencyPlan plan;
-  const int status = covis::make_saliency_plan(*params, pointers != 0,
-                                               covis::Message{message, message_bytes}, &plan);
+int covis_host_saliency_launch_plan(const CovisSaliencyParams* params, int pointers,
+                                    uint64_t* bytes, char* message, size_t message_bytes) {
+  covis::SaliencyLaunchPlan plan;
+  const int status = covis::make_launch_plan(*params, pointers != 0,
+                                             covis::Message{message, message_bytes}, &plan);
   *bytes = plan.bytes;
   return status;
 }
