@@ -1,16 +1,25 @@
 // The C ABI: plan, small kernels, attention kernel. Host code only.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "block_sparse_attention/cuda/covis_attention.h"
-#include "block_sparse_attention/cuda/hopper_instances.h"
+#include "block_sparse_attention/cuda/hopper_args.h"
 #include "block_sparse_attention/cuda/launch_plan.h"
-#include "block_sparse_attention/cuda/portable_instances.h"
+#include "block_sparse_attention/cuda/portable_args.h"
 #include "block_sparse_attention/cuda/prepare.h"
 #include "block_sparse_attention/cuda/quantize.h"
 #include "block_sparse_attention/cuda/quantize_kernels.h"
 #include "block_sparse_attention/cuda/tensor_map.h"
 
 namespace covis {
+
+// One function for each row of instances.def, each compiled in a file of its own.
+#define COVIS_HOPPER(name, ...) HopperLaunch launch_hopper_##name;
+#define COVIS_PORTABLE(name, ...) PortableLaunch launch_portable_##name;
+#include "block_sparse_attention/cuda/instances.def"
+
 namespace {
 
 int query_device(const Message& m, Device* device) {
@@ -159,24 +168,43 @@ cudaError_t gather(const CovisAttentionParams& p, const LaunchPlan& plan, cudaSt
   return status;
 }
 
-HopperLaunch* hopper_instance(const CovisAttentionParams& p, const LaunchPlan& plan) {
-  const bool half = p.data_type == kCovisFloat16;
-  if (p.head_dim == 128) {
-    if (plan.fp8) return half ? launch_hopper_f16_d128_fp8 : launch_hopper_bf16_d128_fp8;
-    return half ? launch_hopper_f16_d128 : launch_hopper_bf16_d128;
-  }
-  if (plan.polynomial) {
-    if (plan.fp8) {
-      return half ? launch_hopper_f16_d64_fp8_polynomial : launch_hopper_bf16_d64_fp8_polynomial;
-    }
-    return half ? launch_hopper_f16_d64_polynomial : launch_hopper_bf16_d64_polynomial;
-  }
-  if (plan.fp8) return half ? launch_hopper_f16_d64_fp8 : launch_hopper_bf16_d64_fp8;
-  return half ? launch_hopper_f16_d64 : launch_hopper_bf16_d64;
+struct HopperInstance {
+  int32_t data_type;
+  int64_t head_dim;
+  bool polynomial, fp8;
+  HopperLaunch* launch;
+};
+
+constexpr HopperInstance kHopperInstances[] = {
+#define COVIS_HOPPER(name, type, head_dim, polynomial, fp8) \
+  {type, head_dim, polynomial, fp8, launch_hopper_##name},
+#include "block_sparse_attention/cuda/instances.def"
+};
+
+struct PortableInstance {
+  int32_t data_type;
+  int64_t head_dim;
+  PortableLaunch* launch;
+};
+
+constexpr PortableInstance kPortableInstances[] = {
+#define COVIS_PORTABLE(name, type, head_dim) {type, head_dim, launch_portable_##name},
+#include "block_sparse_attention/cuda/instances.def"
+};
+
+int no_instance(const CovisAttentionParams& p, const Message& m) {
+  return m.fail(kCovisUnsupported, "no kernel is built for data_type %d and head_dim %lld",
+                p.data_type, static_cast<long long>(p.head_dim));
 }
 
 int run_hopper(const CovisAttentionParams& p, const LaunchPlan& plan, const Device& device,
                cudaStream_t stream, const Message& m, cudaError_t* error) {
+  const auto* const instance =
+      std::find_if(std::begin(kHopperInstances), std::end(kHopperInstances), [&](const auto& i) {
+        return i.data_type == p.data_type && i.head_dim == p.head_dim &&
+               i.polynomial == plan.polynomial && i.fp8 == plan.fp8;
+      });
+  if (instance == std::end(kHopperInstances)) return no_instance(p, m);
   HopperArgs args{};
   args.kernel = kernel_args(p, plan);
   const int status = make_maps(p, plan, m, &args.maps);
@@ -191,13 +219,17 @@ int run_hopper(const CovisAttentionParams& p, const LaunchPlan& plan, const Devi
   }
   if (*error == cudaSuccess) {
     const int ctas = min_int(device.multiprocessors, args.kernel.tiles);
-    *error = hopper_instance(p, plan)(args, ctas, stream);
+    *error = instance->launch(args, ctas, stream);
   }
   return kCovisOk;
 }
 
-cudaError_t run_portable(const CovisAttentionParams& p, const LaunchPlan& plan,
-                         cudaStream_t stream) {
+int run_portable(const CovisAttentionParams& p, const LaunchPlan& plan, cudaStream_t stream,
+                 const Message& m, cudaError_t* error) {
+  const auto* const instance = std::find_if(
+      std::begin(kPortableInstances), std::end(kPortableInstances),
+      [&](const auto& i) { return i.data_type == p.data_type && i.head_dim == p.head_dim; });
+  if (instance == std::end(kPortableInstances)) return no_instance(p, m);
   PortableArgs args{};
   args.kernel = kernel_args(p, plan);
   args.q = p.q;
@@ -208,11 +240,8 @@ cudaError_t run_portable(const CovisAttentionParams& p, const LaunchPlan& plan,
     args.k_stride[i] = p.k_stride[i];
     args.v_stride[i] = p.v_stride[i];
   }
-  const bool half = p.data_type == kCovisFloat16;
-  if (p.head_dim == 128) {
-    return half ? launch_portable_f16_d128(args, stream) : launch_portable_bf16_d128(args, stream);
-  }
-  return half ? launch_portable_f16_d64(args, stream) : launch_portable_bf16_d64(args, stream);
+  *error = instance->launch(args, stream);
+  return kCovisOk;
 }
 
 int launch(const CovisAttentionParams& p, cudaStream_t stream, const Message& m) {
@@ -229,10 +258,8 @@ int launch(const CovisAttentionParams& p, cudaStream_t stream, const Message& m)
                          reinterpret_cast<uint32_t*>(part(p, plan.workspace.order)), stream);
   }
   if (error == cudaSuccess) {
-    if (plan.hopper)
-      status = run_hopper(p, plan, device, stream, m, &error);
-    else
-      error = run_portable(p, plan, stream);
+    status = plan.hopper ? run_hopper(p, plan, device, stream, m, &error)
+                         : run_portable(p, plan, stream, m, &error);
   }
   if (status != kCovisOk) return status;
   if (error != cudaSuccess) {

@@ -1,7 +1,8 @@
-// What the Hopper kernel is launched with.
+// Arguments and launch of the Hopper kernel.
 #pragma once
 
 #include <cuda.h>
+#include <cuda_runtime_api.h>
 
 #include "block_sparse_attention/cuda/kernel_args.h"
 
@@ -27,5 +28,7 @@ struct HopperArgs {
   LowScales low;
   KernelArgs kernel;
 };
+
+using HopperLaunch = cudaError_t(const HopperArgs& args, int ctas, cudaStream_t stream);
 
 }  // namespace covis

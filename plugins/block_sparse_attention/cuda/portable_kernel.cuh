@@ -7,7 +7,7 @@
 #include <cuda_fp16.h>
 
 #include "block_sparse_attention/cuda/mask.cuh"
-#include "block_sparse_attention/cuda/portable_instances.h"
+#include "block_sparse_attention/cuda/portable_args.h"
 #include "block_sparse_attention/cuda/portable_ptx.cuh"
 #include "block_sparse_attention/cuda/softmax.cuh"
 #include "block_sparse_attention/cuda/tiles.h"
@@ -208,17 +208,6 @@ __global__ void __launch_bounds__(128, 2)
   Body body{args, *reinterpret_cast<typename Body::Shared*>(raw), tile, piece,
             static_cast<int>(threadIdx.x)};
   body.run();
-}
-
-template <class Element, int kHeadDim>
-cudaError_t launch_portable(const PortableArgs& args, cudaStream_t stream) {
-  const auto kernel = &portable_attention<Element, kHeadDim>;
-  constexpr int kBytes = static_cast<int>(sizeof(typename Portable<Element, kHeadDim>::Shared));
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  kernel<<<args.kernel.tiles, 128, kBytes, stream>>>(args);
-  return cudaPeekAtLastError();
 }
 
 }  // namespace covis
