@@ -20,9 +20,7 @@ struct BlockSelect {
   Pool pool;
 
   static OrtStatus* create(DataType type, const OrtKernelInfo* info, BlockSelect** made) {
-    TokenLayout layout;
-    layout.q_block = 128;
-    layout.k_block = 64;
+    TokenLayout layout = kSelectDefaults;
     layout_attributes(info, layout);
     std::string pool = "mean";
     attribute(info, "pool", pool);
@@ -96,9 +94,7 @@ struct BlockSelect {
     for (size_t i = 0; i < 3; ++i) {
       if (shape[i] < 1 && names[i][0] == '\0') return nullptr;
     }
-    TokenLayout layout;
-    layout.q_block = 128;
-    layout.k_block = 64;
+    TokenLayout layout = kSelectDefaults;
     layout_attributes(context, layout);
     if (!check_layout(layout).empty()) return nullptr;  // the kernel's creation will tell
     const int64_t tokens = shape[2];

@@ -1,3 +1,4 @@
+#include "cuda/layout_fields.h"
 #include "tensorrt/kernels.h"
 #include "tensorrt/op.h"
 
@@ -6,12 +7,11 @@ namespace {
 
 constexpr size_t kMessage = 512;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The level map's sizes for N patch tokens.
-Dims full_level(const Layout& layout, const Dims& q, int64_t patches) {
-  return Dims{4, {q.d[0], q.d[1], ceil_div(patches, layout.q_block),
-                  ceil_div(patches, layout.k_block)}};
+Dims full_level(const TokenLayout& layout, const Dims& q, int64_t patches) {
+  return Dims{4,
+              {q.d[0], q.d[1], TokenLayout::ceil_div(patches, layout.q_block),
+               TokenLayout::ceil_div(patches, layout.k_block)}};
 }
 
 CovisAttentionParams params_of(const AttentionFields& fields, const Call& call) {
@@ -23,11 +23,7 @@ CovisAttentionParams params_of(const AttentionFields& fields, const Call& call) 
   p.precision = fields.precision;
   p.kernel = call.tactic;
   p.batch = q.d[0], p.heads = q.d[1], p.tokens = q.d[2], p.head_dim = q.d[3];
-  p.frame_tokens = fields.layout.frame_tokens;
-  p.special_first = fields.layout.special_first;
-  p.special_last = fields.layout.special_last;
-  p.trailing_tokens = fields.layout.trailing_tokens;
-  p.q_block = fields.layout.q_block, p.k_block = fields.layout.k_block;
+  set_layout(fields.layout, &p);
   p.scale = fields.scale;
   const int64_t strides[3] = {p.heads * p.tokens * p.head_dim, p.tokens * p.head_dim, p.head_dim};
   for (int i = 0; i < 3; ++i) {
@@ -81,7 +77,7 @@ std::string AttentionOp::check_shapes(const Fields& fields, const std::vector<Di
   const Dims& level = inputs[3];
   if (level.nbDims != 4) return "level is " + text(level) + ", must be (b, h, Rq, Rk)";
   const bool known = q.d[2] > 0;
-  const Dims full = full_level(fields.layout, q, known ? fields.layout.patch_tokens(q.d[2]) : 0);
+  const Dims full = full_level(fields.layout, q, known ? fields.layout.patches(q.d[2]) : 0);
   for (int axis = 0; axis < 4; ++axis) {
     const int64_t size = level.d[axis];
     const bool whole_known = axis < 2 ? full.d[axis] > 0 : known;
@@ -97,9 +93,8 @@ void AttentionOp::output_shape(const Fields&, const nvinfer1::DimsExprs* inputs,
   *output = inputs[0];
 }
 
-std::vector<Call> AttentionOp::extremes(const Fields& fields, const Call& least,
-                                        const Call& most) {
-  const Layout& layout = fields.layout;
+std::vector<Call> AttentionOp::extremes(const Fields& fields, const Call& least, const Call& most) {
+  const TokenLayout& layout = fields.layout;
   std::vector<Call> calls;
   for (int64_t frames : frame_counts(layout, least.inputs[0].d[2], most.inputs[0].d[2])) {
     Call call = most;
@@ -107,7 +102,7 @@ std::vector<Call> AttentionOp::extremes(const Fields& fields, const Call& least,
     q.d[2] = frames * layout.frame_tokens + layout.trailing_tokens;
     if (q.d[2] < 1) continue;
     call.inputs[1] = call.inputs[2] = q;
-    const Dims full = full_level(layout, q, frames * layout.patches());
+    const Dims full = full_level(layout, q, frames * layout.frame_patches());
     Dims& level = call.inputs[3];
     for (int axis = 0; axis < 4; ++axis) {
       level.d[axis] = most.inputs[3].d[axis] == 1 ? 1 : full.d[axis];

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "block_sparse_attention/cuda/covis_attention.h"
 #include "block_select/cuda/covis_select.h"
+#include "block_sparse_attention/cuda/covis_attention.h"
 
 namespace covis::trt {
 

@@ -66,10 +66,10 @@ struct SelectOp {
 };
 
 // Shared by the two: Q and its fellows have one shape (B, H, S, D) that the layout divides.
-std::string check_tokens(const Layout& layout, const std::vector<Dims>& inputs,
+std::string check_tokens(const TokenLayout& layout, const std::vector<Dims>& inputs,
                          const char* const* names, int count);
 // The numbers of whole frames from `least` to `most` tokens at which sizes are tried: all of them
 // up to a thousand, else evenly spread ones with both ends.
-std::vector<int64_t> frame_counts(const Layout& layout, int64_t least, int64_t most);
+std::vector<int64_t> frame_counts(const TokenLayout& layout, int64_t least, int64_t most);
 
 }  // namespace covis::trt

@@ -163,7 +163,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     const nvinfer1::PluginFieldCollection* collection = nullptr;
     guarded(Fields::kName, recorder_, [&]() -> std::string {
       serialized_ = FieldList();
-      serialized_.integer(kVersionField, version_, 1);
+      serialized_.integer(kVersionField, kFieldsVersion, 1);
       fields_.visit(serialized_);
       collection = serialized_.collection();
       return "";
@@ -239,7 +239,6 @@ class Plugin final : public nvinfer1::IPluginV3,
   }
 
   Fields fields_;
-  int32_t version_ = kFieldsVersion;
   int32_t tactic_ = 0;
   uint64_t bytes_ = 0;  // of workspace that the current shapes need
   std::vector<int32_t> tactics_;
@@ -271,7 +270,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
       FieldReader reader(given, phase == TensorRTPhase::kRUNTIME);
       fields.visit(reader);
       std::string error = reader.finish();
-      if (error.empty()) error = fields.layout.check();
+      if (error.empty()) error = check_special_tokens(fields.layout);
       if (error.empty()) made = new Plugin<Op>(fields);
       return error;
     });

@@ -1,3 +1,4 @@
+#include "cuda/layout_fields.h"
 #include "tensorrt/kernels.h"
 #include "tensorrt/op.h"
 
@@ -15,11 +16,7 @@ CovisSelectParams params_of(const SelectFields& fields, const Call& call) {
                                                    : kCovisSelectFloat32;
   p.pool = fields.pool;
   p.batch = q.d[0], p.heads = q.d[1], p.tokens = q.d[2], p.head_dim = q.d[3];
-  p.frame_tokens = fields.layout.frame_tokens;
-  p.special_first = fields.layout.special_first;
-  p.special_last = fields.layout.special_last;
-  p.trailing_tokens = fields.layout.trailing_tokens;
-  p.q_block = fields.layout.q_block, p.k_block = fields.layout.k_block;
+  set_layout(fields.layout, &p);
   const int64_t strides[3] = {p.heads * p.tokens * p.head_dim, p.tokens * p.head_dim, p.head_dim};
   for (int i = 0; i < 3; ++i) p.q_stride[i] = p.k_stride[i] = strides[i];
   p.pair_frames = call.inputs[2].d[2];
@@ -57,8 +54,7 @@ std::string SelectOp::check_shapes(const Fields& fields, const std::vector<Dims>
   std::string error = check_tokens(fields.layout, inputs, kInputNames, 2);
   if (!error.empty()) return error;
   const int64_t tokens = inputs[0].d[2];
-  const int64_t patches = tokens > 0 ? fields.layout.patch_tokens(tokens) : -1;
-  const int64_t frames = patches < 0 ? -1 : patches / fields.layout.patches();
+  const int64_t frames = tokens > 0 ? fields.layout.frames(tokens) : -1;
   if (frames == 0) return std::to_string(tokens) + " tokens hold no frame";
   const Dims& pair = inputs[2];
   bool fits = pair.nbDims == 4;
@@ -83,19 +79,21 @@ std::string SelectOp::check_shapes(const Fields& fields, const std::vector<Dims>
 void SelectOp::output_shape(const Fields& fields, const nvinfer1::DimsExprs* inputs,
                             nvinfer1::DimsExprs* output, nvinfer1::IExprBuilder& builder) {
   using nvinfer1::DimensionOperation;
-  const Layout& layout = fields.layout;
+  const TokenLayout& layout = fields.layout;
   const auto number = [&](int64_t value) { return builder.constant(value); };
-  const auto* body = builder.operation(DimensionOperation::kSUB, *inputs[0].d[2],
-                                       *number(layout.trailing_tokens));
+  const auto* body =
+      builder.operation(DimensionOperation::kSUB, *inputs[0].d[2], *number(layout.trailing_tokens));
   const auto* frames =
       builder.operation(DimensionOperation::kFLOOR_DIV, *body, *number(layout.frame_tokens));
   const auto* patches =
-      builder.operation(DimensionOperation::kPROD, *frames, *number(layout.patches()));
+      builder.operation(DimensionOperation::kPROD, *frames, *number(layout.frame_patches()));
   output->nbDims = 4;
   output->d[0] = inputs[0].d[0];
   output->d[1] = inputs[0].d[1];
-  output->d[2] = builder.operation(DimensionOperation::kCEIL_DIV, *patches, *number(layout.q_block));
-  output->d[3] = builder.operation(DimensionOperation::kCEIL_DIV, *patches, *number(layout.k_block));
+  output->d[2] =
+      builder.operation(DimensionOperation::kCEIL_DIV, *patches, *number(layout.q_block));
+  output->d[3] =
+      builder.operation(DimensionOperation::kCEIL_DIV, *patches, *number(layout.k_block));
 }
 
 std::vector<Call> SelectOp::extremes(const Fields& fields, const Call&, const Call& most) {
@@ -119,8 +117,7 @@ std::string SelectOp::workspace(const Fields& fields, const Call& call, uint64_t
   return status == kCovisOk ? "" : message;
 }
 
-std::string SelectOp::launch(const Fields& fields, const Call& call, uint64_t bytes,
-                             void* stream) {
+std::string SelectOp::launch(const Fields& fields, const Call& call, uint64_t bytes, void* stream) {
   if (!kernels().error.empty()) return kernels().error;
   CovisSelectParams p = params_of(fields, call);
   p.q = call.in[0], p.k = call.in[1];

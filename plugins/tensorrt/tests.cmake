@@ -5,7 +5,8 @@ set(select ${plugins}/block_select)
 
 # The kernels' C ABI on the host, beside the plugin, where it is looked for.
 add_library(covis_kernels_on_host SHARED ${tests}/host_kernels.cc
-  ${attention}/cuda/launch_plan.cc ${select}/cuda/launch_plan.cc ${plugins}/common/token_layout.cc
+  ${plugins}/cuda/checks.cc ${attention}/cuda/launch_plan.cc ${select}/cuda/launch_plan.cc
+  ${plugins}/common/token_layout.cc
   ${attention}/cpu/attention.cc ${attention}/cpu/dispatch.cc ${attention}/cpu/tile.cc
   ${select}/cpu/select.cc)
 target_include_directories(covis_kernels_on_host PRIVATE ${plugins})

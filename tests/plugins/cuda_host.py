@@ -51,7 +51,8 @@ def library() -> ctypes.CDLL:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "libcovis_cuda_host.so"
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [ATTENTION / "host" / "attention.cc", ATTENTION / "launch_plan.cc"]
+    files = [PLUGINS / "cuda" / "checks.cc"]
+    files += [ATTENTION / "host" / "attention.cc", ATTENTION / "launch_plan.cc"]
     files += [SELECT / "host" / "select.cc", SELECT / "launch_plan.cc"]
     files += [SALIENCY / "host" / "saliency.cc", SALIENCY / "launch_plan.cc"]
     command = [compiler, *flags, f"-I{PLUGINS}", *map(str, files)]

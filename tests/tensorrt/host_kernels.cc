@@ -5,6 +5,7 @@
 #include "block_select/cuda/launch_plan.h"
 #include "block_sparse_attention/cpu/attention.h"
 #include "block_sparse_attention/cuda/launch_plan.h"
+#include "cuda/layout_fields.h"
 
 namespace {
 
@@ -19,11 +20,6 @@ covis::DataType type_of(int32_t data_type) {
   return data_type == 0   ? covis::DataType::kFloat16
          : data_type == 1 ? covis::DataType::kBFloat16
                           : covis::DataType::kFloat32;
-}
-
-template <typename Params>
-covis::TokenLayout layout_of(const Params& p) {
-  return {p.frame_tokens, p.special_first, p.special_last, p.trailing_tokens, p.q_block, p.k_block};
 }
 
 bool contiguous(const int64_t (&stride)[3], int64_t heads, int64_t tokens, int64_t dim) {
@@ -68,7 +64,7 @@ int covis_attention_launch(const CovisAttentionParams* params, void*, char* mess
   cpu.level = p.level;
   cpu.level_batch = p.level_batch, cpu.level_heads = p.level_heads;
   cpu.level_rows = p.level_rows, cpu.level_columns = p.level_cols;
-  cpu.layout = layout_of(p);
+  cpu.layout = covis::layout_of(p);
   cpu.scale = p.scale;
   return finish(m, covis::block_sparse_attention(cpu, kSerial));
 }
@@ -99,7 +95,7 @@ int covis_select_launch(const CovisSelectParams* params, void*, char* message,
   cpu.query = p.q, cpu.key = p.k, cpu.pair = p.pair;
   cpu.pair_rows = cpu.pair_columns = p.pair_frames;
   cpu.keep_ratio = *p.keep_ratio, cpu.cdf = *p.cdf;
-  cpu.layout = layout_of(p);
+  cpu.layout = covis::layout_of(p);
   cpu.pool = p.pool == 0 ? covis::Pool::kMean : covis::Pool::kMax;
   cpu.level = p.level;
   return finish(m, covis::block_select(cpu, kSerial));

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "block_sparse_attention/cuda/geometry.h"
+#include "cuda/host_device.h"
 
 namespace covis {
 

@@ -2,11 +2,11 @@
 #pragma once
 
 #include "block_select/cuda/covis_select.h"
-#include "block_sparse_attention/cuda/launch_plan.h"
+#include "cuda/checks.h"
 
 namespace covis {
 
-// Sizes that the kernels need; passed by value.
+// Sizes that the kernels need: plain data of 32 bits, passed by value (see Geometry).
 struct SelectGeometry {
   int32_t batch, heads, head_dim;
   int32_t frame_tokens, special_first, patches, total_patches;

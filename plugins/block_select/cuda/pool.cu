@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 
 #include "block_select/cuda/kernels.h"
+#include "cuda/host_device.h"
 
 namespace covis {
 namespace {

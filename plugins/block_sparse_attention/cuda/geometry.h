@@ -7,46 +7,12 @@
 // order.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define COVIS_HD __host__ __device__ __forceinline__
-#else
-#define COVIS_HD inline
-#endif
-
-// A rare loop that must not cost the registers of an unrolled one.
-#if defined(__CUDA_ARCH__)
-#define COVIS_ROLLED _Pragma("unroll 1")
-#else
-#define COVIS_ROLLED
-#endif
+#include "cuda/host_device.h"
 
 namespace covis {
 
 inline constexpr int kPiece =
     64;  // rows of a wgmma, and the finest cut that pads 1369 by 2.8 % only
-
-// Unsigned division by a number known at launch: one multiply instead of some twenty instructions.
-// Exact for every 32-bit numerator below 2^31 and divisor in [1, 2^31).
-struct FastDiv {
-  uint32_t divisor = 1;
-  uint32_t multiplier = 0;
-  uint32_t shift = 0;
-
-  static FastDiv of(uint32_t divisor) {
-    FastDiv d;
-    d.divisor = divisor;
-    while ((uint64_t{1} << d.shift) < divisor) ++d.shift;
-    // ceil(2^(31 + shift) / divisor) fits 32 bits, because 2^(shift - 1) < divisor.
-    d.multiplier = static_cast<uint32_t>(((uint64_t{1} << (31 + d.shift)) + divisor - 1) / divisor);
-    return d;
-  }
-
-  COVIS_HD uint32_t operator()(uint32_t n) const {
-    return static_cast<uint32_t>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
-  }
-};
 
 enum class Cut : int32_t {
   kFrame,  // at multiples of kPiece counted from each frame's first patch
@@ -69,7 +35,9 @@ struct QueryTile {
   bool special = false;
 };
 
-// Everything about sizes that the kernels need; passed by value.
+// Everything about sizes that the kernels need: plain data, passed by value. Not a TokenLayout,
+// which holds the caller's attributes in 64 bits: these are the numbers that follow from the layout
+// and the shapes, in 32 bits, because registers are scarce in the kernels.
 struct Geometry {
   int32_t batch, heads;
   int32_t frames, patches;  // frames of the sequence; patches of one frame
@@ -91,10 +59,6 @@ struct Geometry {
   int32_t slot_pieces;             // kFrame: pieces of a tile; the first long_slots have one more
   int32_t long_slots;
 };
-
-COVIS_HD int32_t min_int(int32_t a, int32_t b) { return a < b ? a : b; }
-COVIS_HD int32_t max_int(int32_t a, int32_t b) { return a > b ? a : b; }
-COVIS_HD constexpr int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // The piece that starts at `patch`, ending before `limit`.
 COVIS_HD Piece piece_at(const Geometry& g, Cut cut, int32_t patch, int32_t limit) {

@@ -1,36 +1,21 @@
 #include "block_sparse_attention/cuda/launch_plan.h"
 
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <limits>
 
 #include "block_sparse_attention/cuda/quantize.h"
 #include "block_sparse_attention/cuda/tiles.h"
+#include "cuda/layout_fields.h"
 
 namespace covis {
-
-int Message::fail(int status, const char* format, ...) const {
-  if (text != nullptr && bytes > 0) {
-    va_list args;
-    va_start(args, format);
-    std::vsnprintf(text, bytes, format, args);
-    va_end(args);
-  }
-  return status;
-}
 
 namespace {
 
 constexpr int64_t kIntMax = std::numeric_limits<int32_t>::max();
 
-int64_t ceil_div64(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int check_sizes(const CovisAttentionParams& p, const Message& m) {
-  if (p.struct_size != sizeof(CovisAttentionParams)) {
-    return m.fail(kCovisBadArgument, "struct_size is %u, this library has %zu; rebuild the caller",
-                  p.struct_size, sizeof(CovisAttentionParams));
-  }
+int check_fields(const CovisAttentionParams& p, const Message& m) {
+  int status = check_struct_size(p.struct_size, sizeof(CovisAttentionParams), m);
+  if (status != kCovisOk) return status;
   if (p.data_type != kCovisFloat16 && p.data_type != kCovisBfloat16) {
     return m.fail(kCovisUnsupported, "data_type is %d; 0 (float16) and 1 (bfloat16) are supported",
                   p.data_type);
@@ -42,18 +27,14 @@ int check_sizes(const CovisAttentionParams& p, const Message& m) {
     return m.fail(kCovisBadArgument, "kernel is %d, not 0 to 3", p.kernel);
   }
   if (p.reserved != 0) return m.fail(kCovisBadArgument, "reserved is %u, not 0", p.reserved);
-  struct {
-    const char* name;
-    int64_t value;
-  } const sizes[] = {{"batch", p.batch},     {"heads", p.heads},
-                     {"tokens", p.tokens},   {"frame_tokens", p.frame_tokens},
-                     {"q_block", p.q_block}, {"k_block", p.k_block}};
-  for (const auto& size : sizes) {
-    if (size.value < 1 || size.value > kIntMax) {
-      return m.fail(kCovisBadArgument, "%s is %lld, not in 1 .. 2^31 - 1", size.name,
-                    static_cast<long long>(size.value));
-    }
-  }
+  status = check_sizes({{"batch", p.batch},
+                        {"heads", p.heads},
+                        {"tokens", p.tokens},
+                        {"frame_tokens", p.frame_tokens},
+                        {"q_block", p.q_block},
+                        {"k_block", p.k_block}},
+                       m);
+  if (status != kCovisOk) return status;
   if (p.head_dim != 64 && p.head_dim != 128) {
     return m.fail(kCovisUnsupported, "head_dim is %lld; 64 and 128 are supported",
                   static_cast<long long>(p.head_dim));
@@ -65,29 +46,10 @@ int check_sizes(const CovisAttentionParams& p, const Message& m) {
   return kCovisOk;
 }
 
-int check_layout(const CovisAttentionParams& p, const Message& m) {
-  if (p.special_first < 0 || p.special_last < 0 || p.special_first >= p.frame_tokens ||
-      p.special_last >= p.frame_tokens - p.special_first) {
-    return m.fail(kCovisBadArgument,
-                  "special_first %lld and special_last %lld leave no patch of frame_tokens %lld",
-                  static_cast<long long>(p.special_first), static_cast<long long>(p.special_last),
-                  static_cast<long long>(p.frame_tokens));
-  }
-  if (p.trailing_tokens < 0 || p.trailing_tokens > p.tokens ||
-      (p.tokens - p.trailing_tokens) % p.frame_tokens != 0) {
-    return m.fail(kCovisBadArgument,
-                  "tokens %lld are not frames of frame_tokens %lld and trailing_tokens %lld",
-                  static_cast<long long>(p.tokens), static_cast<long long>(p.frame_tokens),
-                  static_cast<long long>(p.trailing_tokens));
-  }
-  return kCovisOk;
-}
-
 int check_level(const CovisAttentionParams& p, const Message& m) {
-  const int64_t frames = (p.tokens - p.trailing_tokens) / p.frame_tokens;
-  const int64_t patches = frames * (p.frame_tokens - p.special_first - p.special_last);
-  const int64_t rows = ceil_div64(patches, p.q_block);
-  const int64_t cols = ceil_div64(patches, p.k_block);
+  const TokenLayout layout = layout_of(p);
+  const int64_t rows = layout.q_regions(p.tokens);
+  const int64_t cols = layout.k_regions(p.tokens);
   const bool batch_fits = p.level_batch == 1 || p.level_batch == p.batch;
   const bool heads_fit = p.level_heads == 1 || p.level_heads == p.heads;
   const bool rows_fit = p.level_rows == 1 || p.level_rows == rows;
@@ -214,8 +176,9 @@ struct Frames {
 // Without special tokens the frames do not matter to the rule; frames that suit the regions are
 // chosen instead: one for all tokens, or one a region where regions are not whole pieces.
 Frames effective_frames(const CovisAttentionParams& p) {
-  const int64_t frames = (p.tokens - p.trailing_tokens) / p.frame_tokens;
-  if (p.special_first + p.special_last > 0) return {frames, p.frame_tokens};
+  if (p.special_first + p.special_last > 0) {
+    return {layout_of(p).frames(p.tokens), p.frame_tokens};
+  }
   const int64_t total = p.tokens - p.trailing_tokens;
   const bool one_level = p.level_rows == 1 && p.level_cols == 1;
   const bool region_frames = p.q_block == p.k_block && p.q_block >= kPiece &&
@@ -283,8 +246,8 @@ Geometry make_geometry(const CovisAttentionParams& p, int width) {
 
 int make_launch_plan(const CovisAttentionParams& p, const Device& device, bool pointers,
                      const Message& m, LaunchPlan* plan) {
-  int status = check_sizes(p, m);
-  if (status == kCovisOk) status = check_layout(p, m);
+  int status = check_fields(p, m);
+  if (status == kCovisOk) status = check_layout(layout_of(p), p.tokens, 0, m);
   if (status == kCovisOk) status = check_level(p, m);
   if (status == kCovisOk) status = check_tensors(p, pointers, m);
   if (status == kCovisOk) status = choose_kernel(p, device, m, plan);
@@ -312,15 +275,7 @@ int make_launch_plan(const CovisAttentionParams& p, const Device& device, bool p
   plan->length_heads = static_cast<int32_t>(p.level_batch * p.level_heads);
   lay_out_workspace(p, plan);
   if (!pointers) return kCovisOk;
-  if (p.workspace_bytes < plan->workspace.bytes) {
-    return m.fail(kCovisWorkspace, "workspace has %llu bytes, %llu are needed",
-                  static_cast<unsigned long long>(p.workspace_bytes),
-                  static_cast<unsigned long long>(plan->workspace.bytes));
-  }
-  if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 256 != 0) {
-    return m.fail(kCovisWorkspace, "workspace %p is null or not 256-byte aligned", p.workspace);
-  }
-  return kCovisOk;
+  return check_workspace(p.workspace, p.workspace_bytes, plan->workspace.bytes, m);
 }
 
 }  // namespace covis

@@ -2,20 +2,13 @@
 // CUDA, so that every rule in it is tested on machines without a GPU.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "block_sparse_attention/cuda/covis_attention.h"
 #include "block_sparse_attention/cuda/geometry.h"
+#include "cuda/checks.h"
 
 namespace covis {
-
-// One line for the caller; `text` may be null.
-struct Message {
-  char* text;
-  size_t bytes;
-  int fail(int status, const char* format, ...) const __attribute__((format(printf, 3, 4)));
-};
 
 // Offsets in the workspace, in bytes; every part is 256-byte aligned.
 struct Workspace {

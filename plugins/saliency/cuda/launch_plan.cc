@@ -4,10 +4,8 @@ namespace covis {
 
 int make_launch_plan(const CovisSaliencyParams& p, bool pointers, const Message& m,
                      SaliencyLaunchPlan* plan) {
-  if (p.struct_size != sizeof(CovisSaliencyParams)) {
-    return m.fail(kCovisBadArgument, "struct_size is %u, this library has %zu; rebuild the caller",
-                  p.struct_size, sizeof(CovisSaliencyParams));
-  }
+  int status = check_struct_size(p.struct_size, sizeof(CovisSaliencyParams), m);
+  if (status != kCovisOk) return status;
   if (p.data_type < 0 || p.data_type > 2) {
     return m.fail(kCovisUnsupported, "data_type is %d, not 0 to 2", p.data_type);
   }
@@ -31,32 +29,16 @@ int make_launch_plan(const CovisSaliencyParams& p, bool pointers, const Message&
   plan->bytes = plan->descriptors + (vectors + 255) / 256 * 256;
   if (!pointers) return kCovisOk;
   const uintptr_t element = p.data_type == 2 ? 4 : 2;
-  struct {
-    const char* name;
-    const void* value;
-    uintptr_t alignment;
-  } const given[] = {{"tokens", p.tokens, element}, {"tau", p.tau, 4},
-                     {"tau_low", p.tau_low, 4},     {"min_neighbours", p.min_neighbours, 8},
-                     {"reference", p.reference, 8}, {"similarity", p.similarity, 4},
-                     {"level", p.level, 1}};
-  for (const auto& pointer : given) {
-    if (pointer.value == nullptr) {
-      return m.fail(kCovisBadArgument, "%s is a null pointer", pointer.name);
-    }
-    if (reinterpret_cast<uintptr_t>(pointer.value) % pointer.alignment != 0) {
-      return m.fail(kCovisBadArgument, "%s is not aligned to %d bytes (%p)", pointer.name,
-                    static_cast<int>(pointer.alignment), pointer.value);
-    }
-  }
-  if (p.workspace_bytes < plan->bytes) {
-    return m.fail(kCovisWorkspace, "workspace has %llu bytes, %llu are needed",
-                  static_cast<unsigned long long>(p.workspace_bytes),
-                  static_cast<unsigned long long>(plan->bytes));
-  }
-  if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 256 != 0) {
-    return m.fail(kCovisWorkspace, "workspace %p is null or not 256-byte aligned", p.workspace);
-  }
-  return kCovisOk;
+  status = check_pointers({{"tokens", p.tokens, element},
+                           {"tau", p.tau, 4},
+                           {"tau_low", p.tau_low, 4},
+                           {"min_neighbours", p.min_neighbours, 8},
+                           {"reference", p.reference, 8},
+                           {"similarity", p.similarity, 4},
+                           {"level", p.level, 1}},
+                          m);
+  if (status != kCovisOk) return status;
+  return check_workspace(p.workspace, p.workspace_bytes, plan->bytes, m);
 }
 
 }  // namespace covis

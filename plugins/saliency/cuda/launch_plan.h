@@ -1,7 +1,7 @@
 // Checks and workspace of the saliency pre-op; host code without CUDA.
 #pragma once
 
-#include "block_sparse_attention/cuda/launch_plan.h"
+#include "cuda/checks.h"
 #include "saliency/cuda/covis_saliency.h"
 
 namespace covis {
