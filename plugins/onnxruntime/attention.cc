@@ -73,7 +73,7 @@ struct BlockSparseAttention {
     for (size_t i = 0; i < rank; ++i) {
       if (!is_named(shape[i], names[i])) return nullptr;
     }
-    if (rank == 0) return nullptr;  // the shape is not known
+    if (rank == 0) return nullptr;  // the shape is unknown
     return api->ShapeInferContext_SetOutputTypeShape(context, 0, info);
   }
 };

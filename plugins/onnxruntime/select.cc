@@ -78,14 +78,14 @@ struct BlockSelect {
     return std::string("input ") + name + " is " + text(value.shape) + ", must be a scalar";
   }
 
-  // (batch, heads, q_regions, k_regions). Where the number of tokens has a name only, the regions
-  // get one made of it and of the layout, so that equal names mean equal sizes.
+  // (batch, heads, q_regions, k_regions). Where the number of tokens is only a symbolic name, the
+  // names of the regions consist of it and of the layout, so that equal names mean equal sizes.
   static OrtStatus* infer(OrtShapeInferContext* context, ONNXTensorElementDataType type) {
     OrtTensorTypeAndShapeInfo* q = nullptr;
     COVIS_RETURN_IF_FAILED(api->ShapeInferContext_GetInputTypeShape(context, 0, &q));
     size_t rank = 0;
     COVIS_RETURN_IF_FAILED(api->GetDimensionsCount(q, &rank));
-    if (rank == 0) return nullptr;  // the shape is not known
+    if (rank == 0) return nullptr;  // the shape is unknown
     if (rank != 4) return failure(kName, "input Q has rank " + std::to_string(rank) + ", not 4");
     std::vector<int64_t> shape(rank);
     std::vector<const char*> names(rank);
@@ -96,11 +96,11 @@ struct BlockSelect {
     }
     TokenLayout layout = kSelectDefaults;
     layout_attributes(context, layout);
-    if (!check_layout(layout).empty()) return nullptr;  // the kernel's creation will tell
+    if (!check_layout(layout).empty()) return nullptr;  // reported by create()
     const int64_t tokens = shape[2];
     std::string rows, columns;
     if (tokens > 0) {
-      if (!covis::check_tokens(layout, tokens).empty()) return nullptr;  // the run will tell
+      if (!covis::check_tokens(layout, tokens).empty()) return nullptr;  // reported by the run
       shape[2] = layout.q_regions(tokens);
       shape[3] = layout.k_regions(tokens);
     } else {

@@ -34,8 +34,9 @@ CovisAttentionParams params_of(const AttentionFields& fields, const Call& call) 
   return p;
 }
 
-// The kernels' status; their message, or why there are no kernels.
-int ask(const AttentionFields& fields, const Call& call, uint64_t* bytes, std::string* error) {
+// The kernels' status; `error` receives their message, or the reason why they are not loaded.
+int query_workspace(const AttentionFields& fields, const Call& call, uint64_t* bytes,
+                    std::string* error) {
   if (!kernels().error.empty()) {
     *error = kernels().error;
     return kCovisNoDevice;
@@ -118,8 +119,8 @@ std::vector<Call> AttentionOp::extremes(const Fields& fields, const Call& least,
 }
 
 std::vector<int32_t> AttentionOp::tactics(const Fields& fields, const Call& most) {
-  // Only where the tile table has two entries for the GPU and head size is there anything to time:
-  // the exponentials of the second run partly on the FMA pipe.
+  // There is a choice to be timed only where the tile table has two entries for the GPU and head
+  // size; the second computes part of the exponentials on the FMA pipe.
   const std::vector<Call> all = extremes(fields, most, most);
   if (all.empty()) return {};
   std::vector<int32_t> found;
@@ -128,14 +129,14 @@ std::vector<int32_t> AttentionOp::tactics(const Fields& fields, const Call& most
     call.tactic = kernel;
     uint64_t bytes = 0;
     std::string error;
-    if (ask(fields, call, &bytes, &error) == kCovisOk) found.push_back(kernel);
+    if (query_workspace(fields, call, &bytes, &error) == kCovisOk) found.push_back(kernel);
   }
   return found.size() == 2 ? found : std::vector<int32_t>{};
 }
 
 std::string AttentionOp::workspace(const Fields& fields, const Call& call, uint64_t* bytes) {
   std::string error;
-  ask(fields, call, bytes, &error);
+  query_workspace(fields, call, bytes, &error);
   return error;
 }
 

@@ -21,7 +21,7 @@ const char* type_name(PluginFieldType type) {
   }
 }
 
-// Plans promise no alignment.
+// Data in plans is not guaranteed to be aligned.
 template <typename T>
 T load(const PluginField& field) {
   T value;
@@ -150,7 +150,7 @@ void FieldReader::choice(const char* name, int32_t& value, const Choices& choice
                 ", must be kCHAR");
   }
   std::string text(static_cast<const char*>(field->data), field->length);
-  while (!text.empty() && text.back() == '\0') text.pop_back();  // some callers count the end
+  while (!text.empty() && text.back() == '\0') text.pop_back();  // some callers count the zero
   for (size_t i = 0; i < choices.size(); ++i) {
     if (text == choices[i]) {
       value = static_cast<int32_t>(i);

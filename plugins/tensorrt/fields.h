@@ -18,7 +18,7 @@ using nvinfer1::PluginField;
 using nvinfer1::PluginFieldCollection;
 using nvinfer1::PluginFieldType;
 
-// Raised when a field is added, removed or given another meaning. Plans carry it.
+// Raised when a field is added, removed or changes its meaning. Serialised with each plan.
 inline constexpr int32_t kFieldsVersion = 1;
 inline constexpr const char* kVersionField = "fields_version";
 
@@ -29,7 +29,7 @@ void visit_layout(TokenLayout& layout, Visitor& field) {
   });
 }
 
-// What the check of single fields cannot find.
+// The check that needs several fields.
 std::string check_special_tokens(const TokenLayout& layout);
 
 struct AttentionFields {
@@ -87,15 +87,15 @@ class FieldList {
   PluginFieldCollection collection_;
 };
 
-// Fills fields from a collection, and keeps the first thing wrong with it. While building, what is
-// absent has its default; a plan must hold every field and the version.
+// Fills fields from a collection, and keeps the first error. While building, absent fields keep
+// their defaults; a plan must contain every field and the version.
 class FieldReader {
  public:
   FieldReader(const PluginFieldCollection* given, bool complete);
   void integer(const char* name, int64_t& value, int64_t least);
   void number(const char* name, float& value);
   void choice(const char* name, int32_t& value, const Choices& choices);
-  std::string finish();  // the error, or that a field is left over, or ""
+  std::string finish();  // the first error, or an error for unknown fields, or ""
 
  private:
   const PluginField* take(const char* name);

@@ -9,14 +9,14 @@
 namespace covis::trt {
 
 struct Kernels {
-  std::string error;  // why there are none; the functions are then null
+  std::string error;  // the reason why they could not be loaded; the functions are then null
   decltype(&covis_attention_workspace) attention_workspace = nullptr;
   decltype(&covis_attention_launch) attention_launch = nullptr;
   decltype(&covis_select_workspace) select_workspace = nullptr;
   decltype(&covis_select_launch) select_launch = nullptr;
 };
 
-// Found beside the plugin, in the build tree's place (../cuda), or where the loader looks.
+// Found beside the plugin, in the build tree's ../cuda, or on the loader's search path.
 const Kernels& kernels();
 
 }  // namespace covis::trt

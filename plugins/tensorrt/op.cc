@@ -57,7 +57,7 @@ std::vector<int64_t> frame_counts(const TokenLayout& layout, int64_t least, int6
   const auto frames = [&](int64_t tokens, int64_t up) {
     return std::max<int64_t>(tokens - layout.trailing_tokens + up, 0) / layout.frame_tokens;
   };
-  // A bound that is no whole number of frames is the next one outside.
+  // A bound that is not a whole number of frames is rounded outwards.
   const int64_t last = frames(most, layout.frame_tokens - 1);
   const int64_t first = std::min(frames(least, 0), last);
   const int64_t step = std::max<int64_t>((last - first) / kTried, 1);

@@ -13,7 +13,7 @@ cudaError_t launch_pool(const SelectGeometry& g, const void* source, int data_ty
                         const int64_t (&stride)[3], int block, int blocks, bool transposed,
                         float* target, cudaStream_t stream);
 
-// Scores, softmax and choice of `rows_per_cta` rows a CTA.
+// Scores, softmax and choice, `rows_per_cta` rows per CTA.
 cudaError_t launch_choose(const SelectLaunchPlan& plan, const float* pooled_q,
                           const float* pooled_k, const int8_t* pair, const float* keep_ratio,
                           const float* cdf, int8_t* level, cudaStream_t stream);

@@ -20,7 +20,8 @@ struct SelectLaunchPlan {
   uint64_t pooled_q = 0, pooled_k = 0, bytes = 0;  // workspace
 };
 
-// Scores of as many rows as fit lie in shared memory; nothing of size rows x columns elsewhere.
+// Shared memory holds the scores of as many rows as fit; nothing of size rows x columns is stored
+// elsewhere.
 inline constexpr int kSelectMaxRows = 4;
 inline constexpr int kSelectBins = 256;
 constexpr uint64_t select_shared_bytes(int64_t rows, int64_t cols, int64_t head_dim) {

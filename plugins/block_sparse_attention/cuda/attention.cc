@@ -1,4 +1,5 @@
-// The C ABI: plan, small kernels, attention kernel. Host code only.
+// The C ABI of BlockSparseAttention: launch plan, preparing kernels, attention kernel. Host code
+// only.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -62,7 +63,7 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   return args;
 }
 
-// What FP8 copies the workspace holds, and from what they are made.
+// The FP8 copies in the workspace, and the tensors from which they are computed.
 QuantizeArgs quantize_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   const Workspace& w = plan.workspace;
   const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(part(p, offset)); };
@@ -88,7 +89,8 @@ QuantizeArgs quantize_args(const CovisAttentionParams& p, const LaunchPlan& plan
   return args;
 }
 
-// The patches of a tensor, frames apart: rows outside a frame are zero-filled and never written.
+// The patches of a tensor, with the frame as a dimension: rows outside a frame are filled with
+// zeros when loaded and never written.
 BoxedTensor patches_of(const Geometry& g, const void* data, const int64_t (&stride)[3], int dim) {
   const auto* first = static_cast<const uint8_t*>(data) + int64_t{2} * g.special_first * stride[2];
   return BoxedTensor{first,     dim,      g.patches, g.frames,
@@ -101,7 +103,7 @@ BoxedTensor specials_of(const Geometry& g, const void* data, int dim) {
   return BoxedTensor{data, dim, g.specials, 1, g.heads, g.batch, dim, dim, head, head * g.heads};
 }
 
-// FP8 Q or K: patches by running number.
+// FP8 Q or K: patches in order of their running number.
 BoxedTensor low_rows(const Geometry& g, const void* data, int dim) {
   const int64_t head = int64_t{g.total_patches} * dim;
   return BoxedTensor{data, dim,  g.total_patches, 1, g.heads, g.batch, dim,

@@ -15,12 +15,12 @@ struct HopperMaps {
   CUtensorMap low_v;                            // FP8: (whole cells of patches, D, 1, heads, batch)
 };
 
-// What turns FP8 products back into numbers; null without FP8.
+// Scales that convert FP8 products to the tensors' units; null without FP8.
 struct LowScales {
   const float* q;           // (B, H, cells)
   const float* k;           // (B, H, cells)
   const float* v;           // (B, H, D)
-  const float* q_dot_mean;  // (B, H, patches): Q times the mean that was taken from K
+  const float* q_dot_mean;  // (B, H, patches): Q times the mean that was subtracted from K
 };
 
 struct HopperArgs {

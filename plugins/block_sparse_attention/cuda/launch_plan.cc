@@ -124,7 +124,7 @@ int choose_kernel(const CovisAttentionParams& p, const Device& device, const Mes
     return m.fail(kCovisUnsupported, "kernel 3 is built for head_dim 64, not %lld",
                   static_cast<long long>(p.head_dim));
   }
-  // A permission: kernels without FP8 compute level 1 as level 2.
+  // FP8 is a permission: kernels without FP8 compute level 1 as level 2.
   plan->fp8 = plan->hopper && p.precision == kCovisPrecisionFp8;
   return kCovisOk;
 }
@@ -170,11 +170,12 @@ void lay_out_workspace(const CovisAttentionParams& p, LaunchPlan* plan) {
 }
 
 struct Frames {
-  int64_t frames, tokens;  // tokens a frame
+  int64_t frames, tokens;  // tokens per frame
 };
 
-// Without special tokens the frames do not matter to the rule; frames that suit the regions are
-// chosen instead: one for all tokens, or one a region where regions are not whole pieces.
+// Without special tokens the element rule does not depend on the frames. Frames that suit the
+// regions are chosen instead: one for all tokens, or one per region where regions are not multiples
+// of pieces.
 Frames effective_frames(const CovisAttentionParams& p) {
   if (p.special_first + p.special_last > 0) {
     return {layout_of(p).frames(p.tokens), p.frame_tokens};
@@ -268,7 +269,8 @@ int make_launch_plan(const CovisAttentionParams& p, const Device& device, bool p
                   static_cast<long long>(p.batch), static_cast<long long>(p.heads),
                   static_cast<long long>(p.tokens), static_cast<long long>(plan->tiles));
   }
-  // Rows of equal length need no order: one level for all, and no special rows beside it.
+  // Rows of equal length need no order. They are equal if one level applies to all pairs and there
+  // are no special rows.
   plan->ordered =
       rows_per_head(g) > 1 &&
       (p.level_rows * p.level_cols * p.level_heads * p.level_batch > 1 || g.special_groups > 0);

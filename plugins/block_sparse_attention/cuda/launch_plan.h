@@ -1,5 +1,5 @@
-// From the caller's params to what is launched: checks, geometry, workspace. Host code without
-// CUDA, so that every rule in it is tested on machines without a GPU.
+// From the caller's params to the launch: checks, geometry, workspace, choice of kernel. Host code
+// without CUDA, so that tests run every rule in it on machines without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -38,13 +38,13 @@ struct LaunchPlan {
   int64_t tiles = 0;
 };
 
-// What the device offers; the tests invent it.
+// The properties of the GPU that the choice depends on; tests invent them.
 struct Device {
   int capability = 0;  // 10 * major + minor
   int multiprocessors = 0;
 };
 
-// Checks every field and decides. Pointers are checked where `pointers` is true.
+// Checks every field and fills the plan. Pointers are checked only if `pointers` is true.
 int make_launch_plan(const CovisAttentionParams& params, const Device& device, bool pointers,
                      const Message& message, LaunchPlan* plan);
 

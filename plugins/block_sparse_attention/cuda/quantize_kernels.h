@@ -7,7 +7,7 @@
 
 namespace covis {
 
-// Inputs as the caller has them; outputs in the workspace (shapes: Workspace in launch_plan.h).
+// Inputs in the caller's tensors; outputs in the workspace (shapes: Workspace in launch_plan.h).
 struct QuantizeArgs {
   Geometry geometry;
   const void *q, *k, *v;

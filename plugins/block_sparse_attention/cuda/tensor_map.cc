@@ -10,7 +10,8 @@
 namespace covis {
 namespace {
 
-// Through the runtime, so that nothing links libcuda and the library loads without a driver.
+// Found through the CUDA runtime, so that the library does not link libcuda and loads without a
+// driver.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   static const PFN_cuTensorMapEncodeTiled_v12000 function = [] {
     void* entry = nullptr;

@@ -6,7 +6,8 @@
 
 namespace covis {
 
-inline constexpr int kSaliencyRuns = 16;  // CTAs a view: runs of its patches, summed in fixed order
+// CTAs per view, each for a run of its patches; their sums are added in fixed order.
+inline constexpr int kSaliencyRuns = 16;
 
 struct SaliencyLaunchPlan {
   int32_t views = 0, patches = 0, channels = 0;

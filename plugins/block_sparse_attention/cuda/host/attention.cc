@@ -1,6 +1,6 @@
 // The kernels' tile walk on the host, for tests without a GPU: the same plan, the same key lists in
 // the same order, the same masks and the same online softmax; only the matrix units are replaced by
-// loops. Built into a small shared library that the Python tests load.
+// loops. Compiled into a small shared library that the Python tests load.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -29,13 +29,13 @@ int32_t key_token(const Geometry& g, const Chunk& chunk, int32_t index) {
   return chunk.frame * g.frame_tokens + g.special_first + chunk.row + index;
 }
 
-// The state of a query row, as softmax.cuh and hopper_low.cuh keep it.
+// The state of a query row, as in softmax.cuh and hopper_low.cuh.
 struct Row {
   float top = -std::numeric_limits<float>::infinity();
   float sum = 0.0f;
   std::vector<float> acc;
 
-  // Takes in a new maximum; returns the shift of the exponents.
+  // Updates the maximum to `high`; returns the shift of the exponents.
   float rescale(float high, float scale_log2) {
     const float shift = high == -std::numeric_limits<float>::infinity() ? 0.0f : high * scale_log2;
     const float decay = std::exp2(top * scale_log2 - shift);
@@ -88,7 +88,7 @@ void leave_low(const Geometry& g, const Low& low, int64_t head, int64_t query, R
   }
 }
 
-// One query row over the chunks of its tile: the online softmax of softmax.cuh, a chunk a step.
+// One query row over the chunks of its tile: the online softmax of softmax.cuh, one chunk per step.
 // Low chunks are computed in FP8 where `low` is given, else exactly.
 void attend(const Geometry& g, const CovisAttentionParams& p, const QueryTile& tile,
             const Piece& piece, int row, float scale, const std::vector<Chunk>& chunks,
@@ -213,8 +213,9 @@ int covis_host_e4m3(float x) { return covis::to_e4m3(x); }
 int covis_host_value_slot(int key) { return covis::value_slot(key); }
 int covis_host_value_key(int slot) { return covis::value_key(slot); }
 
-// What a map costs by the walk: chunks and keys computed for all tiles of all heads, and how many
-// chunks were short or partial, or low. For the tests of padding and of the lists.
+// The cost of a map according to the walk: chunks and keys computed for all tiles of all heads, and
+// the numbers of chunks that are short or partial, or low. For the tests of padding and of the
+// lists.
 void covis_host_cost(const CovisAttentionParams* params, int width, int fp8, int64_t* counts) {
   const Geometry g = covis::make_geometry(*params, width);
   std::memset(counts, 0, 7 * sizeof(int64_t));
@@ -244,9 +245,9 @@ void covis_host_cost(const CovisAttentionParams* params, int width, int fp8, int
         }
         wide = true;
         counts[0] += pieces;             // 64 x 64 blocks computed
-        counts[1] += queries * c.count;  // pairs in them, masks of the rule apart
+        counts[1] += queries * c.count;  // pairs in them, without the rule's masks
         counts[2] += pieces * (c.partial || c.count < covis::kPiece);
-        // Whole chunks never follow masked ones, specials apart.
+        // Whole chunks never follow masked ones, except specials.
         const bool is_masked = c.partial || c.count < covis::kPiece;
         if (!c.special && masked && !is_masked) ordered = false;
         masked |= !c.special && is_masked;
