@@ -3,7 +3,7 @@ set(tests ${plugins}/../tests/tensorrt)
 set(attention ${plugins}/block_sparse_attention)
 set(select ${plugins}/block_select)
 
-# The kernels' C ABI on the host, beside the plugin, where it is looked for.
+# The kernels' C ABI on the host, in the plugin's folder, where the plugin searches for it.
 add_library(covis_kernels_on_host SHARED ${tests}/host_kernels.cc
   ${plugins}/cuda/checks.cc ${attention}/cuda/launch_plan.cc ${select}/cuda/launch_plan.cc
   ${plugins}/common/token_layout.cc

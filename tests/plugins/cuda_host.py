@@ -1,19 +1,17 @@
-"""The host-side parts of the CUDA kernels, built with the C++ compiler, called through ctypes."""
+"""The host-side parts of the CUDA kernels, called through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytest
 
 from covis.export.ops.cuda.attention import AttentionParams
+from tests.plugins.native import build
 from tests.vectors.case import Array, AttentionCase, SelectCase
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -43,21 +41,10 @@ def params_of(case: AttentionCase, out: Array | None = None) -> AttentionParams:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The host library; skips the calling test where there is no C++ compiler."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    folder = Path(__file__).resolve().parents[2] / "build" / "cuda_host"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "libcovis_cuda_host.so"
-    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [PLUGINS / "cuda" / "checks.cc"]
-    files += [ATTENTION / "host" / "attention.cc", ATTENTION / "launch_plan.cc"]
-    files += [SELECT / "host" / "select.cc", SELECT / "launch_plan.cc"]
-    files += [SALIENCY / "host" / "saliency.cc", SALIENCY / "launch_plan.cc"]
-    command = [compiler, *flags, f"-I{PLUGINS}", *map(str, files)]
-    subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
-    loaded = ctypes.CDLL(str(target))
+    """The host library, brought up to date; skips the calling test where there is no cmake."""
+    options = ("-DCOVIS_BUILD_ORT=OFF", "-DCOVIS_BUILD_TESTS=ON")
+    folder = build("cuda_host", "covis_cuda_host", *options)
+    loaded = ctypes.CDLL(str(folder / "libcovis_cuda_host.so"))
     loaded.covis_host_divide.restype = ctypes.c_uint32
     loaded.covis_host_divide.argtypes = (ctypes.c_uint32, ctypes.c_uint32)
     return loaded
