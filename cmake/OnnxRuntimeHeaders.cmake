@@ -1,6 +1,6 @@
 # covis_find_onnxruntime_headers(result): a folder with onnxruntime_c_api.h, or "".
-# Looked for in the given folder, on the system, in the active Python's packages, in a release
-# archive, and last in a wheel that carries them (cmake/fetch_ort_headers.py).
+# Searched in the given folder, on the system, in the active Python's packages, in a release
+# archive, and last in a wheel that contains them (cmake/fetch_ort_headers.py).
 set(ONNXRUNTIME_INCLUDE_DIR "" CACHE PATH "Folder of onnxruntime_c_api.h")
 option(COVIS_FETCH_HEADERS "Fetch ONNX Runtime's headers where none are found" ON)
 set(COVIS_ORT_RELEASE 1.22.0 CACHE STRING "ONNX Runtime release whose headers are fetched")

@@ -1,5 +1,5 @@
-// How a kernel asks its host (ONNX Runtime, a test) for threads. A plain struct of two pointers, so
-// that kernels know no runtime.
+// The interface by which a kernel uses the threads of its host (ONNX Runtime, a test). A plain
+// struct of two pointers, so that kernels do not depend on a runtime.
 #pragma once
 
 #include <cstdint>

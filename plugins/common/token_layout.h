@@ -1,5 +1,6 @@
-// Where the tokens of a sequence lie: frames of special and patch tokens, then trailing tokens.
-// Contract: plugins/block_sparse_attention/README.md.
+// The attributes that both ops share: where the tokens of a sequence lie (frames of special and
+// patch tokens, then trailing tokens), and the sizes of the regions. The one definition of these
+// attributes in C++: names, ranges and rules. Contract: plugins/block_sparse_attention/README.md.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,31 @@ struct TokenLayout {
   int64_t trailing_tokens = 0;  // tokens after the last frame
   int64_t q_block = 1;          // patch tokens of a query region
   int64_t k_block = 1;          // patch tokens of a key region
+
+  // Calls attribute(name, value, least allowed value) for each attribute of a TokenLayout, const or
+  // not.
+  template <class Layout, class Attribute>
+  static void visit(Layout& layout, Attribute&& attribute) {
+    attribute("frame_tokens", layout.frame_tokens, 1);
+    attribute("special_first", layout.special_first, 0);
+    attribute("special_last", layout.special_last, 0);
+    attribute("trailing_tokens", layout.trailing_tokens, 0);
+    attribute("q_block", layout.q_block, 1);
+    attribute("k_block", layout.k_block, 1);
+  }
+
+  // Whether the special tokens leave at least one patch token of a frame. Written without a sum,
+  // which could overflow.
+  bool has_patches() const {
+    return special_first >= 0 && special_last >= 0 && special_first < frame_tokens &&
+           special_last < frame_tokens - special_first;
+  }
+
+  // Whether a sequence of so many tokens is whole frames and the trailing tokens.
+  bool divides(int64_t tokens) const {
+    return trailing_tokens >= 0 && trailing_tokens <= tokens &&
+           (tokens - trailing_tokens) % frame_tokens == 0;
+  }
 
   int64_t frame_patches() const { return frame_tokens - special_first - special_last; }
   int64_t frames(int64_t tokens) const { return (tokens - trailing_tokens) / frame_tokens; }
@@ -39,6 +65,9 @@ struct TokenLayout {
 
   static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 };
+
+// The defaults of BlockSelect's attributes; those of BlockSparseAttention are TokenLayout{}.
+inline constexpr TokenLayout kSelectDefaults{1, 0, 0, 0, 128, 64};
 
 // Each check returns an empty string, or one line naming the attribute or input and its value.
 std::string check_layout(const TokenLayout& layout);

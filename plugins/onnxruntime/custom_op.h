@@ -8,7 +8,7 @@
 
 namespace covis::ort {
 
-// Spec gives: kName, kInputs, kInputTypes, kOutputType (UNDEFINED stands for the op's own type),
+// Spec defines: kName, kInputs, kInputTypes, kOutputType (UNDEFINED: the op's own type),
 //   static OrtStatus* create(DataType, const OrtKernelInfo*, Spec**)
 //   OrtStatus* compute(OrtKernelContext*) const
 //   static OrtStatus* infer(OrtShapeInferContext*, ONNXTensorElementDataType)

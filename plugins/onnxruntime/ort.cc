@@ -88,12 +88,8 @@ namespace {
 
 template <class Source>
 void read_layout(const Source* source, TokenLayout& layout) {
-  attribute(source, "frame_tokens", layout.frame_tokens);
-  attribute(source, "special_first", layout.special_first);
-  attribute(source, "special_last", layout.special_last);
-  attribute(source, "trailing_tokens", layout.trailing_tokens);
-  attribute(source, "q_block", layout.q_block);
-  attribute(source, "k_block", layout.k_block);
+  TokenLayout::visit(
+      layout, [&](const char* name, int64_t& value, int64_t) { attribute(source, name, value); });
 }
 
 }  // namespace

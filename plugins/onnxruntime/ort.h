@@ -1,6 +1,6 @@
-// The little of ONNX Runtime's C API that both ops need. The C API is used as it is, because it is
+// The parts of ONNX Runtime's C API that both ops use. The C API is used directly, because it is
 // versioned and append-only: a library built for version 17 runs on every later runtime, and no
-// exception has to cross the border.
+// exception has to cross a library boundary.
 #pragma once
 
 #define ORT_API_MANUAL_INIT
@@ -16,7 +16,8 @@
 
 namespace covis::ort {
 
-// What is asked of the runtime; not ORT_API_VERSION, so that newer headers give the same library.
+// The API version that is requested from the runtime; not ORT_API_VERSION, so that newer headers
+// give the same library.
 inline constexpr uint32_t kApiVersion = 17;
 
 // Set once by RegisterCustomOps.
@@ -42,7 +43,7 @@ OrtStatus* output(OrtKernelContext* context, size_t index, const std::vector<int
 
 std::string text(const std::vector<int64_t>& shape);  // "(2, 16, 100, 64)"
 
-// Attributes; what is absent keeps its value.
+// Reads an attribute; the value stays as it is where the attribute is absent.
 void attribute(const OrtKernelInfo* info, const char* name, int64_t& value);
 void attribute(const OrtKernelInfo* info, const char* name, float& value);
 void attribute(const OrtKernelInfo* info, const char* name, std::string& value);
@@ -50,7 +51,7 @@ void attribute(const OrtShapeInferContext* context, const char* name, int64_t& v
 void layout_attributes(const OrtKernelInfo* info, TokenLayout& layout);
 void layout_attributes(const OrtShapeInferContext* context, TokenLayout& layout);
 
-// Whether shape inference may pass a dimension on: it has a value, or a name that stands for one.
+// Whether shape inference may pass a dimension on: it has a value or a symbolic name.
 inline bool is_named(int64_t value, const char* name) {
   return value >= 0 || (name != nullptr && *name != '\0');
 }
@@ -60,7 +61,7 @@ inline bool is_named(int64_t value, const char* name) {
 std::string check_tokens(const std::vector<std::pair<const char*, const Tensor*>>& tensors,
                          const TokenLayout& layout);
 
-// The runtime's own threads. `failed` receives what the runtime could not do.
+// The runtime's own threads. `failed` receives the runtime's error, if any.
 struct Threads {
   const OrtKernelContext* context;
   OrtStatus* failed = nullptr;

@@ -1,4 +1,4 @@
-#include "fields.h"
+#include "tensorrt/fields.h"
 
 #include <cmath>
 #include <cstring>
@@ -21,7 +21,7 @@ const char* type_name(PluginFieldType type) {
   }
 }
 
-// Plans promise no alignment.
+// Data in plans is not guaranteed to be aligned.
 template <typename T>
 T load(const PluginField& field) {
   T value;
@@ -41,11 +41,11 @@ std::string value_of(const char* name, const std::string& value) {
 
 }  // namespace
 
-std::string Layout::check() const {
-  if (patches() >= 1) return "";
-  return "special_first " + std::to_string(special_first) + " and special_last " +
-         std::to_string(special_last) + " leave no patch of frame_tokens " +
-         std::to_string(frame_tokens);
+std::string check_special_tokens(const TokenLayout& layout) {
+  if (layout.has_patches()) return "";
+  return "special_first " + std::to_string(layout.special_first) + " and special_last " +
+         std::to_string(layout.special_last) + " leave no patch of frame_tokens " +
+         std::to_string(layout.frame_tokens);
 }
 
 void FieldList::without_data() {
@@ -75,7 +75,7 @@ FieldReader::FieldReader(const PluginFieldCollection* given, bool complete) : co
     }
   }
   if (complete_) {
-    int32_t version = 0;
+    int64_t version = 0;
     integer(kVersionField, version, 1);
     if (error_.empty() && version != kFieldsVersion) {
       fail("the plan was made by another version of this plugin (fields " +
@@ -113,7 +113,7 @@ const PluginField* FieldReader::take(const char* name) {
   return found;
 }
 
-void FieldReader::integer(const char* name, int32_t& value, int32_t least) {
+void FieldReader::integer(const char* name, int64_t& value, int64_t least) {
   const PluginField* const field = take(name);
   if (field == nullptr) return;
   const bool wide = field->type == PluginFieldType::kINT64;
@@ -126,7 +126,7 @@ void FieldReader::integer(const char* name, int32_t& value, int32_t least) {
     return fail(value_of(name, std::to_string(given)) + ", must be " + std::to_string(least) +
                 " to 2147483647");
   }
-  value = static_cast<int32_t>(given);
+  value = given;
 }
 
 void FieldReader::number(const char* name, float& value) {
@@ -150,7 +150,7 @@ void FieldReader::choice(const char* name, int32_t& value, const Choices& choice
                 ", must be kCHAR");
   }
   std::string text(static_cast<const char*>(field->data), field->length);
-  while (!text.empty() && text.back() == '\0') text.pop_back();  // some callers count the end
+  while (!text.empty() && text.back() == '\0') text.pop_back();  // some callers count the zero
   for (size_t i = 0; i < choices.size(); ++i) {
     if (text == choices[i]) {
       value = static_cast<int32_t>(i);

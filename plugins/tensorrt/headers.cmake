@@ -1,5 +1,5 @@
 # Sets COVIS_TENSORRT_INCLUDE to the folder of NvInfer.h: TENSORRT_ROOT's, then the system's, then
-# the headers of the public repository at a pinned tag, then those that the crate trtx-sys carries
+# the headers of the public repository at a pinned tag, then the copy in the crate trtx-sys
 # (by cargo, where the repository cannot be reached); empty where none can be had. Sets
 # COVIS_TENSORRT_MAJOR to the TensorRT that a plugin built with them runs in.
 set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "TensorRT's folder: include/ and lib/")
@@ -49,7 +49,7 @@ function(covis_fetch_tensorrt_headers tag)
   endif()
 endfunction()
 
-# `kind` is the crate's own folder of one TensorRT.
+# `kind` is the crate's folder for one version of TensorRT.
 function(covis_vendor_tensorrt_headers kind)
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/tensorrt-${kind})
   if(NOT EXISTS ${folder}/NvInfer.h)

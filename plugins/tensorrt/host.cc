@@ -1,4 +1,4 @@
-#include "host.h"
+#include "tensorrt/host.h"
 
 #include <dlfcn.h>
 #include <link.h>
@@ -11,8 +11,8 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
-// The libnvinfer that this process has loaded already (never loads one). The handle is kept for
-// good: the registry must outlive the creators in it.
+// The libnvinfer that this process has already loaded (this code never loads one). The handle is
+// never closed: the registry must outlive the creators in it.
 struct Library {
   void* handle = RTLD_DEFAULT;  // TensorRT may be linked into the program itself
   int32_t major = 0;            // 0: there is none
@@ -42,7 +42,7 @@ Library look() {
   return made;
 }
 
-// Found once; until then looked for anew, since TensorRT may be loaded after this library.
+// Searched again at each call until it is found, because TensorRT may be loaded after this library.
 Library library() {
   static std::mutex guard;
   static Library loaded;
@@ -97,7 +97,7 @@ void report(ILogger::Severity severity, const std::string& text,
       const std::string line = text.substr(0, nvinfer1::IErrorRecorder::kMAX_DESC_LENGTH);
       recorder->reportError(nvinfer1::ErrorCode::kINVALID_ARGUMENT, line.c_str());
     }
-  } catch (...) {  // nothing left to tell it to
+  } catch (...) {  // nowhere left to report it
   }
 }
 

@@ -1,5 +1,5 @@
-// TensorRT as this process has it. The plugin links nothing of it: it looks libnvinfer up among the
-// libraries that are loaded already, so that one file serves every way in which TensorRT came.
+// Access to the TensorRT of this process. The plugin does not link it: it finds libnvinfer among
+// the loaded libraries, so that one file works however TensorRT was loaded.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -14,13 +14,13 @@ using nvinfer1::ILogger;
 // for: their registries and loggers are called differently, and a call would end the process.
 bool fits_tensorrt();
 
-// What to tell where it does not fit.
+// The error message where it does not fit.
 std::string misfit();
 
 // The registry of the process, or null where no TensorRT is loaded or it does not fit.
 nvinfer1::IPluginRegistry* registry();
 
-// Set by TensorRT for plugins that travel inside a plan; null goes back to the process's logger.
+// Called by TensorRT for plugins that are serialised in a plan; null restores the process's logger.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder);
 
 // One line to the logger, and errors to the recorder too: `recorder`, or else the registry's.

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "tensorrt/kernels.h"
 
 #include <dlfcn.h>
 
@@ -16,8 +16,8 @@ bool find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
-// The folder of this library, the build tree's place beside it, then wherever the loader looks. By
-// full names: a RUNPATH does not serve where a tool stands between us and dlopen.
+// The folder of this library, the build tree's ../cuda, then the loader's search path. Full paths,
+// because a RUNPATH is ignored where a tool intercepts dlopen.
 std::vector<std::string> places() {
   Dl_info self;
   if (dladdr(reinterpret_cast<void*>(&kernels), &self) == 0 || self.dli_fname == nullptr) {

@@ -1,4 +1,4 @@
-#include "op.h"
+#include "tensorrt/op.h"
 
 #include <algorithm>
 
@@ -28,7 +28,7 @@ std::string text(const Dims& dims) {
   return line + ")";
 }
 
-std::string check_tokens(const Layout& layout, const std::vector<Dims>& inputs,
+std::string check_tokens(const TokenLayout& layout, const std::vector<Dims>& inputs,
                          const char* const* names, int count) {
   for (int i = 0; i < count; ++i) {
     if (inputs[i].nbDims != 4) {
@@ -44,7 +44,7 @@ std::string check_tokens(const Layout& layout, const std::vector<Dims>& inputs,
     }
   }
   const int64_t tokens = inputs[0].d[2];
-  if (tokens > 0 && layout.patch_tokens(tokens) < 0) {
+  if (tokens > 0 && !layout.divides(tokens)) {
     return std::to_string(tokens) + " tokens are not frames of frame_tokens " +
            std::to_string(layout.frame_tokens) + " and trailing_tokens " +
            std::to_string(layout.trailing_tokens);
@@ -52,12 +52,12 @@ std::string check_tokens(const Layout& layout, const std::vector<Dims>& inputs,
   return "";
 }
 
-std::vector<int64_t> frame_counts(const Layout& layout, int64_t least, int64_t most) {
+std::vector<int64_t> frame_counts(const TokenLayout& layout, int64_t least, int64_t most) {
   constexpr int64_t kTried = 1024;
   const auto frames = [&](int64_t tokens, int64_t up) {
     return std::max<int64_t>(tokens - layout.trailing_tokens + up, 0) / layout.frame_tokens;
   };
-  // A bound that is no whole number of frames is the next one outside.
+  // A bound that is not a whole number of frames is rounded outwards.
   const int64_t last = frames(most, layout.frame_tokens - 1);
   const int64_t first = std::min(frames(least, 0), last);
   const int64_t step = std::max<int64_t>((last - first) / kTried, 1);

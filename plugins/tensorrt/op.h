@@ -1,5 +1,5 @@
-// What plugin.h wants of an op: types, shapes, and the way into the kernels. No state, no TensorRT
-// objects; every function returns "" or what is wrong, with names and values.
+// The functions of an op that plugin.h calls: types, shapes, and calls of the kernels. No state, no
+// TensorRT objects; every function returns "" or an error with names and values.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "fields.h"
+#include "tensorrt/fields.h"
 
 namespace covis::trt {
 
@@ -16,7 +16,7 @@ using nvinfer1::DataType;
 using nvinfer1::Dims;
 
 const char* type_name(DataType type);
-std::string text(const Dims& dims);  // "(2, ?, 64)"; -1 is not known
+std::string text(const Dims& dims);  // "(2, ?, 64)"; -1 is unknown
 
 // The tensors of one call. Pointers are null while shapes are only being checked.
 struct Call {
@@ -37,7 +37,7 @@ struct AttentionOp {
   static bool fits(int pos, const DataType* types);
   static std::string check_types(const DataType* inputs);
   static DataType output_type(const DataType* inputs) { return inputs[0]; }
-  // Sizes of -1 are not known yet and are not checked.
+  // Sizes of -1 are unknown yet and are not checked.
   static std::string check_shapes(const Fields& fields, const std::vector<Dims>& inputs);
   static void output_shape(const Fields& fields, const nvinfer1::DimsExprs* inputs,
                            nvinfer1::DimsExprs* output, nvinfer1::IExprBuilder& builder);
@@ -65,11 +65,11 @@ struct SelectOp {
   static std::string launch(const Fields& fields, const Call& call, uint64_t bytes, void* stream);
 };
 
-// Shared by the two: Q and its fellows have one shape (B, H, S, D) that the layout divides.
-std::string check_tokens(const Layout& layout, const std::vector<Dims>& inputs,
+// Shared by the two: Q, K (and V) have one shape (B, H, S, D), and S fits the layout.
+std::string check_tokens(const TokenLayout& layout, const std::vector<Dims>& inputs,
                          const char* const* names, int count);
 // The numbers of whole frames from `least` to `most` tokens at which sizes are tried: all of them
 // up to a thousand, else evenly spread ones with both ends.
-std::vector<int64_t> frame_counts(const Layout& layout, int64_t least, int64_t most);
+std::vector<int64_t> frame_counts(const TokenLayout& layout, int64_t least, int64_t most);
 
 }  // namespace covis::trt

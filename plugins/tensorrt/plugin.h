@@ -1,5 +1,5 @@
-// One IPluginV3 for both ops: the interface TensorRT sees. It holds the fields and the tactic, asks
-// the op for everything else, and lets no exception out.
+// The IPluginV3 implementation of both ops. It stores the fields and the tactic, calls the op for
+// everything else, and catches every exception.
 #pragma once
 
 #include <NvInfer.h>
@@ -7,8 +7,8 @@
 #include <exception>
 #include <new>
 
-#include "host.h"
-#include "op.h"
+#include "tensorrt/host.h"
+#include "tensorrt/op.h"
 
 namespace covis::trt {
 
@@ -135,7 +135,7 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   // IPluginV3OneRuntime
   int32_t setTactic(int32_t tactic) noexcept override {
-    tactic_ = tactic;  // a value that the kernels do not know is refused by them, with a message
+    tactic_ = tactic;  // the kernels reject unknown values with a message
     return 0;
   }
   int32_t onShapeChange(const PluginTensorDesc* inputs, int32_t nb_inputs, const PluginTensorDesc*,
@@ -163,7 +163,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     const nvinfer1::PluginFieldCollection* collection = nullptr;
     guarded(Fields::kName, recorder_, [&]() -> std::string {
       serialized_ = FieldList();
-      serialized_.integer(kVersionField, version_, 1);
+      serialized_.integer(kVersionField, kFieldsVersion, 1);
       fields_.visit(serialized_);
       collection = serialized_.collection();
       return "";
@@ -226,8 +226,8 @@ class Plugin final : public nvinfer1::IPluginV3,
     return error.empty() ? Op::workspace(fields_, call, bytes) : error;
   }
 
-  // The most that any shape of the profile needs: bounds of single sizes need not fit each other,
-  // so the op names the sets of sizes that do.
+  // The largest workspace of any shape of the profile. Bounds of single sizes may contradict each
+  // other, so the op lists consistent sets of sizes.
   std::string largest_workspace(const Call& least, const Call& most, uint64_t* bytes) const {
     for (const Call& call : Op::extremes(fields_, least, most)) {
       uint64_t here = 0;
@@ -239,7 +239,6 @@ class Plugin final : public nvinfer1::IPluginV3,
   }
 
   Fields fields_;
-  int32_t version_ = kFieldsVersion;
   int32_t tactic_ = 0;
   uint64_t bytes_ = 0;  // of workspace that the current shapes need
   std::vector<int32_t> tactics_;
@@ -271,7 +270,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
       FieldReader reader(given, phase == TensorRTPhase::kRUNTIME);
       fields.visit(reader);
       std::string error = reader.finish();
-      if (error.empty()) error = fields.layout.check();
+      if (error.empty()) error = check_special_tokens(fields.layout);
       if (error.empty()) made = new Plugin<Op>(fields);
       return error;
     });

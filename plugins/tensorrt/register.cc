@@ -1,13 +1,13 @@
-// How the creators reach TensorRT: by themselves when the library is merely loaded (dlopen:
+// Registration of the creators: by a static initialiser when the library is merely loaded (dlopen:
 // trtexec --staticPlugins, Polygraphy, ONNX Runtime), or through getCreators when TensorRT loads it
-// (loadLibrary, trtexec --dynamicPlugins). TensorRT refuses creators that are registered already,
-// so getCreators first takes back what the library registered by itself. In a TensorRT of another
-// major version than it was built for it registers nothing, and says so on standard error: that
-// version's logger cannot be called.
+// (loadLibrary, trtexec --dynamicPlugins). TensorRT rejects creators that are already registered,
+// so getCreators first deregisters those that the initialiser registered. If TensorRT's major
+// version is not the one that the library was built for, it registers nothing and prints the reason
+// to standard error, because that version's logger cannot be called.
 #include <atomic>
 #include <cstdio>
 
-#include "plugin.h"
+#include "tensorrt/plugin.h"
 
 namespace covis::trt {
 namespace {
@@ -16,7 +16,7 @@ using nvinfer1::IPluginCreatorInterface;
 using nvinfer1::IPluginCreatorV3One;
 using nvinfer1::IPluginRegistry;
 
-// Never destroyed: TensorRT may ask for their names while the process ends.
+// Never destroyed: TensorRT may read their names while the process ends.
 struct Creators {
   IPluginCreatorV3One* ours[2] = {new Creator<AttentionOp>, new Creator<SelectOp>};
   IPluginCreatorInterface* all[2] = {ours[0], ours[1]};
@@ -39,7 +39,7 @@ class SelfRegistration {
     try {
       tell_misfit();
       IPluginRegistry* const to = registry();
-      if (to == nullptr) return;  // TensorRT comes later and will call getCreators
+      if (to == nullptr) return;  // TensorRT is loaded later and will call getCreators
       for (IPluginCreatorV3One* creator : creators().ours) {
         if (add(*to, *creator)) registered_.push_back(creator);
       }
@@ -49,7 +49,7 @@ class SelfRegistration {
   // The registry must not keep pointers into a library that is being unloaded.
   ~SelfRegistration() { take_back(); }
 
-  // Only what was registered here: TensorRT refuses to give back what it loaded itself.
+  // Only creators registered here: TensorRT refuses to deregister those that it loaded itself.
   void take_back() noexcept {
     for (IPluginCreatorV3One* creator : registered_) registry()->deregisterCreator(*creator);
     registered_.clear();

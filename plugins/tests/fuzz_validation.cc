@@ -1,6 +1,6 @@
-// Attributes, shapes and maps from arbitrary bytes: the checks must refuse what is wrong and pass
-// nothing that the kernels cannot stand. What passes and is small enough is run, in buffers of
-// exactly the right size.
+// Attributes, shapes and maps from arbitrary bytes: the checks must reject invalid input and
+// must not pass input that the kernels cannot process. Input that passes and is small enough is
+// run, in buffers of exactly the right size.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -10,7 +10,7 @@
 #include "test.h"
 
 namespace covis::attention {
-extern const Kernels kKernelsWide;  // 16 lanes, made of whatever this machine has
+extern const Kernels kKernelsWide;  // 16 lanes, of whatever vectors this machine has
 }
 
 namespace covis::test {

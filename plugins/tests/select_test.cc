@@ -64,7 +64,7 @@ struct SelectCase {
     return out;
   }
 
-  // Checks every row that is no near tie; returns how many were.
+  // Checks every row that is not a near tie; returns the number of near ties.
   int check(const std::vector<int8_t>& given) const {
     const int64_t rows = p.layout.q_regions(p.tokens), columns = p.layout.k_regions(p.tokens);
     const int64_t per_frame = p.layout.frame_patches(), patches = p.layout.patches(p.tokens);

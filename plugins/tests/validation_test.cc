@@ -1,4 +1,4 @@
-// Every mistake is told with the name of the attribute or input and its value.
+// Every error message names the attribute or input and its value.
 #include <cmath>
 #include <limits>
 

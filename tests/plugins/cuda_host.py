@@ -1,21 +1,17 @@
-"""The host-side parts of the CUDA kernels, built with the C++ compiler, called through ctypes."""
+"""The host-side parts of the CUDA kernels, called through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytest
-from filelock import FileLock
 
 from covis.export.ops.cuda.attention import AttentionParams
+from tests.plugins.native import build
 from tests.vectors.case import Array, AttentionCase, SelectCase
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -43,43 +39,20 @@ def params_of(case: AttentionCase, out: Array | None = None) -> AttentionParams:
     return params
 
 
-def _sources() -> list[Path]:
-    """Everything that the library may be made of."""
-    kinds = (".cc", ".h", ".inc", ".cuh")
-    return sorted(p for p in PLUGINS.rglob("*") if p.suffix in kinds and p.is_file())
-
-
 @cache
 def library() -> ctypes.CDLL:
-    """The host library; skips the calling test where there is no C++ compiler."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    folder = Path(__file__).resolve().parents[2] / "build" / "cuda_host"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "libcovis_cuda_host.so"
-    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [ATTENTION / "host" / "emulate.cc", ATTENTION / "plan.cc"]
-    files += [SELECT / "host" / "emulate.cc", SELECT / "select_plan.cc"]
-    files += [SALIENCY / "host" / "emulate.cc", SALIENCY / "saliency_plan.cc"]
-    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
-    command = [compiler, *flags, *includes, *map(str, files)]
-    text = [" ".join(command), *(path.read_text() for path in _sources())]
-    state = hashlib.sha256("\n".join(text).encode()).hexdigest()
-    recorded = folder / "sources.sha256"
-    with FileLock(folder / "lock"):  # test processes side by side, and one run after another
-        if not (target.is_file() and recorded.is_file() and recorded.read_text() == state):
-            subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
-            recorded.write_text(state)
-    loaded = ctypes.CDLL(str(target))
+    """The host library, brought up to date; skips the calling test where there is no cmake."""
+    options = ("-DCOVIS_BUILD_ORT=OFF", "-DCOVIS_BUILD_TESTS=ON")
+    folder = build("cuda_host", "covis_cuda_host", *options)
+    loaded = ctypes.CDLL(str(folder / "libcovis_cuda_host.so"))
     loaded.covis_host_divide.restype = ctypes.c_uint32
     loaded.covis_host_divide.argtypes = (ctypes.c_uint32, ctypes.c_uint32)
     return loaded
 
 
 @dataclass
-class Plan:
-    """What make_plan decided."""
+class LaunchPlan:
+    """What make_launch_plan decided."""
 
     status: int
     message: str
@@ -88,12 +61,14 @@ class Plan:
     hopper: bool
 
 
-def plan(params: AttentionParams, capability: int = 90, *, pointers: bool = False) -> Plan:
-    """The plan for an invented GPU of that compute capability."""
+def launch_plan(
+    params: AttentionParams, capability: int = 90, *, pointers: bool = False
+) -> LaunchPlan:
+    """The launch plan for an invented GPU of that compute capability."""
     message = ctypes.create_string_buffer(512)
     size, tiles = ctypes.c_uint64(), ctypes.c_int64()
     hopper = ctypes.c_int()
-    status = library().covis_host_plan(
+    status = library().covis_host_launch_plan(
         ctypes.byref(params),
         capability,
         int(pointers),
@@ -104,7 +79,7 @@ def plan(params: AttentionParams, capability: int = 90, *, pointers: bool = Fals
         ctypes.c_size_t(len(message)),
     )
     text = message.value.decode()
-    return Plan(status, text, size.value, tiles.value, bool(hopper.value))
+    return LaunchPlan(status, text, size.value, tiles.value, bool(hopper.value))
 
 
 def cost(params: AttentionParams, width: int, *, fp8: bool = False) -> dict[str, int]:

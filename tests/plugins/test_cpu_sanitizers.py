@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.places import ROOT
-from tests.plugins.native import building, cmake
+from tests.plugins.native import cmake
 
 FUZZ_SECONDS = os.environ.get("COVIS_FUZZ_SECONDS", "5")
 
@@ -20,9 +20,8 @@ def programs() -> Path:
     """The folder of the instrumented programs, built with the preset `asan`."""
     if shutil.which("ninja") is None:
         pytest.skip("ninja is not installed")
-    with building(ROOT / "build" / "asan"):
-        cmake("--preset", "asan")
-        cmake("--build", "--preset", "asan", "-j2")
+    cmake("--preset", "asan")
+    cmake("--build", "--preset", "asan", "-j2")
     return ROOT / "build" / "asan" / "plugins" / "tests"
 
 

@@ -17,7 +17,7 @@ from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops import TokenLayout, block_select, block_sparse_attention
 from covis.export.ops.attributes import AttentionAttributes
 from covis.export.ops.cuda import attention, binding, dispatch, saliency, select
-from tests.plugins.cuda_host import ATTENTION, SALIENCY, SELECT, plan
+from tests.plugins.cuda_host import ATTENTION, SALIENCY, SELECT, launch_plan
 
 STRUCTS = {
     "CovisAttentionParams": (ATTENTION / "covis_attention.h", attention.AttentionParams),
@@ -89,13 +89,13 @@ def test_packing_copies_nothing() -> None:
     sizes = (params.level_batch, params.level_heads, params.level_rows, params.level_cols)
     assert sizes == (1, 4, 5, 5)
     params.precision = attention.PRECISIONS["fp8"]
-    made = plan(params)
+    made = launch_plan(params)
     assert made.status == 0, made.message
     workspace = torch.empty(made.workspace_bytes + 256, dtype=torch.uint8)
     params.workspace = -(-workspace.data_ptr() // 256) * 256
     params.workspace_bytes = made.workspace_bytes
     if out.data_ptr() % 16 == 0 and q.data_ptr() % 16 == 0:
-        assert plan(params, pointers=True).status == 0
+        assert launch_plan(params, pointers=True).status == 0
 
 
 def test_ops_are_registered_for_cuda() -> None:

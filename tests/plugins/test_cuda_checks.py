@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covis.export.ops.cuda.attention import AttentionParams
-from tests.plugins.cuda_host import library, params_of, plan
+from tests.plugins.cuda_host import launch_plan, library, params_of
 from tests.vectors.case import AttentionCase, Layout
 
 BAD, UNSUPPORTED, WORKSPACE, NO_DEVICE = 1, 2, 3, 4
@@ -28,10 +28,10 @@ def good() -> tuple[AttentionCase, AttentionParams]:
 
 def test_good_params_pass() -> None:
     _case, params = good()
-    assert plan(params, pointers=True).status == 0
-    assert plan(params).hopper
-    assert not plan(params, capability=89).hopper
-    assert not plan(params, capability=100).hopper
+    assert launch_plan(params, pointers=True).status == 0
+    assert launch_plan(params).hopper
+    assert not launch_plan(params, capability=89).hopper
+    assert not launch_plan(params, capability=100).hopper
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_each_bad_field_is_named(field: str, value: object, status: int, words: 
     if isinstance(value, tuple):
         value = (ctypes.c_int64 * 3)(*value)
     setattr(params, field, value)
-    made = plan(params, pointers=True)
+    made = launch_plan(params, pointers=True)
     assert made.status == status, made.message
     assert words in made.message
     assert "\n" not in made.message
@@ -87,13 +87,13 @@ def test_each_bad_field_is_named(field: str, value: object, status: int, words: 
 def test_fp8_is_a_permission() -> None:
     """Kernels without FP8 take precision 1 and compute level 1 as level 2."""
     case, params = good()
-    full = {capability: plan(params, capability).workspace_bytes for capability in (80, 90)}
+    full = {capability: launch_plan(params, capability).workspace_bytes for capability in (80, 90)}
     params.precision = 1
     params.kernel = 2
-    assert plan(params).workspace_bytes == full[80]
+    assert launch_plan(params).workspace_bytes == full[80]
     params.kernel = 0
-    assert plan(params, 80).workspace_bytes == full[80]
-    fp8 = plan(params)
+    assert launch_plan(params, 80).workspace_bytes == full[80]
+    fp8 = launch_plan(params)
     assert fp8.status == 0, fp8.message
     heads, dim = 2 * 16, case.q.shape[3]
     patches = 4 * 1369
@@ -103,9 +103,9 @@ def test_fp8_is_a_permission() -> None:
     parts += [heads * -(-patches // 1024) * 2 * dim * 4]
     assert fp8.workspace_bytes == full[90] + sum(-(-part // 256) * 256 for part in parts)
     params.workspace_bytes = fp8.workspace_bytes - 1
-    assert plan(params, pointers=True).status == WORKSPACE
+    assert launch_plan(params, pointers=True).status == WORKSPACE
     params.workspace_bytes = fp8.workspace_bytes
-    assert plan(params, pointers=True).status == 0
+    assert launch_plan(params, pointers=True).status == 0
 
 
 def test_fp8_without_patches() -> None:
@@ -116,16 +116,16 @@ def test_fp8_without_patches() -> None:
         "t", nothing, nothing, nothing, np.full((1, 1, 1, 1), 1, np.int8), layout, 1369, 1369
     )
     params = params_of(case)
-    size = plan(params).workspace_bytes
+    size = launch_plan(params).workspace_bytes
     params.precision = 1
-    assert (plan(params).status, plan(params).workspace_bytes) == (0, size)
+    assert (launch_plan(params).status, launch_plan(params).workspace_bytes) == (0, size)
 
 
 @pytest.mark.parametrize(("capability", "kernel"), [(75, 0), (70, 2), (80, 1), (120, 3)])
 def test_gpu_without_the_kernel(capability: int, kernel: int) -> None:
     _case, params = good()
     params.kernel = kernel
-    made = plan(params, capability=capability)
+    made = launch_plan(params, capability=capability)
     assert made.status == NO_DEVICE
     assert f"{capability // 10}.{capability % 10}" in made.message
 
@@ -135,7 +135,7 @@ def test_polynomial_kernel_is_for_64() -> None:
     case = AttentionCase("dense", nothing, nothing, nothing, np.full((1, 1, 1, 1), 2, np.int8))
     params = params_of(case)
     params.kernel = 3
-    assert plan(params).status == UNSUPPORTED
+    assert launch_plan(params).status == UNSUPPORTED
 
 
 def test_thousand_views_and_one_token() -> None:
@@ -144,18 +144,18 @@ def test_thousand_views_and_one_token() -> None:
     level = np.broadcast_to(np.int8(2), (1, 1, 1000, 1000))
     layout = Layout(1374, 5)
     params = params_of(AttentionCase("long", nothing, nothing, nothing, level, layout, 1369, 1369))
-    made = plan(params)
+    made = launch_plan(params)
     assert made.status == 0, made.message
     assert made.tiles >= 16 * 1000 * 8
     # Specials of Q, K, V and the order: far below one percent of the four tensors.
     assert made.workspace_bytes < 0.01 * 4 * nothing.size * 2
     params.precision = 1  # and three bytes an element of one of them
-    copies = plan(params).workspace_bytes - made.workspace_bytes
+    copies = launch_plan(params).workspace_bytes - made.workspace_bytes
     assert 3.0 * nothing.size * (1369 / 1374) <= copies < 3.1 * nothing.size
 
     one = np.broadcast_to(np.float32(0), (1, 1, 1, 64))
     params = params_of(AttentionCase("one", one, one, one, np.full((1, 1, 1, 1), 2, np.int8)))
-    made = plan(params)
+    made = launch_plan(params)
     assert (made.status, made.tiles) == (0, 1)
 
 
@@ -164,7 +164,7 @@ def test_more_tiles_than_a_grid_are_refused() -> None:
     params = params_of(
         AttentionCase("huge", nothing, nothing, nothing, np.full((1, 1, 1, 1), 2, np.int8))
     )
-    made = plan(params)
+    made = launch_plan(params)
     assert made.status == UNSUPPORTED
     assert "query tiles" in made.message
 

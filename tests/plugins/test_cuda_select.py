@@ -137,7 +137,7 @@ def good_select() -> SelectParams:
 def test_select_fits_500_views_and_names_what_is_bad() -> None:
     rows = ctypes.c_int()
     extra = ctypes.byref(rows)
-    assert refusal("covis_host_select_plan", good_select(), extra) == (0, "")
+    assert refusal("covis_host_select_launch_plan", good_select(), extra) == (0, "")
     assert rows.value >= 4
     for field, value, words in (
         ("pool", 2, "pool is 2"),
@@ -154,7 +154,7 @@ def test_select_fits_500_views_and_names_what_is_bad() -> None:
     ):
         params = good_select()
         setattr(params, field, value)
-        status, message = refusal("covis_host_select_plan", params, extra)
+        status, message = refusal("covis_host_select_launch_plan", params, extra)
         assert status != 0
         assert words in message
 
@@ -174,8 +174,8 @@ def test_saliency_names_what_is_bad() -> None:
             setattr(params, name, 4096)
         params.level = params.workspace = 4096
         params.workspace_bytes = 1 << 30
-        assert refusal("covis_host_saliency_plan", params) == (0, "")
+        assert refusal("covis_host_saliency_launch_plan", params) == (0, "")
         setattr(params, field, value)
-        status, message = refusal("covis_host_saliency_plan", params)
+        status, message = refusal("covis_host_saliency_launch_plan", params)
         assert status != 0
         assert words in message

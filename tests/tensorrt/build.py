@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.places import ROOT
-from tests.plugins.native import building
 
 PLUGIN = "libcovis_trt.so"
 
 
 @cache
-def build_programs(sanitize: bool = False, major: int = 10) -> Path:
+def build_programs(sanitize: bool = False, major: int = 10, *, plugin_only: bool = False) -> Path:
     """Build libcovis_trt.so, its host kernels and `covis_trt_plugin_test`, and return their folder.
 
     Headers are those of TENSORRT_ROOT, else those that plugins/tensorrt/headers.cmake finds.
@@ -25,6 +25,7 @@ def build_programs(sanitize: bool = False, major: int = 10) -> Path:
     Args:
         sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer.
         major: TensorRT's major version, where TENSORRT_ROOT does not say it.
+        plugin_only: libcovis_trt.so alone.
     """
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("no cmake or no C++ compiler")
@@ -32,16 +33,18 @@ def build_programs(sanitize: bool = False, major: int = 10) -> Path:
     options = ["-DCOVIS_TENSORRT_TESTS=ON", f"-DCOVIS_TENSORRT_MAJOR={major}"]
     options += [f"-DCOVIS_SANITIZE={'ON' if sanitize else 'OFF'}"]
     source = ROOT / "plugins" / "tensorrt"
-    with building(folder):
+    target = ["--target", "covis_trt"] if plugin_only else []
+    (ROOT / "build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "build" / ".cmake.lock"):  # one build at a time, of all test processes
         output = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
         if "no TensorRT headers" in output:
             pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
-        _run(["cmake", "--build", str(folder), "--parallel", "2"])
+        _run(["cmake", "--build", str(folder), "--parallel", "2", *target])
     return folder
 
 
 def run_program(command: list[str], **environment: str) -> str:
-    """Return the standard output of a test program; a failure contains all of its output."""
+    """Standard output of a test program; its output becomes the failure's text."""
     return _run(command, {**os.environ, **environment})
 
 

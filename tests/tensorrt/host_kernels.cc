@@ -2,9 +2,10 @@
 // host memory: the checks and workspace sizes are those of the CUDA library's own host code, for an
 // H200; the numbers come from the CPU kernels, which pass the same suite.
 #include "block_select/cpu/select.h"
+#include "block_select/cuda/launch_plan.h"
 #include "block_sparse_attention/cpu/attention.h"
-#include "plan.h"
-#include "select_plan.h"
+#include "block_sparse_attention/cuda/launch_plan.h"
+#include "cuda/layout_fields.h"
 
 namespace {
 
@@ -19,11 +20,6 @@ covis::DataType type_of(int32_t data_type) {
   return data_type == 0   ? covis::DataType::kFloat16
          : data_type == 1 ? covis::DataType::kBFloat16
                           : covis::DataType::kFloat32;
-}
-
-template <typename Params>
-covis::TokenLayout layout_of(const Params& p) {
-  return {p.frame_tokens, p.special_first, p.special_last, p.trailing_tokens, p.q_block, p.k_block};
 }
 
 bool contiguous(const int64_t (&stride)[3], int64_t heads, int64_t tokens, int64_t dim) {
@@ -42,9 +38,9 @@ int covis_abi_version(void) { return 1; }
 
 int covis_attention_workspace(const CovisAttentionParams* params, uint64_t* bytes, char* message,
                               size_t message_bytes) {
-  covis::Plan plan;
+  covis::LaunchPlan plan;
   const int status =
-      covis::make_plan(*params, kH200, false, covis::Message{message, message_bytes}, &plan);
+      covis::make_launch_plan(*params, kH200, false, covis::Message{message, message_bytes}, &plan);
   *bytes = plan.workspace.bytes;
   return status;
 }
@@ -53,8 +49,8 @@ int covis_attention_launch(const CovisAttentionParams* params, void*, char* mess
                            size_t message_bytes) {
   const covis::Message m{message, message_bytes};
   const CovisAttentionParams& p = *params;
-  covis::Plan plan;
-  const int status = covis::make_plan(p, kH200, true, m, &plan);
+  covis::LaunchPlan plan;
+  const int status = covis::make_launch_plan(p, kH200, true, m, &plan);
   if (status != kCovisOk) return status;
   for (const auto* stride : {&p.q_stride, &p.k_stride, &p.v_stride, &p.o_stride}) {
     if (!contiguous(*stride, p.heads, p.tokens, p.head_dim)) {
@@ -68,16 +64,16 @@ int covis_attention_launch(const CovisAttentionParams* params, void*, char* mess
   cpu.level = p.level;
   cpu.level_batch = p.level_batch, cpu.level_heads = p.level_heads;
   cpu.level_rows = p.level_rows, cpu.level_columns = p.level_cols;
-  cpu.layout = layout_of(p);
+  cpu.layout = covis::layout_of(p);
   cpu.scale = p.scale;
   return finish(m, covis::block_sparse_attention(cpu, kSerial));
 }
 
 int covis_select_workspace(const CovisSelectParams* params, uint64_t* bytes, char* message,
                            size_t message_bytes) {
-  covis::SelectPlan plan;
+  covis::SelectLaunchPlan plan;
   const int status =
-      covis::make_select_plan(*params, false, covis::Message{message, message_bytes}, &plan);
+      covis::make_launch_plan(*params, false, covis::Message{message, message_bytes}, &plan);
   *bytes = plan.bytes;
   return status;
 }
@@ -86,8 +82,8 @@ int covis_select_launch(const CovisSelectParams* params, void*, char* message,
                         size_t message_bytes) {
   const covis::Message m{message, message_bytes};
   const CovisSelectParams& p = *params;
-  covis::SelectPlan plan;
-  const int status = covis::make_select_plan(p, true, m, &plan);
+  covis::SelectLaunchPlan plan;
+  const int status = covis::make_launch_plan(p, true, m, &plan);
   if (status != kCovisOk) return status;
   if (!contiguous(p.q_stride, p.heads, p.tokens, p.head_dim) ||
       !contiguous(p.k_stride, p.heads, p.tokens, p.head_dim)) {
@@ -99,7 +95,7 @@ int covis_select_launch(const CovisSelectParams* params, void*, char* message,
   cpu.query = p.q, cpu.key = p.k, cpu.pair = p.pair;
   cpu.pair_rows = cpu.pair_columns = p.pair_frames;
   cpu.keep_ratio = *p.keep_ratio, cpu.cdf = *p.cdf;
-  cpu.layout = layout_of(p);
+  cpu.layout = covis::layout_of(p);
   cpu.pool = p.pool == 0 ? covis::Pool::kMean : covis::Pool::kMax;
   cpu.level = p.level;
   return finish(m, covis::block_select(cpu, kSerial));

@@ -17,7 +17,8 @@ namespace {
 // does not decide whether a threshold of 1 keeps everything.
 constexpr double kCdfSlack = 1e-5;
 
-// What the threads share. Heads are taken in groups whose pooled tokens fit the memory.
+// The data that the threads share. Heads are processed in groups whose pooled tokens fit the
+// memory.
 struct SelectJob {
   explicit SelectJob(const SelectParams& params)
       : p(params),
@@ -31,13 +32,13 @@ struct SelectJob {
   int64_t first_head = 0, group = 0;  // (batch, head) pairs in work
   std::unique_ptr<float[]> queries;   // (group, rows, head_size)
   std::unique_ptr<float[]> keys;      // (group, head_size, columns)
-  int64_t chunks = 0;                 // work items a head
+  int64_t chunks = 0;                 // work items per head
   std::atomic<bool> out_of_memory{false};
 
   bool full_pair() const { return p.pair_rows != 1 || p.pair_columns != 1; }
 };
 
-constexpr int64_t kChunk = 16;  // regions a work item
+constexpr int64_t kChunk = 16;  // regions per work item
 
 // Pools patches [first, first + count) into out (head_size).
 void pool_region(const SelectJob& job, const void* base, int64_t head, int64_t first, int64_t count,
@@ -155,12 +156,13 @@ uint32_t descending_key(float score) {
   return (bits & 0x80000000u) != 0 ? bits : 0x7fffffffu - bits;
 }
 
-// Takes from `level` (candidates' levels) what the row does not keep.
+// Sets `level` (candidates' levels) to 0 where the row does not keep the candidate.
 void select_row(const SelectJob& job, const float* scores, uint64_t* order, int8_t* level) {
   int64_t n = 0;
   for (int64_t c = 0; c < job.columns; ++c) {
     if (level[c] == 0) continue;
-    // A row that is not finite has no order: all its candidates stay, and the attention shows it.
+    // A row that is not finite has no order: all its candidates are kept, and the attention's
+    // output shows the NaN or Inf.
     if (!std::isfinite(scores[c])) return;
     order[n++] =
         (static_cast<uint64_t>(descending_key(scores[c])) << 32) | static_cast<uint64_t>(c);

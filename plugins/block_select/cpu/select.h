@@ -29,9 +29,9 @@ struct SelectParams {
 // An empty string, or one line naming the attribute or input and its value.
 std::string check_select(const SelectParams& params);
 
-// Needs params that pass check_select. Returns an empty string, or the reason of a failure (out of
+// Needs params that pass check_select. Returns an empty string, or the reason for a failure (out of
 // memory). The result does not depend on the number of threads. Memory beyond inputs and output:
-// the pooled tokens of one head, or of as many as fit 16 MiB, and 12 bytes a key region for each
+// the pooled tokens of one head, or of as many as fit 16 MiB, and 12 bytes per key region for each
 // thread.
 std::string block_select(const SelectParams& params, const ParallelFor& parallel_for);
 

@@ -1,5 +1,5 @@
-#include "choose.h"
-#include "select_kernels.h"
+#include "block_select/cuda/choose.h"
+#include "block_select/cuda/kernels.h"
 
 namespace covis {
 namespace {
@@ -27,7 +27,7 @@ struct ChooseArgs {
   int8_t* level;
 };
 
-// One row: its scores lie in shared memory, -inf where the block is no candidate.
+// One row: its scores are in shared memory, -inf where the block is not a candidate.
 struct Row {
   const ChooseArgs& args;
   ChooseShared& shared;
@@ -77,7 +77,7 @@ struct Row {
     __syncthreads();
   }
 
-  // The first warp finds the eight bins in which the descent goes on, one lane looks inside.
+  // The first warp finds the eight bins in which the descent continues; one lane searches them.
   template <bool kByMass>
   __device__ __forceinline__ void descend(uint64_t limit) {
     if (thread < 32) {
@@ -99,7 +99,7 @@ struct Row {
         }
       }
       Descent descent = shared.descent;
-      __syncwarp();  // all have read it before one writes; a ballot orders no memory
+      __syncwarp();  // all lanes read before one writes; a ballot does not order memory
       const bool inside =
           kByMass ? descent.mass + mass_to_here > limit : descent.taken + counts_to_here >= limit;
       const uint32_t hits = __ballot_sync(0xffffffffu, inside);
@@ -199,8 +199,8 @@ struct Row {
   }
 };
 
-// CTAs a multiprocessor. Left to itself the compiler takes 58 registers, for two; held to those of
-// three it spills on 8.0.
+// CTAs per multiprocessor. Without a limit the compiler uses 58 registers, which allow two; with
+// the registers of three it spills on 8.0.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr int kChooseCtas = 3;
 #else
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, kChooseCtas)
       const int f1 =
           (min((first_row + r) * g.q_block + g.q_block, g.total_patches) - 1) / g.patches;
       const bool candidate = block_level(args.pair, g.pair_frames, f0, f1, g0, g1) > 0;
-      // A score of -inf itself would read as no candidate: the largest negative number ranks last.
+      // A score of -inf would mean "not a candidate"; the most negative finite number ranks last.
       scores[r * g.cols + col] = candidate ? fmaxf(sums[r] * scale, -3.0e38f) : -INFINITY;
     }
   }
@@ -257,9 +257,9 @@ __global__ void __launch_bounds__(kThreads, kChooseCtas)
 
 }  // namespace
 
-cudaError_t launch_choose(const SelectPlan& plan, const float* pooled_q, const float* pooled_k,
-                          const int8_t* pair, const float* keep_ratio, const float* cdf,
-                          int8_t* level, cudaStream_t stream) {
+cudaError_t launch_choose(const SelectLaunchPlan& plan, const float* pooled_q,
+                          const float* pooled_k, const int8_t* pair, const float* keep_ratio,
+                          const float* cdf, int8_t* level, cudaStream_t stream) {
   const SelectGeometry& g = plan.geometry;
   const ChooseArgs args{g, plan.rows_per_cta, pooled_q, pooled_k, pair, keep_ratio, cdf, level};
   const int bytes = static_cast<int>(select_shared_bytes(plan.rows_per_cta, g.cols, g.head_dim));

@@ -1,24 +1,25 @@
 // Steps 4 and 5 of BlockSelect's rules on one row, without sorting: a radix descent over the
 // scores' bits finds how far the cumulated probability reaches, a second one the score of the last
-// block kept. Compiled for the device, where a CTA runs it, and for the host, where tests hold it
-// against the contract.
+// block kept. Compiled for the device, where a CTA runs it, and for the host, where tests compare
+// it with the contract.
 #pragma once
 
 #include <cstdint>
 
-#include "geometry.h"
+#include "cuda/host_device.h"
 
 namespace covis {
 
 inline constexpr int kMassBits = 40;  // probabilities as fixed point: sums do not depend on order
 
-// A key that orders like the score: larger score, larger key. Non-candidates never get one.
+// A key that orders like the score: larger score, larger key. Blocks that are not candidates get no
+// key.
 COVIS_HD uint32_t score_key(float score) {
   union {
     float f;
     uint32_t u;
   } bits{score};
-  if ((bits.u << 1) == 0) bits.u = 0;  // -0 ranks with +0
+  if ((bits.u << 1) == 0) bits.u = 0;  // -0 and +0 have the same rank
   return (bits.u & 0x80000000u) != 0 ? ~bits.u : bits.u | 0x80000000u;
 }
 
@@ -27,13 +28,13 @@ COVIS_HD uint64_t fixed_mass(float probability) {
   return scaled > 0.0f ? static_cast<uint64_t>(scaled) : 0;  // NaN counts as nothing
 }
 
-// Where a descent stands: keys that begin with `prefix` are undecided, larger ones are taken.
+// The state of a descent: keys that begin with `prefix` are undecided, larger ones are taken.
 struct Descent {
   uint32_t prefix = 0;
-  int shift = 24;      // of the digit that is looked at next
-  uint64_t taken = 0;  // keys taken whole
+  int shift = 24;      // of the next digit
+  uint64_t taken = 0;  // number of keys taken
   uint64_t mass = 0;   // their mass
-  bool done = false;   // all keys are taken: nothing is undecided
+  bool done = false;   // all keys are taken, none is undecided
 };
 
 COVIS_HD bool undecided(const Descent& d, uint32_t key) {
@@ -41,7 +42,7 @@ COVIS_HD bool undecided(const Descent& d, uint32_t key) {
 }
 
 // One digit by mass: bins from `high` down to `low` are taken while the cumulated mass stays within
-// `limit`. Over all 256 bins in one call, or over the run of bins where the limit lies.
+// `limit`. Over all 256 bins in one call, or over the run of bins that contains the limit.
 COVIS_HD void descend_by_mass(Descent& d, const uint32_t* counts, const uint64_t* masses,
                               uint64_t limit, int high, int low) {
   for (int bin = high; bin >= low; --bin) {
@@ -83,7 +84,7 @@ COVIS_HD uint64_t mass_limit(float cdf) {
                                static_cast<double>(uint64_t{1} << kMassBits));
 }
 
-// Blocks kept of `n` candidates, from the ratio and the number within the cdf.
+// Number of blocks kept of `n` candidates, from the ratio and the number within the cdf.
 COVIS_HD uint64_t kept_count(float keep_ratio, uint64_t n, uint64_t within) {
   const double ratio = keep_ratio > 0.0f ? static_cast<double>(keep_ratio) : 0.0;
   const double top = ratio * static_cast<double>(n);

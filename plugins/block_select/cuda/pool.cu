@@ -1,7 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "select_kernels.h"
+#include "block_select/cuda/kernels.h"
+#include "cuda/host_device.h"
 
 namespace covis {
 namespace {
@@ -14,7 +15,8 @@ __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// A thread a channel, a CTA a block of tokens: consecutive channels of a token are one transaction.
+// One thread per channel, one CTA per block of tokens: consecutive channels of a token are one
+// memory transaction.
 template <class Element>
 __global__ void pool_tokens(SelectGeometry g, const Element* source, Strides stride, bool use_max,
                             int block, int blocks, bool transposed, float* target) {

@@ -76,12 +76,12 @@ struct Job {
   const Kernels& isa;
   bool dense;
   int max_queries;
-  int64_t q_block, k_block;  // a dimension of 1 is one region of everything
+  int64_t q_block, k_block;  // a dimension of 1 is one region of all tokens
   TokenLayout layout;
   QueryTiles tiles;
   int64_t items;  // (batch, head, tile), the last fastest
   float query_scale;
-  std::vector<uint64_t> order;  // empty: as they come
+  std::vector<uint64_t> order;  // empty: in numeric order
   std::atomic<int64_t> next{0};
   std::atomic<bool> out_of_memory{false};
 };
@@ -172,7 +172,8 @@ class Worker {
 
   enum class Kept { kNone, kSome, kAll };
 
-  // By how many of the tile's queries a key region is attended to; fills region_mask_ for kSome.
+  // Whether none, some or all of the tile's queries attend to a key region; fills region_mask_ for
+  // kSome.
   Kept region_kept(int64_t region) {
     const int64_t columns = p_.level_columns;
     const int8_t* level = job_.level_row(batch_, head_, first_region_) + region;
@@ -270,7 +271,8 @@ void order_by_cost(Job& job) {
       const int8_t* row = job.level_row(head / p.heads, head % p.heads, job.q_region(span.first));
       kept = p.level_columns - std::count(row, row + p.level_columns, int8_t{0});
     }
-    // In 256ths of a full row and 16ths of a tile: near-equal items stay neighbours in memory.
+    // Lengths are rounded to 256ths of a full row and 16ths of a tile, so that items of nearly
+    // equal length stay neighbours in memory.
     const int64_t cost =
         kept * 256 / std::max<int64_t>(1, p.level_columns) * ((span.count + 15) / 16);
     job.order[static_cast<size_t>(item)] =
@@ -330,7 +332,7 @@ std::string check_attention(const AttentionParams& p) {
   }
   const int64_t count = p.level_batch * p.level_heads * p.level_rows * p.level_columns;
   const auto bad = [](int8_t level) { return static_cast<uint8_t>(level) > 2; };
-  for (int64_t start = 0; start < count; start += 4096) {  // without an exit inside: vectorised
+  for (int64_t start = 0; start < count; start += 4096) {  // without early exit: vectorised
     const int8_t *from = p.level + start, *to = p.level + std::min(start + 4096, count);
     bool any = false;
     for (const int8_t* at = from; at < to; ++at) any |= bad(*at);
@@ -350,7 +352,7 @@ std::string block_sparse_attention(const AttentionParams& p, const ParallelFor& 
                                    const attention::Kernels& kernels) try {
   attention::Job job(p, kernels);
   attention::order_by_cost(job);
-  // More calls than any machine has threads: those that come late find no work.
+  // More calls than any machine has threads: the last ones find no work.
   constexpr int64_t kMostThreads = 256;
   parallel_for.run(parallel_for.host, std::min(job.items, kMostThreads), attention::work, &job);
   if (job.out_of_memory.load()) return "out of memory";

@@ -1,5 +1,5 @@
-// BlockSparseAttention on the CPU. Contract: ../README.md. Knows no runtime: raw pointers, a plain
-// struct, and a callback for threads.
+// BlockSparseAttention on the CPU. Contract: ../README.md. Independent of any runtime: raw
+// pointers, a plain struct, and a callback for threads.
 #pragma once
 
 #include <cstdint>
@@ -34,16 +34,16 @@ struct AttentionParams {
 std::string check_scale(float scale);
 
 // The dimensions are at least 1 and p.layout fits the tokens (check_tokens). The level map's values
-// are looked at, too; nothing else is dereferenced.
+// are read, too; no other pointer is dereferenced.
 std::string check_attention(const AttentionParams& params);
 
-// Needs params that pass check_attention. Returns an empty string, or the reason of a failure (out
+// Needs params that pass check_attention. Returns an empty string, or the reason for a failure (out
 // of memory). The result does not depend on the number of threads nor on their timing. Memory
-// beyond inputs and outputs: under 1 MiB a thread (head sizes up to 1024), and under 17 MiB in all
-// for the order of work.
+// beyond inputs and outputs: under 1 MiB per thread (head sizes up to 1024), and under 17 MiB in
+// all for the order of work.
 std::string block_sparse_attention(const AttentionParams& params, const ParallelFor& parallel_for);
 
-// The same with the code of a certain instruction set (tile.h).
+// The same with the code for a given instruction set (tile.h).
 std::string block_sparse_attention(const AttentionParams& params, const ParallelFor& parallel_for,
                                    const attention::Kernels& kernels);
 

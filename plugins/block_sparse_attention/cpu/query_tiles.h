@@ -1,4 +1,5 @@
-// How queries are cut into tiles: by arithmetic alone, so that nothing grows with the sequence.
+// How queries are divided into tiles: by arithmetic alone, so that no memory grows with the
+// sequence.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +14,19 @@ struct TileSpan {
   enum class Kind { kTokens, kPatches, kSpecial };
   Kind kind;
   int64_t first;
-  int64_t count;  // 0: nothing to do
+  int64_t count;  // 0: no tile
 };
 
 // Tiles of one (batch, head): first those of patches, then those of special tokens. Where regions
 // are large no tile straddles two of them; small ones (under kStraddle queries) share a tile.
 class QueryTiles {
  public:
-  // dense: every token attends to every token, `layout` plays no part.
+  // dense: every token attends to every token, `layout` is not used.
   QueryTiles(const TokenLayout& layout, int64_t tokens, int64_t q_block, bool dense,
              int max_queries)
       : layout_(layout), tokens_(tokens), dense_(dense), max_queries_(max_queries) {
     length_ = dense ? tokens : layout.patches(tokens);
-    // A region longer than the sequence is the sequence.
+    // A region longer than the sequence is clipped to the sequence.
     region_ = dense || q_block > length_ ? (length_ > 0 ? length_ : 1) : q_block;
     if (region_ < kStraddle && region_ <= max_queries) region_ = max_queries / region_ * region_;
     const int64_t panels = TokenLayout::ceil_div(region_, kGrain);

@@ -37,7 +37,7 @@ COVIS_INLINE void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); 
 COVIS_INLINE Vec splat(float x) { return x - Vec{}; }
 
 // The larger of both; b where a is NaN, so max(score, running) drops a NaN score and
-// max(bound, x) keeps a NaN x.
+// max(bound, x) returns a NaN x.
 COVIS_INLINE Vec max(Vec a, Vec b) {
 #if defined(__AVX512F__) && COVIS_LANES == 16
   // The masked form: the plain one sets off a false -Wuninitialized in GCC 12.

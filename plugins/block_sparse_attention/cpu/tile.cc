@@ -1,4 +1,4 @@
-// Compiled once for each instruction set; the build gives COVIS_KERNELS (the table's name),
+// Compiled once for each instruction set; the build defines COVIS_KERNELS (the table's name),
 // COVIS_ISA_NAME, COVIS_LANES, and by kRows x kVectors the register blocking. No standard library
 // templates here: the linker could take their code from the wrong object.
 #include "block_sparse_attention/cpu/tile.h"
@@ -8,7 +8,7 @@
 namespace covis::attention {
 namespace {
 
-// Accumulators of a micro-kernel: kRows x kVectors registers, beside kVectors of the panel and one
+// Accumulators of a micro-kernel: kRows x kVectors registers, plus kVectors of the panel and one
 // broadcast. 6 x 2 fills the 16 registers of AVX2, 12 x 2 leaves a few of AVX-512's 32.
 #if defined(__AVX512F__) || (COVIS_LANES == 16)
 constexpr int kRows = 12, kVectors = 2;
@@ -184,7 +184,7 @@ __attribute__((noinline)) Weights soften(int count, float* scores, Pair top, flo
     const Vec old = load(row_max + v * kLanes);
     const Vec now = max(top.v[v], old);
     store(row_max + v * kLanes, now);
-    // A query that has attended to nothing yet has no maximum; -inf - -inf would be NaN.
+    // A query that has not attended to any key yet has no maximum; -inf - -inf would be NaN.
     shift.v[v] = select(now == splat(kMinusInfinity), Vec{}, now);
     result.rescale.v[v] = exp2_nonpositive(old - shift.v[v]);
     result.sum.v[v] = Vec{};
@@ -219,7 +219,7 @@ bool all_finite(const float* values, int64_t count) {
 }
 
 // The products of masked weights (0) with values that are not finite would be NaN in rows that do
-// not attend to those values: zeros stand in for such keys, and they are added query by query.
+// not attend to those values: such keys are replaced by zeros here and added query by query.
 struct Outliers {
   int count = 0;
   int index[kTileKeys];
@@ -366,7 +366,8 @@ void finish(const QueryTile& tile, DataType type, void* base, const int64_t* row
     const int used = tile.count - first < kLanes ? tile.count - first : kLanes;
     float* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      // The queries are done with: their memory takes rows of other types, and those of padding.
+      // The queries are no longer needed: their memory is used for rows of other types and of
+      // padding.
       rows[i] = type == DataType::kFloat32 && i < used
                     ? static_cast<float*>(base) + row_offset[first + i]
                     : tile.queries + i * size;

@@ -3,7 +3,7 @@
 //
 // Everything is kept transposed, with queries along vector lanes: the softmax then needs no
 // reduction across lanes, each query has a lane of its own (a NaN stays there), and rows of K and V
-// are read where they lie, by broadcast, without packing.
+// are read in place, by broadcast, without packing.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct KeyTile {
   uint32_t mask[kTileKeys][kMaskWords];  // bit q: query q attends to this key
 };
 
-// What a tile of queries carries from key tile to key tile. Panels are groups of `panel` queries
+// The state of a tile of queries between key tiles. Panels are groups of `panel` queries
 // (see Kernels); element (query, d) is at [query / panel][d][query % panel].
 struct QueryTile {
   int64_t head_size;
@@ -47,7 +47,7 @@ struct Kernels {
   // statistics; tile.count and tile.head_size are set.
   void (*begin)(QueryTile& tile, DataType type, const void* base, const int64_t* row_offset,
                 float scale);
-  // Adds the keys' share to the tile.
+  // Adds the contribution of the keys to the tile.
   void (*attend)(QueryTile& tile, const KeyTile& keys);
   // Writes outputs / row_sum to rows of `type`; zeros for queries that attended to nothing.
   void (*finish)(const QueryTile& tile, DataType type, void* base, const int64_t* row_offset);
@@ -61,7 +61,8 @@ extern const Kernels kKernelsV3;  // AVX2, FMA, F16C
 extern const Kernels kKernelsV4;  // AVX-512 F, BW, DQ, VL
 #endif
 
-// The best table this processor runs; COVIS_ISA=portable|v3|v4 in the environment lowers it.
+// The best table that this processor can run; COVIS_ISA=portable|v3|v4 in the environment lowers
+// it.
 const Kernels& kernels();
 
 // The name of that variant: "portable", "x86-64-v3" or "x86-64-v4".

@@ -1,8 +1,8 @@
 // C ABI of the CUDA kernels of BlockSparseAttention: raw pointers, one POD struct, a stream.
 //
 // Every function returns a CovisStatus, never throws, never synchronises. When the status is not 0,
-// `message` (if given) holds one line that names the field at fault, its value, and what is
-// allowed.
+// `message` (unless null) receives one line with the name of the invalid field, its value, and the
+// allowed range.
 #ifndef COVIS_ATTENTION_H_
 #define COVIS_ATTENTION_H_
 
@@ -16,18 +16,19 @@ extern "C" {
 enum CovisStatus {
   kCovisOk = 0,
   kCovisBadArgument = 1,  // a field is outside its range, or fields contradict each other
-  kCovisUnsupported = 2,  // valid by the contract, but no kernel of this library does it
+  kCovisUnsupported = 2,  // valid by the contract, but this library has no kernel for it
   kCovisWorkspace = 3,    // the workspace is absent, misaligned or too small
-  kCovisNoDevice = 4,     // no GPU, or one that the library has no code for
-  kCovisCudaError = 5,    // the CUDA runtime or driver refused a call
+  kCovisNoDevice = 4,     // no GPU, or a GPU for which the library has no code
+  kCovisCudaError = 5,    // a call of the CUDA runtime or driver failed
 };
 
 enum CovisDataType { kCovisFloat16 = 0, kCovisBfloat16 = 1 };
 
-// What region pairs of level 1 ("low precision allowed") may be computed in; those of level 2 are
-// always computed in data_type, in the same pass over the same softmax. Fp8 is a permission:
-// kernels without FP8 (every GPU but compute capability 9.0) compute level 1 as level 2. With it
-// the workspace holds FP8 copies of q, k and v: about 3 bytes an element of one of them.
+// The lowest precision in which region pairs of level 1 ("low precision allowed") may be computed;
+// pairs of level 2 are always computed in data_type, in the same pass over the same softmax. Fp8 is
+// a permission: kernels without FP8 (all GPUs except those of compute capability 9.0) compute level
+// 1 as level 2. With Fp8 the workspace holds FP8 copies of q, k and v: about 3 bytes per element of
+// one of them.
 enum CovisPrecision { kCovisPrecisionFull = 0, kCovisPrecisionFp8 = 1 };
 
 // Which row of the tile table (tiles.h) is launched; 0 lets the library choose.
@@ -48,8 +49,8 @@ typedef struct CovisAttentionParams {
 
   int64_t batch, heads, tokens, head_dim;  // B, H, S, D
   int64_t frame_tokens, special_first, special_last, trailing_tokens;
-  int64_t q_block, k_block;  // patch tokens a region
-  float scale;               // of the scores; 0 = 1 / sqrt(D)
+  int64_t q_block, k_block;  // patch tokens per region
+  float scale;               // factor of the scores; 0 = 1 / sqrt(D)
   uint32_t reserved;         // 0
 
   const void* q;

@@ -1,5 +1,5 @@
 // Index arithmetic of the kernels: tokens, patches, pieces, query tiles. Compiled for the device
-// and for the host, where tests hold it against the element rule.
+// and for the host, where tests compare it with the element rule.
 //
 // Words: a *patch* is a token that is neither special nor trailing, numbered frame-major. A *piece*
 // is a run of at most kPiece patches inside one frame: what one TMA box loads and what one
@@ -7,46 +7,12 @@
 // order.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define COVIS_HD __host__ __device__ __forceinline__
-#else
-#define COVIS_HD inline
-#endif
-
-// A rare loop that must not cost the registers of an unrolled one.
-#if defined(__CUDA_ARCH__)
-#define COVIS_ROLLED _Pragma("unroll 1")
-#else
-#define COVIS_ROLLED
-#endif
+#include "cuda/host_device.h"
 
 namespace covis {
 
 inline constexpr int kPiece =
     64;  // rows of a wgmma, and the finest cut that pads 1369 by 2.8 % only
-
-// Unsigned division by a number known at launch: one multiply instead of some twenty instructions.
-// Exact for every 32-bit numerator below 2^31 and divisor in [1, 2^31).
-struct FastDiv {
-  uint32_t divisor = 1;
-  uint32_t multiplier = 0;
-  uint32_t shift = 0;
-
-  static FastDiv of(uint32_t divisor) {
-    FastDiv d;
-    d.divisor = divisor;
-    while ((uint64_t{1} << d.shift) < divisor) ++d.shift;
-    // ceil(2^(31 + shift) / divisor) fits 32 bits, because 2^(shift - 1) < divisor.
-    d.multiplier = static_cast<uint32_t>(((uint64_t{1} << (31 + d.shift)) + divisor - 1) / divisor);
-    return d;
-  }
-
-  COVIS_HD uint32_t operator()(uint32_t n) const {
-    return static_cast<uint32_t>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
-  }
-};
 
 enum class Cut : int32_t {
   kFrame,  // at multiples of kPiece counted from each frame's first patch
@@ -60,7 +26,7 @@ struct Piece {
   int32_t patch = 0;  // first patch, running number
 };
 
-// What one CTA computes: up to `width` pieces, or as many runs of specials.
+// The queries of one CTA: up to `width` pieces, or as many runs of specials.
 struct QueryTile {
   int32_t batch = 0;
   int32_t head = 0;
@@ -69,7 +35,9 @@ struct QueryTile {
   bool special = false;
 };
 
-// Everything about sizes that the kernels need; passed by value.
+// Everything about sizes that the kernels need: plain data, passed by value. Not a TokenLayout,
+// which holds the caller's attributes in 64 bits: these are the numbers that follow from the layout
+// and the shapes, in 32 bits, because registers are scarce in the kernels.
 struct Geometry {
   int32_t batch, heads;
   int32_t frames, patches;  // frames of the sequence; patches of one frame
@@ -77,7 +45,7 @@ struct Geometry {
   int32_t frame_tokens, special_first, special_per_frame, trailing;
   int32_t specials;  // frames * special_per_frame + trailing
 
-  int32_t q_block, k_block;  // patches a region, clipped to total_patches
+  int32_t q_block, k_block;  // patches per region, clipped to total_patches
   FastDiv patches_div, q_block_div, k_block_div, special_div, heads_div, groups_div, slots_div;
   int64_t level_batch_stride, level_head_stride, level_row_stride;
   int32_t level_col_stride;   // 0 where the map has one column
@@ -85,16 +53,12 @@ struct Geometry {
   int32_t units;              // key units of a level row
   Cut q_cut, k_cut;
 
-  int32_t width;                   // pieces a query tile
+  int32_t width;                   // pieces per query tile
   int32_t groups, special_groups;  // groups of patch tiles; groups of special tiles
-  int32_t slots;                   // tiles a group
+  int32_t slots;                   // tiles per group
   int32_t slot_pieces;             // kFrame: pieces of a tile; the first long_slots have one more
   int32_t long_slots;
 };
-
-COVIS_HD int32_t min_int(int32_t a, int32_t b) { return a < b ? a : b; }
-COVIS_HD int32_t max_int(int32_t a, int32_t b) { return a > b ? a : b; }
-COVIS_HD constexpr int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // The piece that starts at `patch`, ending before `limit`.
 COVIS_HD Piece piece_at(const Geometry& g, Cut cut, int32_t patch, int32_t limit) {
@@ -110,8 +74,8 @@ COVIS_HD Piece piece_at(const Geometry& g, Cut cut, int32_t patch, int32_t limit
   return piece;
 }
 
-// A number for each key piece, unique and increasing, for storage made per piece. Under kGrid some
-// numbers stay unused.
+// A number for each key piece, unique and increasing, to index storage by piece. With kGrid some
+// numbers are unused.
 COVIS_HD int32_t piece_ordinal(const Geometry& g, Cut cut, const Piece& piece) {
   if (cut == Cut::kFrame) return piece.frame * ceil_div(g.patches, kPiece) + piece.row / kPiece;
   return piece.patch / kPiece + piece.frame;
@@ -122,7 +86,7 @@ COVIS_HD int32_t piece_ordinals(const Geometry& g, Cut cut) {
   return ceil_div(g.total_patches, kPiece) + g.frames;
 }
 
-// The piece behind an ordinal; count 0 where the number is unused.
+// The piece with that ordinal; its count is 0 where the number is unused.
 COVIS_HD Piece piece_of_ordinal(const Geometry& g, Cut cut, int32_t ordinal) {
   if (cut == Cut::kFrame) {
     const int32_t per_frame = ceil_div(g.patches, kPiece);
@@ -154,7 +118,7 @@ COVIS_HD void group_patches(const Geometry& g, int32_t group, int32_t* begin, in
   *end = min_int(*begin + size, g.total_patches);
 }
 
-// Piece `index` of a patch tile. Under kFrame the pieces of a frame are spread evenly over its
+// Piece `index` of a patch tile. With kFrame the pieces of a frame are spread evenly over its
 // tiles: 22 pieces on tiles of 3 are 6 x 3 + 2 x 2, not 7 x 3 + 1.
 COVIS_HD Piece query_piece(const Geometry& g, const QueryTile& tile, int32_t index) {
   int32_t begin;

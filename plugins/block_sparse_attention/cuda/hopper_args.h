@@ -1,9 +1,10 @@
-// What the Hopper kernel is launched with.
+// Arguments and launch of the Hopper kernel.
 #pragma once
 
 #include <cuda.h>
+#include <cuda_runtime_api.h>
 
-#include "kernel_args.h"
+#include "block_sparse_attention/cuda/kernel_args.h"
 
 namespace covis {
 
@@ -14,12 +15,12 @@ struct HopperMaps {
   CUtensorMap low_v;                            // FP8: (whole cells of patches, D, 1, heads, batch)
 };
 
-// What turns FP8 products back into numbers; null without FP8.
+// Scales that convert FP8 products to the tensors' units; null without FP8.
 struct LowScales {
   const float* q;           // (B, H, cells)
   const float* k;           // (B, H, cells)
   const float* v;           // (B, H, D)
-  const float* q_dot_mean;  // (B, H, patches): Q times the mean that was taken from K
+  const float* q_dot_mean;  // (B, H, patches): Q times the mean that was subtracted from K
 };
 
 struct HopperArgs {
@@ -27,5 +28,7 @@ struct HopperArgs {
   LowScales low;
   KernelArgs kernel;
 };
+
+using HopperLaunch = cudaError_t(const HopperArgs& args, int ctas, cudaStream_t stream);
 
 }  // namespace covis

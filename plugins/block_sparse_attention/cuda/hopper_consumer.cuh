@@ -3,10 +3,10 @@
 
 #include <cutlass/numeric_conversion.h>
 
-#include "hopper_low.cuh"
-#include "hopper_traits.cuh"
-#include "mask.cuh"
-#include "softmax.cuh"
+#include "block_sparse_attention/cuda/hopper_low.cuh"
+#include "block_sparse_attention/cuda/hopper_traits.cuh"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/softmax.cuh"
 
 namespace covis {
 
@@ -38,7 +38,7 @@ struct Consumer {
     if (thread % 32 == 0) ptx::barrier_arrive(barrier);
   }
 
-  // Turns: a warpgroup issues its products when the others have issued theirs.
+  // Turns: a warpgroup issues its products after the others have issued theirs.
   __device__ __forceinline__ void take_turn() {
     if constexpr (Traits::kRow.ordered) {
       ptx::named_sync(kOrderBarrier + warpgroup, 128 * Traits::kConsumers);
@@ -74,8 +74,8 @@ struct Consumer {
     release(&shared.control.k_empty[k_ring.slot()]);
     k_ring.next();
   }
-  // The value ring needs no counter: each finished tile has put one end note more into the key
-  // ring. `lag` is how many key tiles of this tile are released beyond the value tile.
+  // The value ring needs no counter: each finished tile has added one end note to the key ring.
+  // `lag` is the number of key tiles of this tile that are released beyond the value tile.
   __device__ __forceinline__ RingPosition<Traits::kStages> v_ring(int lag) const {
     return {k_ring.count - work_ring.count - lag};
   }
@@ -87,7 +87,7 @@ struct Consumer {
     release(&shared.control.v_empty[v_ring(lag).slot()]);
   }
 
-  // A warpgroup without a piece in this tile only keeps the rings and the turns going.
+  // A warpgroup without a piece in this tile only advances the rings and takes its turns.
   __device__ __forceinline__ void idle_tile() {
     for (bool first = true;; first = false) {
       const int flags = wait_keys();
@@ -104,8 +104,8 @@ struct Consumer {
     release(&shared.control.q_empty);
   }
 
-  // Finds the pairs of a key tile that the element rule leaves out. Done before its products are
-  // issued, while the registers of the scores are free, and kept in shared memory until then.
+  // Finds the pairs of a key tile that the element rule excludes. Computed before its products are
+  // issued, while the registers of the scores are free, and stored in shared memory until then.
   __device__ __forceinline__ void apply_rule(int flags) {
     if ((flags & (kNotePartial | kNotePartial << 16)) == 0) return;
     const int4 note = shared.control.note[k_ring.slot()];
@@ -121,13 +121,13 @@ struct Consumer {
     }
   }
 
-  // Keys behind a chunk's count, and pairs that the element rule leaves out, weigh nothing.
+  // Keys beyond a chunk's count, and pairs that the element rule excludes, get weight 0.
   template <class Scores>
   __device__ __forceinline__ void mask(Scores& scores, int flags) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int chunk_flags = half == 0 ? flags : flags >> 16;
-      // Against columns of thread 0: 64 constants instead of 64 sums.
+      // Compared with the columns of thread 0: 64 constants instead of 64 sums.
       const int limit = (chunk_flags & kNoteCount) - 2 * (thread % 4);
       const uint32_t skipped =
           (chunk_flags & kNotePartial) != 0 ? shared.skipped[warpgroup][half][thread] : 0;
@@ -157,7 +157,7 @@ struct Consumer {
       rounded(i) = out[0];
       rounded(i + 1) = out[1];
     }
-    if (thread == 0) ptx::store_wait_read();  // of the tile before, from the same staging
+    if (thread == 0) ptx::store_wait_read();  // of the previous tile, from the same staging buffer
     ptx::named_sync(kEpilogueBarrier + warpgroup, 128);
     auto staged = make_tensor(make_smem_ptr(shared.o[warpgroup]), typename Traits::LayoutQ{});
     auto copy_out =
@@ -183,7 +183,8 @@ struct Consumer {
       }
       return;
     }
-    // Specials lie apart, and a piece that ends inside a frame must not write past its end.
+    // Specials have separate storage, and a piece that ends inside a frame must not write past its
+    // end.
     constexpr int kVectors = Traits::kHeadDim / 8;  // 16 bytes each
     Element* base =
         static_cast<Element*>(kernel.o) + batch * kernel.o_stride[0] + head * kernel.o_stride[1];
@@ -212,7 +213,8 @@ struct Consumer {
 
   template <class Scores, class Weights>
   __device__ __forceinline__ static void round(const Scores& scores, Weights& weights) {
-    auto words = cute::recast<uint32_t>(weights);  // halves apart would be split and joined again
+    // Pairs as words: separate halves would be split and joined again.
+    auto words = cute::recast<uint32_t>(weights);
     CUTE_UNROLL
     for (int i = 0; i < kScores; i += 2) {
       cutlass::Array<float, 2> pair{scores(i), scores(i + 1)};
@@ -236,7 +238,7 @@ struct Consumer {
     using ScoreShape = Shape<typename Traits::Rows, typename Traits::Keys>;
     using OutputShape = Shape<typename Traits::Rows, typename Traits::Dim>;
     auto outputs = partition_fragment_C(mma_pv, OutputShape{});
-    // A 16-deep slice of P as wgmma wants it in registers: the scores in their own order.
+    // A 16-deep slice of P in wgmma's register layout: the scores in their own order.
     auto weights =
         make_tensor<Element>(Layout<Shape<Shape<_2, _2, _2>, _1, Int<kKeysPerStage / 16>>>{});
     static_assert(decltype(size(outputs))::value == kOutputs);
@@ -263,7 +265,7 @@ struct Consumer {
       {
         apply_rule(flags);
         auto scores = partition_fragment_C(mma_qk, ScoreShape{});
-        if (after_low) take_turn();  // each tile of a list but the first has one
+        if (after_low) take_turn();  // each tile of a list except the first has one
         issue<true>(mma_qk, q_operand, k_operand(_, _, _, k_ring.slot()), scores);
         if (after_low) pass_turn();
         warpgroup_wait<0>();
@@ -327,7 +329,7 @@ struct Consumer {
       release(&control.work_empty[work_ring.slot()]);
       work_ring.next();
     }
-    if (thread == 0) ptx::store_wait_read();  // shared memory outlives the last store's read
+    if (thread == 0) ptx::store_wait_read();  // the last store must have read shared memory
   }
 };
 

@@ -1,26 +1,27 @@
-// What the warps of a Hopper CTA share: arguments, rings, barriers, notes.
+// The data that the warps of a Hopper CTA share: arguments, rings, barriers, notes.
 #pragma once
 
-#include "hopper_args.h"
-#include "hopper_ptx.cuh"
-#include "tiles.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/hopper_args.h"
+#include "block_sparse_attention/cuda/hopper_ptx.cuh"
+#include "block_sparse_attention/cuda/tiles.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 
-// The flags of a chunk, 16 bits: its valid keys are [kNoteFirst, kNoteCount), and what it is.
+// The flags of a chunk, 16 bits: its valid keys [kNoteFirst, kNoteCount), and its kind.
 inline constexpr int kNoteCount = 0x7f;
 inline constexpr int kNoteFirstShift = 7;
 inline constexpr int kNoteFirst = 0x3f;  // shifted down
 inline constexpr int kNotePartial = 1 << 13;
-inline constexpr int kNoteLow = 1 << 14;  // a stage is low as a whole: both of its chunks are
+inline constexpr int kNoteLow = 1 << 14;  // both chunks of a stage are low, or none is
 inline constexpr int kNoteEnd = 1 << 15;
-inline constexpr int kNoteSpecial = 1 << 16;  // known to the loaders only
+inline constexpr int kNoteSpecial = 1 << 16;  // used by the loaders only
 static_assert(kPiece <= kNoteCount && kPiece - 1 <= kNoteFirst);
 
 inline constexpr int kListSlots = 8;  // stages that the walk of a list may run ahead of the loads
 
-// Position in a ring of kSlots (a power of two): one register for the slot and its round's parity.
+// Position in a ring of kSlots (a power of two): one register for the slot and the parity of the
+// round.
 template <int kSlots>
 struct RingPosition {
   static_assert((kSlots & (kSlots - 1)) == 0);
@@ -30,7 +31,7 @@ struct RingPosition {
   __device__ __forceinline__ void next() { ++count; }
 };
 
-// A query tile as the lister decoded it; the other warps have no registers to do it again.
+// A query tile as decoded by the lister; the other warps have no registers to decode it again.
 inline constexpr int kMaxConsumers = 3;
 struct TileWork {
   int32_t active;  // pieces; -1 = no more tiles
@@ -39,8 +40,9 @@ struct TileWork {
   Piece pieces[kMaxConsumers];
 };
 
-// Everything in shared memory that is not a tile. Every ring has a full and an empty barrier a
-// slot; what the loader knows of a key tile beyond its data travels as a note beside the key slot.
+// Everything in shared memory that is not a tile. Every ring has a full and an empty barrier per
+// slot; a note beside each key slot passes the loader's description of the key tile to the
+// consumers.
 template <int kStages>
 struct HopperControl {
   uint64_t q_full, q_empty;

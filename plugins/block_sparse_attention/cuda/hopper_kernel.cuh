@@ -5,8 +5,8 @@
 // CTAs are persistent and take tiles, longest rows first, from a counter.
 #pragma once
 
-#include "hopper_consumer.cuh"
-#include "hopper_producer.cuh"
+#include "block_sparse_attention/cuda/hopper_consumer.cuh"
+#include "block_sparse_attention/cuda/hopper_producer.cuh"
 
 namespace covis {
 
@@ -15,15 +15,15 @@ __global__ void __launch_bounds__(HopperTraits<Element, kHeadDim, kPolynomial, k
     hopper_attention(const __grid_constant__ HopperArgs args) {
   using Traits = HopperTraits<Element, kHeadDim, kPolynomial, kFp8>;
   using Shared = typename Traits::Shared;
-  // No static shared memory exists beside it, so the dynamic part starts at offset 0: all addresses
+  // The kernel has no static shared memory, so the dynamic part starts at offset 0: all addresses
   // are constants, which saves registers everywhere.
   extern __shared__ __align__(1024) uint8_t raw[];
-  if (ptx::shared_address(raw) % 1024 != 0) __trap();  // 128-byte swizzling would go wrong
+  if (ptx::shared_address(raw) % 1024 != 0) __trap();  // 128-byte swizzling needs this alignment
   Shared& shared = *reinterpret_cast<Shared*>(raw);
   auto& control = shared.control;
 
   if (threadIdx.x == 0) {
-    constexpr int kWarps = 4 * Traits::kConsumers;  // one arrival a warp
+    constexpr int kWarps = 4 * Traits::kConsumers;  // one arrival per warp
     ptx::barrier_init(&control.q_full, 1);
     ptx::barrier_init(&control.q_empty, kWarps);
     for (int i = 0; i < Traits::kStages; ++i) {

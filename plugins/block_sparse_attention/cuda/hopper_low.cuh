@@ -1,34 +1,36 @@
 // The FP8 phase of a consumer warpgroup: the leading key tiles of a list, those of level 1.
 //
-// Units. Scores count scale(Q cell) * scale(K cell) and lack Q times K's mean; weights are 256
-// times as large; outputs count scale(V channel). leave_low() turns all three into those of the
-// 16-bit phase, so that both share one maximum, one sum and one output.
+// Units. Scores are in units of scale(Q cell) * scale(K cell), without Q times K's mean; weights
+// are multiplied by 256; outputs are in units of scale(V channel). leave_low() converts all three
+// to the units of the 16-bit phase, so that both phases share one maximum, one sum and one output.
 #pragma once
 
-#include "hopper_traits.cuh"
-#include "mask.cuh"
-#include "quantize.h"
-#include "softmax.cuh"
+#include "block_sparse_attention/cuda/hopper_traits.cuh"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/softmax.cuh"
 
 namespace covis {
 
 inline constexpr int kWeightLift = 8;
 static_assert(1 << kWeightLift == static_cast<int>(kWeightScale));
 
-// The score that becomes weight `v` of the 32-deep slice `slice` of P: as scores a thread holds
-// columns 8 j + 2 t + e, as an 8-bit operand 4 t + i. V is stored permuted to match.
+// Index of the score that becomes weight `v` of the 32-deep slice `slice` of P. A thread holds
+// columns 8 j + 2 t + e of the scores, and columns 4 t + i of an 8-bit operand; V is stored
+// permuted to match.
 constexpr int low_weight_source(int slice, int v) {
   return 4 * (4 * slice + 2 * (v / 8) + v % 4 / 2) + 2 * (v / 4 % 2) + v % 2;
 }
 
-// Held against CuTe's own layouts: weight and score are of one row, and the slot of the weight
-// holds the key of the score.
+// Checked against CuTe's own layouts: weight and score belong to the same row, and the weight's
+// slot stores the score's key.
 template <class MmaQk, class MmaPv>
 constexpr bool weights_match_values() {
   constexpr int kThreads[] = {0, 1, 2, 3, 6, 29, 75, 127};
   for (const int thread : kThreads) {
     for (int v = 0; v < 16; ++v) {
-      // Half a stage's scores are one product of 64 keys: slice 1 is the second of its two.
+      // One product of 64 keys gives half of a stage's scores, which are two slices; slice 1 is the
+      // second.
       const int score = typename MmaQk::LayoutC_TV{}(thread, low_weight_source(1, v));
       const int weight = typename MmaPv::LayoutA_TV{}(thread, v);
       const int slot = weight / kPiece;
@@ -39,8 +41,8 @@ constexpr bool weights_match_values() {
   return true;
 }
 
-// The same for the tiles: where wgmma looks for a number, apart from the swizzle of 64- or 128-byte
-// rows, the copies of load_low put it.
+// The same check for the tiles: load_low copies each number to the address where wgmma reads it,
+// apart from the swizzle of 64- or 128-byte rows.
 template <class Traits>
 constexpr bool tiles_match_copies() {
   constexpr int kDim = Traits::kHeadDim;
@@ -89,7 +91,7 @@ struct LowPhase {
     const TileWork& work = self.work();
     return static_cast<int64_t>(work.batch) * self.args.kernel.geometry.heads + work.head;
   }
-  // The running patch number of row r, kept inside the tensors for rows behind a piece's end.
+  // The running patch number of row r, clamped to the tensor for rows beyond a piece's end.
   __device__ __forceinline__ int patch(int r) const {
     const int row = score_row(self.thread, 2 * r);
     return min_int(self.work().pieces[self.warpgroup].patch + row,
@@ -104,7 +106,7 @@ struct LowPhase {
     }
   }
 
-  // Keys outside [first, count) of their cell weigh nothing.
+  // Keys outside [first, count) of their cell get weight 0.
   template <class Scores>
   __device__ __forceinline__ void mask(Scores& scores, int flags) {
     constexpr int kWhole = kNoteLow | kPiece;
@@ -112,7 +114,7 @@ struct LowPhase {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int chunk = half == 0 ? flags : flags >> 16;
-      const int shift = 2 * (self.thread % 4);  // against columns of thread 0: constants
+      const int shift = 2 * (self.thread % 4);  // compared with columns of thread 0: constants
       const int first = (chunk >> kNoteFirstShift & kNoteFirst) - shift;
       const int limit = (chunk & kNoteCount) - shift;
 #pragma unroll
@@ -136,8 +138,8 @@ struct LowPhase {
     }
   }
 
-  // Products with one chunk of keys. The halves are issued apart: the second's registers are needed
-  // only when those of the last products with V are free again.
+  // Products with one chunk of keys. The halves are issued separately, because the second half can
+  // reuse the registers of the last products with V.
   template <int kHalf, class Mma, class Q, class K, class Scores>
   __device__ __forceinline__ static void issue_half(Mma& mma, const Q& q, const K& k,
                                                     Scores& scores) {
@@ -160,7 +162,7 @@ struct LowPhase {
     const float2 k_scale = self.shared.control.low_scale[self.k_ring.slot()];
     mask(scores, flags);
     self.release_keys();
-    // Never 0: a masked score is -infinity, and must stay so.
+    // Never 0: a masked score is -infinity and must stay -infinity.
     const float factor[2][2] = {
         {fmaxf(q_scale[0] * k_scale.x, 1e-37f), fmaxf(q_scale[0] * k_scale.y, 1e-37f)},
         {fmaxf(q_scale[1] * k_scale.x, 1e-37f), fmaxf(q_scale[1] * k_scale.y, 1e-37f)}};
@@ -189,9 +191,9 @@ struct LowPhase {
     }
   }
 
-  // Computes tiles while they are low, the first of which `flags` describes; returns the flags of
-  // the first that is not. Products with V go to registers of their own and are added to the
-  // outputs in float32: the tensor cores keep about 14 bits of an FP8 sum.
+  // Computes tiles as long as they are low; `flags` describes the first one. Returns the flags of
+  // the first tile that is not low. Products with V use separate registers and are added to the
+  // outputs in float32, because the tensor cores keep only about 14 bits of an FP8 sum.
   template <class Outputs, class Running>
   __device__ __forceinline__ int run(int flags, Outputs& outputs, Running& softmax) {
     using namespace cute;

@@ -1,12 +1,12 @@
 // The producer warps of a Hopper CTA: one lists the chunks of a query tile, two load them.
 #pragma once
 
-#include "hopper_control.cuh"
+#include "block_sparse_attention/cuda/hopper_control.cuh"
 
 namespace covis {
 
-// Takes tiles and walks their key lists: one warp, whose finds go through a short ring to the two
-// loader warps. Walking apart from loading keeps all three within the producers' few registers.
+// Takes tiles and walks their key lists: one warp, which passes the chunks through a short ring to
+// the two loader warps. Three separate warps each fit into the producers' few registers.
 template <class Traits>
 struct Lister {
   const KernelArgs& args;
@@ -16,8 +16,8 @@ struct Lister {
 
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
-  // Takes the next tile that has queries (a group may have fewer tiles than slots) and hands it to
-  // all warps. False = no more.
+  // Takes the next tile that has queries (a group may have fewer tiles than slots) and publishes it
+  // to all warps. Returns false after the last tile.
   __device__ __forceinline__ bool next_tile() {
     const Geometry& g = args.geometry;
     QueryTile tile;
@@ -79,7 +79,7 @@ struct Lister {
           const int first = chunk.patch - chunk.row;
           flags = kNoteLow | first << kNoteFirstShift | (first + chunk.count);
         } else if (low && halves % 2 != 0) {
-          push(g.total_patches + kPiece, 0, 0, kNoteLow);  // outside: zeros
+          push(g.total_patches + kPiece, 0, 0, kNoteLow);  // outside the tensor: loads zeros
         }
         low = chunk.low;
       }
@@ -89,7 +89,7 @@ struct Lister {
     if constexpr (Traits::kFp8) {
       if (low && halves % 2 != 0) push(g.total_patches + kPiece, 0, 0, kNoteLow);
     }
-    // A missing second half is a box outside the tensor: zeros, and a count of no keys.
+    // A missing second half is a box outside the tensor, which loads zeros, with a count of 0.
     if (halves % 2 != 0) {
       const bool special = g.specials > 0;  // specials come last
       push(special ? g.specials : g.patches, 0, 0, special ? kNoteSpecial : 0);
@@ -103,8 +103,8 @@ struct Lister {
   }
 };
 
-// Loads what the lister found: one thread for keys (and queries), one of another warp for values,
-// each as far ahead as its own ring allows.
+// Loads the chunks of the list: one thread loads keys (and queries), a thread of another warp loads
+// values, each as far ahead as its own ring allows.
 template <class Traits, bool kKeys>
 struct Loader {
   static constexpr uint32_t kHalfBytes = kPiece * Traits::kHeadDim * 2;
@@ -139,7 +139,7 @@ struct Loader {
     }
   }
 
-  // K's scale of a low chunk; a missing one has none.
+  // K's scale of a low chunk; a missing chunk has no scale.
   __device__ __forceinline__ float low_scale(const int4& entry, int head, int batch) {
     const Geometry& g = args.kernel.geometry;
     if ((entry.w & kNoteCount) == 0) return 1.0f;

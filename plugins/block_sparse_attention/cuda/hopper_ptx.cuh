@@ -1,4 +1,4 @@
-// The few Hopper instructions that the kernel issues by hand: barriers in shared memory, named
+// The Hopper instructions that the kernel issues as inline PTX: barriers in shared memory, named
 // barriers, tensor-map copies. All carry a memory clobber: the compiler must not move accesses to
 // shared memory across them.
 #pragma once
@@ -91,12 +91,12 @@ __device__ __forceinline__ void store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Until the shared memory of all earlier stores of this thread may be written again.
+// Waits until the shared memory of all earlier stores of this thread may be overwritten.
 __device__ __forceinline__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
-// Ordinary stores to shared memory become visible to the copy engine and to wgmma.
+// Makes ordinary stores to shared memory visible to the copy engine and to wgmma.
 __device__ __forceinline__ void async_proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -3,7 +3,7 @@
 
 #include <cute/tensor.hpp>
 
-#include "hopper_control.cuh"
+#include "block_sparse_attention/cuda/hopper_control.cuh"
 
 namespace covis {
 

@@ -1,9 +1,9 @@
-// What every attention kernel is launched with; plain data, passed by value.
+// The arguments of every attention kernel: plain data, passed by value.
 #pragma once
 
 #include <cstdint>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
@@ -12,7 +12,7 @@ struct KernelArgs {
   const int8_t* level;
   void* o;
   int64_t o_stride[3];    // batch, head, token, in elements
-  const uint32_t* order;  // rows, longest first; null = as numbered
+  const uint32_t* order;  // rows, longest first; null = in numeric order
   int32_t* counter;       // next tile, starts at 0
   int32_t tiles;
   float scale_log2;  // scale * log2(e): the softmax runs on powers of two

@@ -1,7 +1,7 @@
 // Masking of score tiles, shared by all kernels. Layout of a thread's scores: softmax.cuh.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
@@ -15,8 +15,8 @@ __device__ __forceinline__ int score_column(int thread, int i) {
   return 8 * (i / 4) + i % 2 + 2 * (thread % 4);
 }
 
-// Bit i: the element rule skips score i of a 64-key chunk that starts at `patch`. Rolled, because
-// it is rare and the registers of its 32 divisions would be taken from the whole kernel.
+// Bit i: the element rule skips score i of a 64-key chunk that starts at `patch`. Not unrolled,
+// because it is rare and 32 divisions at once would cost the whole kernel registers.
 __device__ __forceinline__ uint32_t skipped_by_rule(const Geometry& g, const int8_t* level,
                                                     const Piece& queries, int patch, int count,
                                                     int thread) {

@@ -1,23 +1,23 @@
-// BlockSparseAttention on sm_80 and newer: one CTA of four warps a query piece, 16 rows a warp,
-// mma.sync; the chunks of the key list come through cp.async, one ahead. Tokens are addressed one
-// by one, so specials need no gathering.
+// BlockSparseAttention on sm_80 and newer, with mma.sync: one CTA of four warps per query piece, 16
+// rows per warp; cp.async loads the chunks of the key list, one ahead. Tokens are addressed one by
+// one, so specials need not be gathered.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "mask.cuh"
-#include "portable_instances.h"
-#include "portable_ptx.cuh"
-#include "softmax.cuh"
-#include "tiles.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/mask.cuh"
+#include "block_sparse_attention/cuda/portable_args.h"
+#include "block_sparse_attention/cuda/portable_ptx.cuh"
+#include "block_sparse_attention/cuda/softmax.cuh"
+#include "block_sparse_attention/cuda/tiles.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 
 template <class Element, int kHeadDim>
 struct Portable {
-  static constexpr int kVectors = kHeadDim / 8;    // 16-byte vectors a row
+  static constexpr int kVectors = kHeadDim / 8;    // 16-byte vectors per row
   static constexpr int kTile = kPiece * kHeadDim;  // elements of a key or value tile
   static constexpr int kScores = kPiece / 2;       // a thread's scores: 2 rows x 16
   static constexpr int kOutputs = kHeadDim / 2;    // a thread's outputs
@@ -26,7 +26,7 @@ struct Portable {
     Element q[kTile];
     Element k[2][kTile];
     Element v[2][kTile];
-    WalkScratch walk[4];  // one a warp: all four walk the same list
+    WalkScratch walk[4];  // one per warp: all four walk the same list
   };
 
   struct Scores {
@@ -42,7 +42,8 @@ struct Portable {
   float outputs[kOutputs];
   Softmax<0> softmax;
 
-  // Rows of 16-byte vectors, the vector number XORed with the row: no bank conflicts for ldmatrix.
+  // Rows of 16-byte vectors; the vector number is XORed with the row, which avoids bank conflicts
+  // of ldmatrix.
   __device__ __forceinline__ static Element* at(Element* base, int row, int vector) {
     return base + row * kHeadDim + ((vector ^ (row % 8)) * 8);
   }
@@ -107,7 +108,7 @@ struct Portable {
     for (int i = 0; i < kScores; ++i) scores(i) = 0.0f;
 #pragma unroll 1
     for (int k = 0; k < kHeadDim / 16; ++k) {
-      // Read again for each chunk: kept in registers, Q would push D = 128 into local memory.
+      // Q is read again for each chunk: in registers, it would make D = 128 spill to local memory.
       uint32_t a[4];
       const int q_row = 16 * (thread / 32) + 8 * (lane / 8 % 2) + lane % 8;
       ptx::load_matrices(a, at(shared.q, q_row, 2 * k + lane / 16));
@@ -208,17 +209,6 @@ __global__ void __launch_bounds__(128, 2)
   Body body{args, *reinterpret_cast<typename Body::Shared*>(raw), tile, piece,
             static_cast<int>(threadIdx.x)};
   body.run();
-}
-
-template <class Element, int kHeadDim>
-cudaError_t launch_portable(const PortableArgs& args, cudaStream_t stream) {
-  const auto kernel = &portable_attention<Element, kHeadDim>;
-  constexpr int kBytes = static_cast<int>(sizeof(typename Portable<Element, kHeadDim>::Shared));
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  kernel<<<args.kernel.tiles, 128, kBytes, stream>>>(args);
-  return cudaPeekAtLastError();
 }
 
 }  // namespace covis

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "prepare.h"
-#include "walk.h"
+#include "block_sparse_attention/cuda/prepare.h"
+#include "block_sparse_attention/cuda/walk.h"
 
 namespace covis {
 namespace {
@@ -9,7 +9,7 @@ namespace {
 constexpr int kClasses = 32;
 constexpr int kSortThreads = 256;
 
-// One warp a row of the level map: how many key units it computes.
+// One warp per row of the level map: the number of key units that it computes.
 __global__ void __launch_bounds__(256)
     measure_rows(Geometry g, const int8_t* level, int level_heads, int rows, uint32_t* lengths) {
   const int row = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-// A 16-byte vector a thread.
+// One 16-byte vector per thread.
 __global__ void __launch_bounds__(256)
     gather_specials(Geometry g, const uint4* source, int64_t batch_stride, int64_t head_stride,
                     int64_t token_stride, int vectors, int64_t total, uint4* target) {

@@ -3,12 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
 // Rows of all heads, longest key list first (in classes of a quarter octave, each in ascending
-// order: neighbours share their keys in L2). `lengths` is scratch, one a row and map head.
+// order, because neighbours share their keys in L2). `lengths` is scratch memory: one number per
+// row and map head.
 cudaError_t launch_order(const Geometry& g, const int8_t* level, int level_batch, int level_heads,
                          uint32_t* lengths, uint32_t* order, cudaStream_t stream);
 

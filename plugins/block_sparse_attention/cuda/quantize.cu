@@ -1,9 +1,10 @@
-// Q, K and V to FP8: K's mean and V's peaks over all patches, then one block a cell of 64 patches.
+// Q, K and V to FP8: K's mean and V's peaks over all patches, then one block per cell of 64
+// patches.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "quantize.h"
-#include "quantize_kernels.h"
+#include "block_sparse_attention/cuda/quantize.h"
+#include "block_sparse_attention/cuda/quantize_kernels.h"
 
 namespace covis {
 namespace {
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) measure_patches(const QuantizeArgs a
   out[kHeadDim] = high;
 }
 
-// One block a head: K's mean and V's scales from the parts.
+// One block per head: K's mean and V's scales from the partial results.
 template <int kHeadDim>
 __global__ void __launch_bounds__(1024) finish_scales(const QuantizeArgs args) {
   constexpr int kGroups = 1024 / kHeadDim;
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(1024) finish_scales(const QuantizeArgs args) {
   args.v_scale[index] = scale_of_peak(peak);
 }
 
-// Eight numbers over their scale, as eight e4m3.
+// Eight numbers divided by their scale, as eight e4m3.
 __device__ __forceinline__ uint2 pack_vector(const float (&x)[kVector], float scale) {
   uint32_t words[2] = {};
 #pragma unroll
@@ -116,13 +117,13 @@ __device__ __forceinline__ uint2 pack_vector(const float (&x)[kVector], float sc
   return make_uint2(words[0], words[1]);
 }
 
-// The largest `peak` of the block; all threads.
+// The largest `peak` of the block. All threads call it and get it.
 __device__ __forceinline__ float block_peak(float peak, float* warps) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) {
     peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, lane));
   }
-  __syncthreads();  // the last call's readers are done
+  __syncthreads();  // until all threads have read the last call's result
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = peak;
   __syncthreads();
 #pragma unroll
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) quantize_cell(const QuantizeArgs arg
   constexpr int kColumns = kHeadDim / kVector;
   constexpr int kRows = kThreads / kColumns;
   constexpr int kSteps = kPiece / kRows;
-  constexpr int kPitch = kPiece + 16;  // keeps 16-byte vectors aligned and rows in other banks
+  constexpr int kPitch = kPiece + 16;  // aligned 16-byte vectors, rows in different banks
   __shared__ __align__(16) uint8_t values[kHeadDim * kPitch];
   __shared__ float warps[kThreads / 32];
   const Geometry& g = args.geometry;
@@ -175,13 +176,13 @@ __global__ void __launch_bounds__(kThreads) quantize_cell(const QuantizeArgs arg
         dot = fmaf(q[step][i], mean[i], dot);
       }
     }
-    // What the mean takes from a query's scores; the threads of a row are neighbouring lanes.
+    // Q times K's mean, which the scores lack; the threads of a row are neighbouring lanes.
 #pragma unroll
     for (int lane = kColumns / 2; lane > 0; lane /= 2) {
       dot += __shfl_xor_sync(0xffffffffu, dot, lane);
     }
     if (column == 0 && at < count) args.q_dot_mean[first + at] = dot;
-    // V, transposed and permuted through shared memory; absent patches are zeros.
+    // V, transposed and permuted through shared memory; missing patches are zeros.
     float v[kVector] = {};
     if (at < count) {
       load_vector(

@@ -1,23 +1,23 @@
-// The FP8 rule, a number at a time; compiled for the device and for the host, where tests hold it
-// against covis.export.ops.fp8.
+// The FP8 rule for single numbers; compiled for the device and for the host, where tests compare it
+// with covis.export.ops.fp8.
 //
 // Patches are taken by their running number, in *cells* of kPiece: a cell shares one scale of Q and
-// one of K. A scale is the largest magnitude over 448; V has one a channel. K is rounded with its
-// mean over all patches removed, which softmax does not see. V is stored transposed, (D, patches),
-// and permuted inside groups of 16 patches (value_slot).
+// one of K. A scale is the largest magnitude over 448; V has one scale per channel. The mean of K
+// over all patches is subtracted before rounding, which does not change the softmax. V is stored
+// transposed, (D, patches), and permuted inside groups of 16 patches (value_slot).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
 inline constexpr float kE4m3Max = 448.0f;
 inline constexpr uint8_t kE4m3Nan = 0x7f;
 inline constexpr float kWeightScale = 256.0f;  // of probabilities before they are rounded
-inline constexpr int kMeasuredPatches = 1024;  // a block of the kernel that sums K
+inline constexpr int kMeasuredPatches = 1024;  // per block of the kernel that sums K
 
 COVIS_HD int32_t cells_of(const Geometry& g) { return ceil_div(g.total_patches, kPiece); }
 COVIS_HD int32_t measured_runs(const Geometry& g) {
@@ -32,7 +32,7 @@ COVIS_HD float scale_of_peak(float peak) {
 
 COVIS_HD bool is_finite(float x) { return x - x == 0.0f; }
 
-// A peak is taken over finite numbers: a NaN or Inf of one query must not spoil its cell.
+// A peak is the largest finite magnitude: a NaN or Inf of one query must not change its cell.
 COVIS_HD float peak_with(float peak, float x) {
   const float magnitude = x < 0.0f ? -x : x;
   return is_finite(x) && magnitude > peak ? magnitude : peak;
@@ -69,14 +69,14 @@ COVIS_HD uint8_t to_e4m3(float x) {
 #endif
 }
 
-// A number over its scale, rounded. What is not finite stays visible as NaN.
+// A number over its scale, rounded. A number that is not finite becomes NaN.
 COVIS_HD uint8_t quantized(float x, float scale) {
   return is_finite(x) ? to_e4m3(x / scale) : kE4m3Nan;
 }
 
 // Where key `key` of a group of 16 is stored among V's columns. A thread's scores are columns
 // 8 j + 2 t + e of a group (t = lane % 4); as an operand of the 8-bit wgmma it must hold four
-// neighbouring columns 4 t + i. Storing V in that order spares the shuffles.
+// neighbouring columns 4 t + i. Storing V in that order makes shuffles unnecessary.
 COVIS_HD constexpr int value_slot(int key) { return 4 * (key % 8 / 2) + 2 * (key / 8) + key % 2; }
 // The inverse: the key stored in column `slot`.
 COVIS_HD constexpr int value_key(int slot) {

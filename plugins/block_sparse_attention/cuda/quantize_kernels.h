@@ -3,11 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
-// Inputs as the caller has them; outputs in the workspace (Workspace in plan.h has the shapes).
+// Inputs in the caller's tensors; outputs in the workspace (shapes: Workspace in launch_plan.h).
 struct QuantizeArgs {
   Geometry geometry;
   const void *q, *k, *v;

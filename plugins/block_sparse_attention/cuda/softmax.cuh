@@ -17,7 +17,8 @@ __device__ __forceinline__ float exp2_mufu(float x) {
 
 // 2^x for x <= 8 on the FMA pipe: split into integer and fraction in [-1/2, 1/2], a cubic for the
 // fraction (minimax, relative error 7.5e-5: below half an ulp of float16), integer added
-// to the exponent. Below -126 it stays 2^-126, which is 0 in float16 and nothing in a row sum.
+// to the exponent. Below -126 the result is 2^-126, which is 0 in float16 and negligible in a row
+// sum.
 __device__ __forceinline__ float exp2_polynomial(float x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
   x = fmaxf(x, -126.0f);
@@ -41,7 +42,7 @@ struct Softmax {
   float top[2];  // running maximum of the unscaled scores
   float sum[2];  // this thread's share of the running sum
 
-  // The polynomial would lose a NaN: there the maximum carries it to the whole row.
+  // The polynomial would lose a NaN, so there the maximum passes it on to the whole row.
   __device__ __forceinline__ static float larger(float a, float b) {
     if constexpr (kPolynomialOf16 == 0) return fmaxf(a, b);
     float y;
@@ -54,8 +55,9 @@ struct Softmax {
     sum[0] = sum[1] = 0.0f;
   }
 
-  // Scores -> exp2(scale_log2 * (score - top)), in place; `decay` is what older sums and outputs
-  // must be multiplied by. kScores counts the thread's elements, both rows.
+  // Scores -> exp2(scale_log2 * (score - top)), in place; `decay` is the factor by which earlier
+  // sums and outputs must be multiplied. kScores is the number of the thread's elements in both
+  // rows.
   template <int kScores, class Scores>
   __device__ __forceinline__ void step(Scores& scores, float scale_log2, float (&decay)[2]) {
 #pragma unroll
@@ -67,7 +69,7 @@ struct Softmax {
       }
       high = larger(high, __shfl_xor_sync(0xffffffffu, high, 1));
       high = larger(high, __shfl_xor_sync(0xffffffffu, high, 2));
-      // A row without any key so far has no maximum; 0 keeps exp2(-inf - shift) at 0, not NaN.
+      // A row without any key so far has no maximum; with 0, exp2(-inf - shift) is 0 and not NaN.
       const float shift = high == -INFINITY ? 0.0f : high * scale_log2;
       decay[r] = exp2_mufu(fmaf(top[r], scale_log2, -shift));
       top[r] = high;
@@ -84,9 +86,9 @@ struct Softmax {
     }
   }
 
-  // The same for scores that FP8 products give: raw scores of row r and 64-key half h count
-  // `factor[r][h]` each, and the results are 2^kLift times as large, so that e4m3 holds them well.
-  // A maximum and a factor for each half cost nothing over `step`.
+  // The same for scores from FP8 products: raw scores of row r and 64-key half h are multiplied by
+  // `factor[r][h]`, and the results by 2^kLift, which uses the range of e4m3. A maximum and a
+  // factor for each half take no more time than `step`.
   template <int kScores, int kLift, class Scores>
   __device__ __forceinline__ void step_low(Scores& scores, const float (&factor)[2][2],
                                            float scale_log2, float (&decay)[2]) {
@@ -112,7 +114,7 @@ struct Softmax {
       float total = 0.0f;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        // Never 0: a masked score is -infinity, and must stay so.
+        // Never 0: a masked score is -infinity and must stay -infinity.
         const float slope = fmaxf(factor[r][h] * scale_log2, 1e-37f);
 #pragma unroll
         for (int i = 0; i < kScores / 4; ++i) {

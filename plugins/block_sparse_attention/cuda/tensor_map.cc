@@ -1,16 +1,17 @@
-#include "tensor_map.h"
+#include "block_sparse_attention/cuda/tensor_map.h"
 
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 namespace {
 
-// Through the runtime, so that nothing links libcuda and the library loads without a driver.
+// Found through the CUDA runtime, so that the library does not link libcuda and loads without a
+// driver.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   static const PFN_cuTensorMapEncodeTiled_v12000 function = [] {
     void* entry = nullptr;

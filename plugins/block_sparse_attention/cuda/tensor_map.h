@@ -1,4 +1,4 @@
-// Tensor maps for the copy engine, made on the host.
+// Tensor maps for the copy engine, encoded on the host.
 #pragma once
 
 #include <cuda.h>
@@ -15,7 +15,8 @@ struct BoxedTensor {
   int64_t row_stride, frame_stride, head_stride, batch_stride;
 };
 
-// Its elements and the box of one copy. The swizzle is that of a box's row, 64 or 128 bytes.
+// The element type of a tensor and the box of one copy. The swizzle is the size of a box's row: 64
+// or 128 bytes.
 struct BoxKind {
   CUtensorMapDataType type;
   int bytes;  // of an element

@@ -1,8 +1,8 @@
-// The tile table: one row a kernel, with the reason for its numbers. Shared memory and registers
+// The tile table: one row per kernel, with the reason for its numbers. Shared memory and registers
 // follow from the row; nothing else in the project repeats these numbers.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
@@ -16,15 +16,16 @@ struct TileRow {
   bool ordered;          // consumers take turns: products of one overlap the softmax of the others
 };
 
-inline constexpr int kKeysPerStage = 2 * kPiece;  // two chunks: N = 128 keeps S in 64 registers
+inline constexpr int kKeysPerStage = 2 * kPiece;  // two chunks: with N = 128, S has 64 registers
 
-// D = 64: exponentials and products take the same time, so three warpgroups are wanted to hide one
-// behind the other, and 192 query rows a key tile keep L2 traffic near 2.6 TB/s at full speed.
+// D = 64: exponentials and products take the same time, so three warpgroups hide one behind the
+// other, and 192 query rows per key tile keep L2 traffic near 2.6 TB/s at full speed.
 inline constexpr TileRow kHopperD64{64, 3, 4, 32, 160, 0, true};
 inline constexpr TileRow kHopperD64Polynomial{64, 3, 4, 32, 160, 4, true};
-// D = 128: O takes 64 registers more, so two warpgroups; products dominate and hide the softmax.
+// D = 128: O needs 64 registers more, so only two warpgroups fit; products dominate and hide the
+// softmax.
 inline constexpr TileRow kHopperD128{128, 2, 2, 40, 232, 0, true};
-// sm_80: one piece a CTA of four warps; two CTAs on an SM.
+// sm_80: one piece per CTA of four warps; two CTAs per SM.
 inline constexpr int kPortableConsumers = 1;
 
 constexpr TileRow hopper_row(int head_dim, bool polynomial) {
@@ -33,9 +34,9 @@ constexpr TileRow hopper_row(int head_dim, bool polynomial) {
 }
 
 // Two-byte elements: Q and O staging, and `stages` key and value tiles; barriers, rings and notes
-// (kHopperControlBytes) behind them. FP8 key and value tiles use the same slots; Q8 lies apart.
+// (kHopperControlBytes) follow them. FP8 key and value tiles use the same slots; Q8 has its own.
 inline constexpr int kHopperControlBytes = 1024;
-inline constexpr int kHopperSkippedBytes = 1024;  // a consumer warpgroup
+inline constexpr int kHopperSkippedBytes = 1024;  // per consumer warpgroup
 constexpr int hopper_shared_bytes(const TileRow& row, bool fp8) {
   const int tile = kPiece * row.head_dim * 2;
   return 2 * row.consumers * tile + row.stages * 2 * 2 * tile + kHopperControlBytes +

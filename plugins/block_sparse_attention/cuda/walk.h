@@ -1,15 +1,16 @@
-// The key list of a query tile, never stored: the walker reads the tile's level row 32 key units a
-// step (one a lane) and expands those that are computed into chunks of at most kPiece keys. Rows of
-// frame-pair maps are M bytes and shared by all heads and tiles of a frame; rows of per-head maps
-// are read once or twice in the whole launch. So there is no list to build, store or overflow.
+// The key list of a query tile, never stored: the walker reads the tile's level row in steps of
+// 32 key units (one per lane) and expands those that are computed into chunks of at most kPiece
+// keys. Rows of frame-pair maps are M bytes and shared by all heads and tiles of a frame; rows of
+// per-head maps are read once or twice in the whole launch. So there is no list to build, store or
+// overflow.
 //
-// Sweeps make "full and partial tiles apart": whole chunks first, then the short and partial ones,
-// so that only the latter pay for masking. With FP8, level 1 comes before all others: its chunks
-// are cells of the running patch number (quantize.h), whose storage knows no frames, so that only
-// the ends of a run of neighbouring units are masked.
+// The list is walked in sweeps: whole chunks first, then the short and partial ones, so that only
+// the latter are masked. With FP8, level 1 comes before all others: its chunks
+// are cells of the running patch number (quantize.h), whose storage ignores frame boundaries, so
+// that only the ends of a run of neighbouring units are masked.
 #pragma once
 
-#include "geometry.h"
+#include "block_sparse_attention/cuda/geometry.h"
 
 namespace covis {
 
@@ -57,7 +58,7 @@ COVIS_HD void unit_patches(const Geometry& g, int32_t unit, int32_t* begin, int3
   *end = piece.patch + piece.count;
 }
 
-// How a key unit is computed for all rows together.
+// How a key unit is computed, decided for all rows of the tile together.
 COVIS_HD Unit classify(const Geometry& g, const LevelRows& rows, int32_t unit) {
   if (unit >= g.units) return Unit::kSkip;
   if (rows.level == nullptr) return Unit::kFull;
@@ -92,13 +93,13 @@ COVIS_HD Unit classify(const Geometry& g, const LevelRows& rows, int32_t unit) {
 inline constexpr int kUnitBatch =
     4;  // x 32 units classified before any is expanded: loads in flight
 
-// One bit a unit: computed / partial / low.
+// One bit per unit: computed / partial / low.
 struct UnitMasks {
   uint32_t computed, partial, low;
 };
 
-// What a walk keeps beside its few loop variables. On the device it lies in shared memory, one per
-// walking warp: producers have too few registers to hold it.
+// The state of a walk besides its few loop variables. On the device it is in shared memory, one per
+// walking warp, because producers have too few registers for it.
 struct WalkScratch {
   LevelRows rows;
   UnitMasks masks[kUnitBatch];
@@ -110,7 +111,7 @@ __device__ __forceinline__ void classify_batch(const Geometry& g, WalkScratch& s
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
   const LevelRows& rows = scratch.rows;
   if (g.units_are_regions != 0 && rows.first == rows.last && rows.level != nullptr) {
-    // The usual case, one byte a unit: all loads in flight before the first is used.
+    // The usual case, one byte per unit: all loads are issued before the first result is used.
     const int8_t* row = rows.level + rows.first * g.level_row_stride;
     int value[kUnitBatch];
 #pragma unroll
@@ -162,7 +163,8 @@ COVIS_HD int32_t lowest_bit(uint32_t mask) {
 }
 
 // The first patch at or after `patch` where a piece shorter than kPiece starts: at a frame's start
-// (kGrid) or at its end. Saves stepping through thousands of whole pieces to find the short ones.
+// (kGrid) or at its end. Without it, the search for short pieces would step through thousands of
+// whole ones.
 COVIS_HD int32_t next_short_piece(const Geometry& g, Cut cut, int32_t patch) {
   const int32_t frame_start = static_cast<int32_t>(g.patches_div(patch)) * g.patches;
   const int32_t frame_end = frame_start + g.patches;
@@ -250,7 +252,7 @@ COVIS_HD void walk_specials(const Geometry& g, Emit&& emit) {
 // The whole key list of a tile in the order in which the kernels compute it.
 template <class Emit>
 COVIS_HD void walk_keys(const Geometry& g, WalkScratch& scratch, bool fp8, Emit&& emit) {
-  // One loop and not three calls: `emit` is large in the kernels and inlined once here.
+  // One loop instead of three calls: `emit` is large in the kernels and is inlined once here.
   for (int32_t sweep = fp8 ? 0 : 1; sweep <= static_cast<int32_t>(Sweep::kMasked); ++sweep) {
     walk_patches(g, scratch, static_cast<Sweep>(sweep), fp8, emit);
   }

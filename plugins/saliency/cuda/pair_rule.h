@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "geometry.h"
+#include "cuda/host_device.h"
 
 namespace covis {
 

@@ -1,9 +1,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "choose.h"
-#include "pair_rule.h"
-#include "saliency_kernels.h"
+#include "block_select/cuda/choose.h"
+#include "saliency/cuda/kernels.h"
+#include "saliency/cuda/pair_rule.h"
 
 namespace covis {
 namespace {
@@ -16,8 +16,8 @@ __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// Sum of the unit-length tokens of a run of a view's patches: a warp a token, one accumulator a
-// warp, added up in warp order, so that equal inputs give equal bits.
+// Sum of the tokens of a run of a view's patches, each scaled to unit length: one warp per token
+// and one accumulator per warp, added in warp order, so that equal inputs give equal bits.
 template <class Element>
 __global__ void __launch_bounds__(kThreads)
     sum_tokens(const Element* tokens, int patches, int channels, float* partial) {
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kTile* kWarps)
   }
 }
 
-// A CTA a view: the similarity of its last guaranteed neighbour by four counting passes, then the
-// levels of its row.
+// One CTA per view: the similarity of its last guaranteed neighbour by four counting passes, then
+// the levels of its row.
 __global__ void __launch_bounds__(kThreads)
     level_pairs(const float* similarity, int views, const float* tau, const float* tau_low,
                 const int64_t* min_neighbours, const int64_t* reference, int8_t* level) {
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Element>
-cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyPlan& plan, float* partial,
+cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan, float* partial,
                     cudaStream_t stream) {
   const int bytes = kWarps * plan.channels * static_cast<int>(sizeof(float));
   const cudaError_t status = cudaFuncSetAttribute(
@@ -165,7 +165,7 @@ cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyPlan& plan, floa
 
 }  // namespace
 
-cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyPlan& plan,
+cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan,
                             cudaStream_t stream) {
   auto* workspace = static_cast<uint8_t*>(p.workspace);
   auto* partial = reinterpret_cast<float*>(workspace + plan.partial);

@@ -1,5 +1,5 @@
-// The two handles that TensorRT's headers take from CUDA's. The plugin only passes them on, so it
-// is built without a CUDA toolkit.
+// The two handle types that TensorRT's headers need from CUDA's. The plugin only passes them on, so
+// it is built without a CUDA toolkit.
 #pragma once
 
 typedef struct CUstream_st* cudaStream_t;

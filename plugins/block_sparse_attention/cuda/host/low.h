@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "covis_attention.h"
-#include "quantize.h"
+#include "block_sparse_attention/cuda/covis_attention.h"
+#include "block_sparse_attention/cuda/quantize.h"
 
 namespace covis::host {
 

@@ -1,9 +1,0 @@
-#include "../hopper_launch.cuh"
-
-namespace covis {
-
-cudaError_t launch_hopper_bf16_d64(const HopperArgs& args, int ctas, cudaStream_t stream) {
-  return launch_hopper<cutlass::bfloat16_t, 64, false, false>(args, ctas, stream);
-}
-
-}  // namespace covis

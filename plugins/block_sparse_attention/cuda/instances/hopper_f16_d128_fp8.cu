@@ -1,9 +1,0 @@
-#include "../hopper_launch.cuh"
-
-namespace covis {
-
-cudaError_t launch_hopper_f16_d128_fp8(const HopperArgs& args, int ctas, cudaStream_t stream) {
-  return launch_hopper<cutlass::half_t, 128, false, true>(args, ctas, stream);
-}
-
-}  // namespace covis

@@ -1,9 +1,0 @@
-#include "../portable_kernel.cuh"
-
-namespace covis {
-
-cudaError_t launch_portable_f16_d128(const PortableArgs& args, cudaStream_t stream) {
-  return launch_portable<__half, 128>(args, stream);
-}
-
-}  // namespace covis
