@@ -7,19 +7,20 @@ official names of its weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 import onnx
-from onnx import TensorProto, helper
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from covis.engines.errors import user_error
 
-PROLOGUE: Final = ""  # layer of nodes that depend on no weight; each side keeps its own
+PROLOGUE: Final = ""  # nodes that depend on no weight: each side keeps its own
+CANDIDATE: Final = "candidate/"  # prefix of the location of the candidate's external weights
+_SUBGRAPHS: Final = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _COARSER: Final = "find the stage alone, without --by-layer"
-# The reference's tensors are renamed too, because the mixture has outputs of the same names.
-_PREFIX: Final = ("reference/", "candidate/")
 
 
 def layer_of(weight: str) -> str:
@@ -41,17 +42,20 @@ def layer_of(weight: str) -> str:
 
 @dataclass(frozen=True)
 class LayeredGraph:
-    """A graph with the layer and the element type of each tensor.
+    """A graph whose tensors are sorted into layers.
 
     Attributes:
-        model: The graph.
-        layer: Layer of every node output, by name.
-        dtype: Element type (of `onnx.TensorProto`) of every tensor whose type is known, by name.
+        model: The graph, with the element type of each tensor where it is known.
+        layer: Layer of every node output, by name, in the order of the nodes.
     """
 
-    model: onnx.ModelProto
+    model: ir.Model
     layer: dict[str, str]
-    dtype: dict[str, int]
+
+    def dtypes(self) -> dict[str, ir.DataType]:
+        """Element types of the tensors that nodes compute, where known (sequences have none)."""
+        values = (value for node in self.model.graph for value in node.outputs)
+        return {value.name or "": value.dtype for value in values if value.dtype is not None}
 
 
 def layered(model: onnx.ModelProto) -> LayeredGraph:
@@ -63,25 +67,25 @@ def layered(model: onnx.ModelProto) -> LayeredGraph:
     Raises:
         CovisError: a node contains a subgraph.
     """
-    graph = model.graph
-    weights = {tensor.name: layer_of(tensor.name) for tensor in graph.initializer}
-    place: dict[str, int] = {}  # tensor -> index of the node that produces it
-    layer: list[str] = []
-    for index, node in enumerate(graph.node):
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+    graph = ir.from_proto(model)
+    if any(value.dtype is None for node in graph.graph for value in node.outputs):
+        graph = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    weights = {value: layer_of(name) for name, value in graph.graph.initializers.items()}
+    place: dict[ir.Value, int] = {}  # index of the node that computes a tensor
+    layers: list[str] = []
+    for index, node in enumerate(graph.graph):
+        if any(a.type in _SUBGRAPHS for a in node.attributes.values()):
             raise user_error("holds a graph of its own", where=f"node {node.name}", hint=_COARSER)
-        read = [name for name in node.input if name]
-        own = [weights[name] for name in read if weights.get(name)]
-        if read and all(name in weights for name in read):
-            weights.update(dict.fromkeys(node.output, own[0] if own else PROLOGUE))
+        inputs = [value for value in node.inputs if value is not None]
+        own = [weights[value] for value in inputs if weights.get(value)]
+        if inputs and all(value in weights for value in inputs):
+            weights.update(dict.fromkeys(node.outputs, own[0] if own else PROLOGUE))
         if not own:
-            before = sorted((place[name] for name in read if name in place), reverse=True)
-            own = [layer[number] for number in before if layer[number]]
-        layer.append(own[0] if own else PROLOGUE)
-        place.update({name: index for name in node.output if name})
-    return LayeredGraph(
-        model, {name: layer[index] for name, index in place.items()}, _dtypes(model)
-    )
+            before = sorted((place[value] for value in inputs if value in place), reverse=True)
+            own = [layers[number] for number in before if layers[number]]
+        layers.append(own[0] if own else PROLOGUE)
+        place.update(dict.fromkeys(node.outputs, index))
+    return LayeredGraph(graph, {v.name or "": layers[i] for v, i in place.items()})
 
 
 def common_layers(reference: LayeredGraph, candidate: LayeredGraph) -> tuple[str, ...]:
@@ -93,22 +97,7 @@ def common_layers(reference: LayeredGraph, candidate: LayeredGraph) -> tuple[str
 
 def _common(reference: LayeredGraph, candidate: LayeredGraph) -> frozenset[str]:
     """Find the tensors at which the graphs can be joined: both produce them, of known type."""
-    typed = reference.dtype.keys() & candidate.dtype.keys()
-    return frozenset(typed & reference.layer.keys() & candidate.layer.keys())
-
-
-def _dtypes(model: onnx.ModelProto) -> dict[str, int]:
-    """Collect the element type of every tensor: recorded in the graph, else inferred."""
-
-    def recorded(graph: onnx.GraphProto) -> dict[str, int]:
-        values = (*graph.input, *graph.output, *graph.value_info)
-        return {value.name: value.type.tensor_type.elem_type for value in values}
-
-    found = recorded(model.graph)
-    if any(name not in found for node in model.graph.node for name in node.output if name):
-        found = {**recorded(onnx.shape_inference.infer_shapes(model).graph), **found}
-    found.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
-    return {name: dtype for name, dtype in found.items() if dtype}
+    return frozenset(reference.dtypes().keys() & candidate.dtypes().keys())
 
 
 def mix(
@@ -128,110 +117,86 @@ def mix(
         The mixture. External weights of the reference keep their location; the candidate's location
         is prefixed with "candidate/", so the caller must supply those when it loads the graph.
     """
-    return _Mixer(reference, candidate, frozenset(reference_layers)).build()
+    sides = (reference.model.clone(), candidate.model.clone())
+    computed = [_computed(model.graph) for model in sides]
+    model = _joined(*sides)
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def redirect(source: ir.Value, target: ir.Value) -> None:
+        """Let the nodes that read `target` read `source` instead, in the type of `target`."""
+        if source.dtype != target.dtype and target.dtype is not None:
+            key = source, target.dtype
+            if key not in casts:
+                casts[key] = _cast(model.graph, *key)
+            source = casts[key]
+        ir.convenience.replace_all_uses_with(target, source, replace_graph_outputs=True)
+
+    for name in _common(reference, candidate):
+        if (layer := reference.layer[name]) != PROLOGUE:
+            ours, theirs = (side[name] for side in computed)
+            redirect(*((ours, theirs) if layer in reference_layers else (theirs, ours)))
+    for ours, theirs in zip(sides[0].graph.inputs, sides[1].graph.inputs, strict=True):
+        redirect(ours, theirs)
+    _name_outputs(model.graph, reference.model.graph)
+    RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+    for index, node in enumerate(model.graph):
+        node.name = f"{index} {node.name}"  # names of nodes must differ, where there are any
+    return ir.to_proto(model)
 
 
-class _Mixer:
-    def __init__(
-        self, reference: LayeredGraph, candidate: LayeredGraph, reference_layers: frozenset[str]
-    ) -> None:
-        self._sides = (reference, candidate)
-        self._common = _common(reference, candidate)
-        self._reference_layers = reference_layers
-        self._casts: dict[tuple[str, int], str] = {}
-        self._extra: list[onnx.NodeProto] = []
-
-    def build(self) -> onnx.ModelProto:
-        reference, candidate = self._sides
-        nodes = [
-            self._rewired(node, side)
-            for side, graph in enumerate(self._sides)
-            for node in graph.model.graph.node
-        ]
-        for index, node in enumerate(nodes):
-            node.name = f"{index} {node.name}"  # names must be unique unless they are empty
-        graph = reference.model.graph
-        results = [self._identity(output) for output in graph.output]
-        mixed = onnx.GraphProto(name=graph.name, input=graph.input, output=graph.output)
-        mixed.node.extend(_needed([*nodes, *self._extra, *results], results))
-        mixed.initializer.extend(self._initializers(mixed.node))
-        model = onnx.ModelProto()
-        model.CopyFrom(reference.model)
-        model.graph.CopyFrom(mixed)
-        known = {(f.domain, f.name) for f in model.functions}
-        model.functions.extend(
-            f for f in candidate.model.functions if (f.domain, f.name) not in known
-        )
-        return model
-
-    def _side_of(self, name: str, reader: int) -> int:
-        """Return the side (0 reference, 1 candidate) whose tensor a node of side `reader` reads."""
-        layer = self._sides[0].layer[name] if name in self._common else PROLOGUE
-        return reader if layer == PROLOGUE else 0 if layer in self._reference_layers else 1
-
-    def _rewired(self, node: onnx.NodeProto, side: int) -> onnx.NodeProto:
-        new = onnx.NodeProto()
-        new.CopyFrom(node)
-        new.name = f"{_PREFIX[side]}{node.name}"
-        new.output[:] = [f"{_PREFIX[side]}{name}" if name else "" for name in node.output]
-        new.input[:] = [self._source(name, side) if name else "" for name in node.input]
-        return new
-
-    def _source(self, name: str, side: int) -> str:
-        """Return the tensor that a node of one side reads: its own side's, or the other's, cast."""
-        here = self._sides[side]
-        if any(value.name == name for value in here.model.graph.input):
-            return self._cast(name, name, 0, side)
-        producer = self._side_of(name, side)
-        return self._cast(f"{_PREFIX[producer]}{name}", name, producer, side)
-
-    def _identity(self, output: onnx.ValueInfoProto) -> onnx.NodeProto:
-        source = self._source(output.name, 0)
-        return helper.make_node("Identity", [source], [output.name], name=f"result {output.name}")
-
-    def _cast(self, tensor: str, name: str, producer: int, reader: int) -> str:
-        """Return a tensor of side `producer` in the type that it has on the reader's side."""
-        if producer == reader:
-            return tensor
-        source, target = (self._sides[side].dtype[name] for side in (producer, reader))
-        if source == target:
-            return tensor
-        if (tensor, target) not in self._casts:
-            cast = f"{tensor}/as {TensorProto.DataType.Name(target)}"
-            self._casts[tensor, target] = cast
-            self._extra.append(helper.make_node("Cast", [tensor], [cast], name=cast, to=target))
-        return self._casts[tensor, target]
-
-    def _initializers(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-        read = {name for node in nodes for name in node.input}
-        for side, layered_graph in enumerate(self._sides):
-            for tensor in layered_graph.model.graph.initializer:
-                if f"{_PREFIX[side]}{tensor.name}" not in read:
-                    continue
-                new = TensorProto()
-                new.CopyFrom(tensor)
-                new.name = f"{_PREFIX[side]}{tensor.name}"
-                for entry in new.external_data:
-                    if entry.key == "location" and side:
-                        entry.value = f"{_PREFIX[1]}{entry.value}"
-                yield new
+def _computed(graph: ir.Graph) -> dict[str, ir.Value]:
+    return {value.name: value for node in graph for value in node.outputs if value.name}
 
 
-def _needed(nodes: list[onnx.NodeProto], results: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Select the nodes that the results depend on, in topological order, by depth-first search."""
-    producer = {name: node for node in nodes for name in node.output if name}
-    done: set[int] = set()
-    order: list[onnx.NodeProto] = []
-    stack = [(node, False) for node in reversed(results)]
-    while stack:
-        node, ready = stack.pop()
-        if id(node) in done:
-            continue
-        if ready:
-            done.add(id(node))
-            order.append(node)
-            continue
-        stack.append((node, True))
-        sources = (producer[name] for name in node.input if name in producer)
-        stack.extend((source, False) for source in sources if id(source) not in done)
-    return order
+def _joined(reference: ir.Model, candidate: ir.Model) -> ir.Model:
+    """Move the candidate's nodes and initializers into the reference's graph, under new names."""
+    graph, other = reference.graph, candidate.graph
+    for prefix, side in (("reference/", graph), (CANDIDATE, other)):
+        for value in [*side.initializers.values(), *_computed(side).values()]:
+            value.name = f"{prefix}{value.name}"
+        for node in side:
+            node.name = f"{prefix}{node.name}"
+    nodes, initializers = list(other), list(other.initializers.values())
+    other.outputs.clear()
+    other.remove(nodes)
+    other.initializers.clear()
+    graph.extend(nodes)
+    for value in initializers:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _elsewhere(value.const_value)
+        graph.register_initializer(value)
+    for key, function in candidate.functions.items():
+        reference.functions.setdefault(key, function)
+    return reference
+
+
+def _elsewhere(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        f"{CANDIDATE}{tensor.location}",
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=f"{CANDIDATE}{tensor.name}",
+    )
+
+
+def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    name = f"{value.name}/as {dtype.name}"
+    node = ir.node("Cast", [value], attributes={"to": dtype.value}, name=name)
+    node.outputs[0].name = name
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _name_outputs(graph: ir.Graph, reference: ir.Graph) -> None:
+    """End the graph in nodes that give the results the reference's names and types."""
+    for index, (value, output) in enumerate(
+        zip(list(graph.outputs), reference.outputs, strict=True)
+    ):
+        node = ir.node("Identity", [value], name=f"result {output.name}")
+        result = node.outputs[0]
+        result.name, result.type, result.shape = output.name, output.type, output.shape
+        graph.append(node)
+        graph.outputs[index] = result

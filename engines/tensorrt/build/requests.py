@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+import onnx_ir as ir
 
 from covis.engines.bundle.bundle import PLANS, Bundle, sha256_of
 from covis.engines.bundle.manifest import Manifest, Stage
@@ -208,7 +209,7 @@ def _uses_plugin(model: onnx.ModelProto) -> bool:
 
 
 def _no_kernel(model: onnx.ModelProto) -> str:
-    return next(iter(find_float32_attention(model).mapped), "")
+    return next(iter(find_float32_attention(ir.from_proto(model)).mapped), "")
 
 
 def _graph_shapes(model: onnx.ModelProto, options: BuildOptions) -> InputShapes:

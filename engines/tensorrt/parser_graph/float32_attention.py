@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+import onnx_ir as ir
 
-from covis.engines.graphs.read import op_attributes
 from covis.engines.op import ATTENTION, DOMAIN
+from covis.engines.tensorrt.parser_graph.constants import constant, small_constant
 
 
 @dataclass(frozen=True)
@@ -34,86 +34,81 @@ class Float32Attention:
     mapped: tuple[str, ...]
 
 
-def find_float32_attention(model: onnx.ModelProto) -> Float32Attention:
+def find_float32_attention(model: ir.Model) -> Float32Attention:
     """Find the float32 attention nodes, by the types in the graph, else by ONNX's inference.
 
     Args:
         model: Model with its function bodies, because types are inferred through them.
     """
-    nodes = [n for n in model.graph.node if (n.domain, n.op_type) == (DOMAIN, ATTENTION)]
-    known = _types(model.graph)
-    if any(node.input[0] not in known for node in nodes):
-        known = {**_types(shape_inference.infer_shapes(model, data_prop=True).graph), **known}
-    full = _full_levels(model.graph)
+    nodes = [n for n in model.graph if (n.domain, n.op_type) == (DOMAIN, ATTENTION)]
+    types = {n.outputs[0].name: (_query(n).dtype, _query(n).shape) for n in nodes}
+    if any(dtype is None for dtype, _ in types.values()):
+        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+        for node in ir.from_proto(inferred).graph:
+            if node.outputs and types.get(node.outputs[0].name, (0,))[0] is None:
+                types[node.outputs[0].name] = (_query(node).dtype, _query(node).shape)
     dense: dict[str, int] = {}
     mapped: list[str] = []
     for node in nodes:
-        kind = known.get(node.input[0])
-        if kind is None or kind.elem_type != TensorProto.FLOAT:
+        output = node.outputs[0].name or ""
+        dtype, shape = types[output]
+        if dtype != ir.DataType.FLOAT:
             continue
-        sizes = [dim.dim_value for dim in kind.shape.dim]
-        if node.input[3] in full and len(sizes) == 4 and sizes[3] > 0:
-            dense[node.output[0]] = sizes[3]
+        size = shape[3] if shape is not None and len(shape) == 4 else None
+        if isinstance(size, int) and size > 0 and _keeps_everything(node.inputs[3]):
+            dense[output] = size
         else:
-            mapped.append(node.name or node.output[0])
+            mapped.append(node.name or output)
     return Float32Attention(dense, tuple(mapped))
 
 
-def expand_dense(graph: onnx.GraphProto, attention: Float32Attention) -> None:
+def expand_dense(model: ir.Model, attention: Float32Attention) -> None:
     """Replace the nodes without a level map by products and a softmax, in place.
 
     A graph that also contains float32 attention with a map cannot be built, and stays unchanged.
     """
-    if attention.mapped or not attention.dense:
+    if attention.mapped:
         return
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        size = attention.dense.get(node.output[0]) if node.op_type == ATTENTION else None
-        nodes += [node] if size is None else _products(node, size)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    for node in list(model.graph):
+        size = attention.dense.get(node.outputs[0].name or "")
+        if size is not None:
+            nodes = _products(node, size)
+            ir.convenience.replace_nodes_and_values(
+                model.graph, node, [node], nodes, node.outputs, nodes[-1].outputs
+            )
 
 
-def _products(node: onnx.NodeProto, head_dim: int) -> list[onnx.NodeProto]:
-    """Create the nodes of softmax(scale Q K^T) V, named after the attention node."""
-    query, key, value, _ = node.input
-    scale = np.asarray(op_attributes(node)["scale"] or 1.0 / math.sqrt(head_dim), np.float32)
-    out = node.output[0]
-    name = {part: f"{out}.{part}" for part in ("scale", "scaled", "keys", "scores", "weights")}
+def _products(node: ir.Node, head_dim: int) -> list[ir.Node]:
+    """Create softmax(scale Q K^T) V, named after the node."""
+    query, key, value = node.inputs[:3]
+    scale = node.attributes.get_float("scale", 0.0) or 1.0 / math.sqrt(head_dim)
+    out = node.outputs[0].name
+    nodes = [constant(f"{out}.scale", np.asarray(scale, np.float32))]
 
-    def make(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-        label = f"{node.name}/{output.rpartition('.')[2] if output != out else 'values'}"
-        return helper.make_node(op, inputs, [output], name=label, **attributes)
+    def add(op: str, inputs: list[ir.Value | None], part: str, **attributes: Any) -> ir.Value:
+        new = ir.node(op, inputs, attributes=attributes, name=f"{node.name}/{part}")
+        new.outputs[0].name = f"{out}.{part}"
+        nodes.append(new)
+        return new.outputs[0]
 
-    return [
-        make("Constant", [], name["scale"], value=numpy_helper.from_array(scale)),
-        make("Mul", [query, name["scale"]], name["scaled"]),
-        make("Transpose", [key], name["keys"], perm=[0, 1, 3, 2]),
-        make("MatMul", [name["scaled"], name["keys"]], name["scores"]),
-        make("Softmax", [name["scores"]], name["weights"], axis=-1),
-        make("MatMul", [name["weights"], value], out),
-    ]
-
-
-def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
-    values = (*graph.input, *graph.output, *graph.value_info)
-    found = {value.name: value.type.tensor_type for value in values}
-    return {name: kind for name, kind in found.items() if kind.elem_type}
+    scaled = add("Mul", [query, nodes[0].outputs[0]], "scaled")
+    keys = add("Transpose", [key], "keys", perm=[0, 1, 3, 2])
+    scores = add("MatMul", [scaled, keys], "scores")
+    weights = add("Softmax", [scores], "weights", axis=-1)
+    add("MatMul", [weights, value], "values")
+    return nodes
 
 
-def _full_levels(graph: onnx.GraphProto) -> set[str]:
-    """Find constant maps of one positive number, and casts of them: they skip nothing."""
-    tensors = [(tensor.name, tensor) for tensor in graph.initializer]
-    for node in graph.node:
-        if node.op_type == "Constant":
-            tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
-    full = {
-        name
-        for name, tensor in tensors
-        if tensor.data_type in (TensorProto.INT8, TensorProto.INT32)
-        and tensor.data_location != TensorProto.EXTERNAL
-        and math.prod(tensor.dims) == 1
-        and int(numpy_helper.to_array(tensor).item()) > 0
-    }
-    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in full]
-    return full.union(*(node.output for node in casts))
+def _query(node: ir.Node) -> ir.Value:
+    query = node.inputs[0]
+    assert query is not None
+    return query
+
+
+def _keeps_everything(level: ir.Value | None) -> bool:
+    """Whether a map is one constant that skips nothing, or a cast of one: attention is dense."""
+    producer = None if level is None else level.producer()
+    if producer is not None and producer.op_type == "Cast":
+        level = producer.inputs[0]
+    array = small_constant(level, (ir.DataType.INT8, ir.DataType.INT32))
+    return array is not None and array.size == 1 and array.item() > 0

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import parser
@@ -53,22 +54,22 @@ def test_the_products_are_the_attention(words: str, scale: float) -> None:
     [("float", "2", 1, 0), ("float", "1", 1, 0), ("float", "0", 0, 1), ("float16", "2", 0, 0)],
 )
 def test_which_nodes_are_wide(kind: str, level: str, dense: int, mapped: int) -> None:
-    found = find_float32_attention(graph(kind, level))
+    found = find_float32_attention(ir.from_proto(graph(kind, level)))
     assert (len(found.dense), len(found.mapped)) == (dense, mapped)
     left = [n for n in for_tensorrt(graph(kind, level)).graph.node if n.domain == DOMAIN]
     assert len(left) == 1 - dense
     moving = graph(kind, level)
     moving.graph.node[0].input[3] = "map"
-    assert len(find_float32_attention(moving).mapped) == (kind == "float")
+    assert len(find_float32_attention(ir.from_proto(moving)).mapped) == (kind == "float")
 
 
 def test_types_are_inferred_where_they_are_not_recorded() -> None:
     """Types are inferred through the function bodies, which the parser's copy lacks."""
     model = load_graph(DEMO / "camera.onnx")
-    recorded = find_float32_attention(model)
+    recorded = find_float32_attention(ir.from_proto(model))
     assert len(recorded.dense) == 4 and not recorded.mapped
     del model.graph.value_info[:]
-    assert find_float32_attention(model) == recorded
+    assert find_float32_attention(ir.from_proto(model)) == recorded
 
 
 def test_a_map_in_float32_is_refused_before_anything_is_built(
