@@ -20,9 +20,10 @@ from covis.export.weights.convert import convert_weights
 from tests.export.passes.precision_chain import CONFIGS, HEIGHT, WIDTH, narrowed, traced
 
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-# Of any output, rms: about three times what was seen.
+# About three times what was seen: of any output, rms; pose drift in degrees; depth drift.
 BOUNDS = {"fp16": 5e-3, "bf16": 8e-2}
-DEGREES = {"fp16": 0.4, "bf16": 3.0}
+DEGREES = {"fp16": 1.7, "bf16": 15.0}
+DEPTH = {"fp16": 1.5e-2, "bf16": 8.5e-2}
 NARROW = ("Gemm", "BlockSparseAttention", "BlockSelect", "Gelu")
 WIDE = ("LayerNormalization", "Softmax", "MatMul", "Exp", "Resize")
 TRUNK = ("encoder", "aggregator")
@@ -61,7 +62,7 @@ def test_types_and_drift(config: str, precision: str, tmp_path: Path) -> None:
     assert worst.rms_rel < BOUNDS[precision], worst
     assert any(d.rms_rel > 1e-5 for d in measured["drift"]), "nothing was rounded"
     assert all(s.pose_degrees < DEGREES[precision] for s in measured["scene"])
-    assert all(s.depth_relative < BOUNDS[precision] for s in measured["scene"])
+    assert all(s.depth_relative < DEPTH[precision] for s in measured["scene"])
 
 
 def test_residual_stream_stays_wide(tmp_path: Path) -> None:
