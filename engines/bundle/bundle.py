@@ -19,6 +19,8 @@ from covis.engines.system.replace import REPLACE_HINT, check_own_files
 MANIFEST = "manifest.json"
 PLANS = "plans"  # folder of built engines, which have records of their own instead of an entry
 _MAX_MANIFEST = 16 << 20
+# Assets of an installed package: uv and conda install files as hard links into their caches.
+_ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _REEXPORT = "export the bundle again or copy it anew"
 
 
@@ -52,7 +54,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """Verify a bundle and open it.
 
     Every file must be listed, be in the folder itself (no symbolic links, no hard links to
-    elsewhere), and have the listed size and sha256. Graphs may only point into the listed weights
+    elsewhere, except in the package's own assets), and have the listed size and sha256. Graphs may only point into the listed weights
     file. Nothing is loaded before all of this is verified.
 
     Raises:
@@ -155,7 +157,7 @@ def _check_plain(folder: Path, name: str) -> os.stat_result:
         raise user_error("is a symbolic link", where=path, hint="put the file itself there")
     if not stat.S_ISREG(facts.st_mode):
         raise user_error("is not a regular file", where=path, hint=_REEXPORT)
-    if facts.st_nlink > 1:
+    if facts.st_nlink > 1 and _ASSETS not in path.resolve().parents:
         raise user_error("is a hard link", where=path, hint="replace it by a copy (cp)")
     return facts
 

@@ -84,6 +84,15 @@ def test_hard_link(mini_bundle: Path, tmp_path: Path, name: str) -> None:
     refused(mini_bundle, f"{name}: is a hard link; replace it by a copy")
 
 
+def test_installers_may_link_what_ships_with_the_package(
+    mini_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uv and conda do, from their caches."""
+    os.link(mini_bundle / FILES[0], tmp_path / "cache")
+    monkeypatch.setattr("covis.engines.bundle.bundle._ASSETS", mini_bundle.parent.resolve())
+    open_bundle(mini_bundle)
+
+
 @pytest.mark.parametrize("name", ["plans", "more"])
 def test_linked_folder(mini_bundle: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
