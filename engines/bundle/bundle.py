@@ -54,8 +54,8 @@ def open_bundle(path: Path | str) -> Bundle:
     """Verify a bundle and open it.
 
     Every file must be listed, be in the folder itself (no symbolic links, no hard links to
-    elsewhere, except in the package's own assets), and have the listed size and sha256. Graphs may only point into the listed weights
-    file. Nothing is loaded before all of this is verified.
+    elsewhere, except in the package's own assets), and have the listed size and sha256. Graphs may
+    only point into the listed weights file. Nothing is loaded before all of this is verified.
 
     Raises:
         CovisError: naming the faulty file (exit code 2).
