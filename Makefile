@@ -2,7 +2,7 @@
 #   make demo      reconstruct a made scene offline, without torch
 #   make test      install what the tests need, build the kernels, lint, type-check, test
 #   make plugins   build the CUDA kernels; needs no GPU and no CUDA toolkit
-# While one works on the code, `make quick` checks style and runs the tests that take milliseconds.
+# While one works on the code, `make quick` checks style and types and runs the fast tests.
 # uv is used where it is on the path, else the standard library's venv and pip.
 
 PYTHON ?= python3
@@ -38,8 +38,9 @@ test: $(VENV)/.dev
 	@COVIS_TEST_TRACES=$(TRACES) $(MAKE) --no-print-directory trt
 	@rm -rf $(TRACES)
 
-# Style, and the tests outside of THOROUGH in tests/conftest.py.
-quick: $(VENV)/.dev style
+# Style, types, and the tests outside of THOROUGH in tests/conftest.py.
+quick: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j2 --output-sync style types
 	$(PYTEST) --quick -m "not slow and not gpu and not trt"
 
 # An editable install: Python code is taken from this checkout, native code is built into the

@@ -40,7 +40,7 @@ THOROUGH = {
     "benchmarks",
     "emulator",
     "engines/graphs/test_shapes.py",
-    "engines/tensorrt",
+    "engines/tensorrt/test_triton.py",
     "evaluation/accuracy/test_execution.py",
     "evaluation/sweep",
     "evaluation/test_eval_command.py",
@@ -78,6 +78,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     name = collection_path.relative_to(Path(__file__).parent).as_posix()
     return True if name in THOROUGH else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, in other files, the tests for which a model has to be exported."""
+    if config.getoption("--quick"):
+        whole = [i for i in items if "tiny_bundle" in getattr(i, "fixturenames", ())]
+        config.hook.pytest_deselected(items=whole)
+        items[:] = [item for item in items if item not in whole]
 
 
 @pytest.hookimpl(optionalhook=True)
