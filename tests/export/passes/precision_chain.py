@@ -21,7 +21,7 @@ from tests.golden_data import golden, golden_json
 from tests.traces import shared_traces
 
 CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1"]
-HEIGHT, WIDTH = 56, 84  # a size of the recorded cases, whose traces are there already
+HEIGHT, WIDTH = 42, 56
 PHOTOS = np.random.default_rng(1).random((3, 3, HEIGHT, WIDTH), np.float32)
 SKIPPED = "aggregator_pooled"  # the aggregator again, and as long to trace
 
