@@ -7,10 +7,8 @@ optimisation, because `onnxscript.optimizer.optimize` would inline them again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op
@@ -19,8 +17,6 @@ from covis.engines.errors import user_error
 from covis.engines.op import ATTENTION_ATTRIBUTES, DOMAIN, SELECT, SELECT_ATTRIBUTES, VERSION
 from covis.export.ops.functions import functions
 from covis.export.ops.schema import block_select_op, block_sparse_attention_op
-
-_Model = TypeVar("_Model", onnx.ModelProto, ir.Model)
 
 
 def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
@@ -47,33 +43,12 @@ def _node_of(op: Op, defaults: Mapping[str, int | float | str]) -> Callable[...,
     return node
 
 
-def attach_functions(model: _Model) -> _Model:
+def attach_functions(model: ir.Model) -> ir.Model:
     """Append the body of each of the project's ops that the model uses; idempotent.
 
     Works in place and returns the model. Call it last, because optimisers inline functions that
     have a body.
     """
-    if isinstance(model, onnx.ModelProto):
-        _attach_proto(model)
-    else:
-        _attach_ir(model)
-    return model
-
-
-def _attach_proto(model: onnx.ModelProto) -> None:
-    nodes = [*_nodes(model.graph), *(n for f in model.functions for n in f.node)]
-    ours = [node for node in nodes if node.domain == DOMAIN]
-    used = {node.op_type for node in ours}
-    selects = [{a.name: a.s.decode() for a in n.attribute} for n in ours if n.op_type == SELECT]
-    pools = [attributes.get("pool", "mean") for attributes in selects]
-    present = {f.name for f in model.functions if f.domain == DOMAIN}
-    missing = [f for f in functions(_only_pool(pools)) if f.name in used - present]
-    model.functions.extend(missing)
-    if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-
-
-def _attach_ir(model: ir.Model) -> None:
     nodes = [*model.graph.all_nodes()]
     for function in model.functions.values():
         nodes += function.all_nodes()
@@ -88,6 +63,7 @@ def _attach_ir(model: ir.Model) -> None:
             model.functions[body.identifier()] = body
     if used:
         model.opset_imports.setdefault(DOMAIN, VERSION)
+    return model
 
 
 def _only_pool(pools: Iterable[str]) -> str:
@@ -100,11 +76,3 @@ def _only_pool(pools: Iterable[str]) -> str:
             hint="use one in all layers",
         )
     return found.pop()
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                yield from _nodes(subgraph)

@@ -89,7 +89,7 @@ def _maps() -> onnx.ModelProto:
           y = Sum (a, b, d)
         }}"""
     )
-    return attach_functions(model)
+    return ir.to_proto(attach_functions(ir.from_proto(model)))
 
 
 def test_every_source_of_a_map() -> None:
