@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from covis.export.ops.attention import block_sparse_attention
+from covis.export.ops.attributes import AttentionAttributes
 from tests.gpu import cases, checks
 from tests.gpu.kernel_units import kernel_units
 from tests.gpu.on_cpu import OnCpu
@@ -71,7 +72,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Kernel], lis
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 
     def check(name: str, kernel: Kernel) -> list[Any]:
-        monkeypatch.setattr(checks.cuda, "block_sparse_attention", kernel)
+        def bound(q: Tensor, k: Tensor, v: Tensor, level: Tensor,
+                  attributes: AttentionAttributes, **options: Any) -> Tensor:  # fmt: skip
+            return kernel(q, k, v, level, **vars(attributes), **options)
+
+        monkeypatch.setattr(checks, "block_sparse_attention", bound)
         found: list[Any] = kernel_units(ctypes.CDLL(None), hopper=True)[name]()
         return found
 

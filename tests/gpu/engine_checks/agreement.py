@@ -20,10 +20,10 @@ from tests.gpu.engine_checks import STRIPPED
 from tests.gpu.engine_checks.place import CHUNK, Place, pictures
 from tests.gpu.units import AbsentError
 
-# Of the tiny bundle, float16 against float32 takes 0.42 of the first, 0.12 of the second and 0.13
+# Of the tiny bundle, float16 against float32 takes 0.42 of the first, 0.06 of the second and 0.13
 # of the last; one layer that leaves out pairs takes at least 9 times the last, even where the scene
 # hardly moves.
-POSE_DEG, DEPTH_REL = 0.005, 1e-5
+POSE_DEG, DEPTH_REL = 0.005, 2e-5
 AGGREGATOR_REL_L2 = 5e-3
 GPU_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
 SELECTORS: tuple[Selector, ...] = ("dense", "saliency", "pooled", "both")
