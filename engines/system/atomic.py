@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from covis.engines.errors import environment_error, user_error
+from covis.engines.errors import CovisError, environment_error, user_error
 
 
 @contextlib.contextmanager
@@ -46,11 +46,7 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         _replace(scratch, target, force)
         scratch, new_parents = None, []
     except OSError as error:
-        raise environment_error(
-            f"cannot be written ({error.strerror or error})",
-            where=target,
-            hint="check free space and rights",
-        ) from error
+        raise _cannot_write(target, error) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -106,6 +102,14 @@ def entries(folder: Path) -> Iterator[str]:
         links = [name for name in folders if (here / name).is_symlink()]
         for name in [*names, *links]:
             yield (here / name).relative_to(folder).as_posix()
+
+
+def _cannot_write(target: Path, error: OSError) -> CovisError:
+    return environment_error(
+        f"cannot be written ({error.strerror or error})",
+        where=target,
+        hint="check free space and rights",
+    )
 
 
 def umask() -> int:
@@ -169,11 +173,7 @@ def atomic_file(target: Path, *, keep_mode: bool = False) -> Iterator[BinaryIO]:
         scratch = None
         sync_folder(target.parent)
     except OSError as error:
-        raise environment_error(
-            f"cannot be written ({error.strerror or error})",
-            where=target,
-            hint="check free space and rights",
-        ) from error
+        raise _cannot_write(target, error) from error
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
