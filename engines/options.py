@@ -20,7 +20,7 @@ _RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Which parts of global attention are computed, and how precisely.
+    """Parts of global attention that are computed, and their precision.
 
     Every field can be changed at run time: all of them are inputs of a bundle's graphs.
 
@@ -170,7 +170,7 @@ BackendName = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt"]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Where a bundle's stages run.
+    """Backend that runs the stages of a bundle, and its settings.
 
     Attributes:
         backend: Backend that runs the stages. `cpu` and `cuda`: ONNX Runtime, for `cuda` from
@@ -233,7 +233,7 @@ _MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a pipeline runs; no option changes the result by more than rounding.
+    """Settings of a run; none of them changes the result by more than rounding.
 
     This is the one definition of these options: the commands that run a bundle take it as it is.
     Without `chunk`, the backend decides: `CPU_CHUNK` (2) on a CPU, where larger chunks take more

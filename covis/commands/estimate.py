@@ -208,8 +208,8 @@ class _Estimate:
         from covis.runtime.flow import live_bytes
 
         whole = {"M": views, "N": views, "K": self.probes}
-        held = live_bytes(self.run, whole)
-        return max(held, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
+        steps = live_bytes(self.run, whole)
+        return max(steps, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
     def _rows(self) -> list[Row]:
         from covis.runtime.flow import live_bytes
@@ -218,7 +218,7 @@ class _Estimate:
         whole = {"M": views, "N": views, "K": self.probes}
         times = _times(self)
         rows = []
-        for step, held in live_bytes(self.run, whole):
+        for step, live in live_bytes(self.run, whole):
             need = self.need(step, views)
             rows.append(
                 Row(
@@ -226,7 +226,7 @@ class _Estimate:
                     runs_over="chunks" if step.stage.scope == "frames" else "all views",
                     weights=self.memory.weights(step.stage),
                     scratch=need.scratch,
-                    kept=held,
+                    kept=live,
                     largest_tensor=need.largest,
                     elements=need.elements,
                     median_ms=times.get(step.stage.name),

@@ -106,7 +106,7 @@ def _query(node: ir.Node) -> ir.Value:
 
 
 def _keeps_everything(level: ir.Value | None) -> bool:
-    """Whether a map is one constant that skips nothing, or a cast of one: attention is dense."""
+    """Return True for one constant that skips nothing, or a cast of it: attention is dense."""
     producer = None if level is None else level.producer()
     if producer is not None and producer.op_type == "Cast":
         level = producer.inputs[0]
