@@ -208,8 +208,8 @@ class _Estimate:
         from covis.runtime.flow import live_bytes
 
         whole = {"M": views, "N": views, "K": self.probes}
-        steps = live_bytes(self.run, whole)
-        return max(steps, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
+        live = live_bytes(self.run, whole)
+        return max(live, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
     def _rows(self) -> list[Row]:
         from covis.runtime.flow import live_bytes
