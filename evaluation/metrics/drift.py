@@ -190,7 +190,8 @@ def _pair_changes(
 
     Row i holds the changes of all cameras j as seen from camera i; the diagonal is 0.
     """
-    finite = np.isfinite(cameras).all(axis=(1, 2)) & np.isfinite(reference).all(axis=(1, 2))
+    finite = np.asarray(np.isfinite(cameras).all(axis=(1, 2)))
+    finite &= np.isfinite(reference).all(axis=(1, 2))
     views = len(reference)
     rotation, shift = np.zeros((views, views)), np.zeros((views, views))
     sides = [np.where(finite[:, None, None], e, np.eye(3, 4)) for e in (cameras, reference)]

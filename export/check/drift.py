@@ -131,14 +131,22 @@ def _compare(
 
 def _scene(views: int, exact: Values, narrow: Values) -> SceneDrift:
     """Return the drift of the scene; None for what the stages do not write."""
-    cameras = [_extrinsics(values) for values in (narrow, exact)]
-    depths = [_depth(values) for values in (narrow, exact)]
-    has_cameras, has_depth = cameras[1] is not None, depths[1] is not None
+    has_cameras, has_depth = _extrinsics(exact) is not None, _depth(exact) is not None
+    still, flat = np.tile(np.eye(3, 4), (views, 1, 1)), np.ones((views, 1, 1))
+
+    def cameras(values: Values) -> NDArray[np.float64]:
+        found = _extrinsics(values)
+        return still if found is None else found
+
+    def depth(values: Values) -> NDArray[np.float64]:
+        found = _depth(values)
+        return flat if found is None else found
+
     found = drift(
-        cameras[0] if has_cameras else np.tile(np.eye(3, 4), (views, 1, 1)),
-        depths[0] if has_depth else np.ones((views, 1, 1)),
-        reference_extrinsics=cameras[1] if has_cameras else np.tile(np.eye(3, 4), (views, 1, 1)),
-        reference_depth=depths[1] if has_depth else np.ones((views, 1, 1)),
+        cameras(narrow),
+        depth(narrow),
+        reference_extrinsics=cameras(exact),
+        reference_depth=depth(exact),
         metric="metric_scaling_factor" in exact,
     )
     return SceneDrift(
