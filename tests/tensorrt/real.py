@@ -57,7 +57,7 @@ def without_device() -> dict[str, str]:
 def plugin_library(*, other: bool = False) -> Path:
     """Build the plugin for the major version of the module, or for the `other` of 10 and 11."""
     major = int(real_tensorrt().__version__.partition(".")[0])
-    return build_programs(major=21 - major if other else major, plugin_only=True) / PLUGIN
+    return build_programs(major=21 - major if other else major, plugin_only=other) / PLUGIN
 
 
 def start() -> tuple[Any, Any, Any]:
