@@ -97,7 +97,8 @@ floors: $(VENV)/.dev
 	  --config-setting build-dir=$(FLOORS)/native -e '.[cpu,export,view,eval,dev]'
 	$(LOWEST) -m covis doctor
 	$(LOWEST) -m pytest -q tests/vectors tests/plugins/test_cpu_vectors.py tests/test_demo.py \
-	  tests/export/test_exporter.py tests/engines/graphs/test_shapes.py tests/runtime/scene/test_writers.py
+	  tests/export/test_exporter.py tests/engines/graphs \
+	  tests/engines/tensorrt/test_parser_graph.py tests/runtime/scene/test_writers.py
 
 # The kernels, which the emulator of tests/emulator runs among the unit tests.
 emulated: $(VENV)/.dev
