@@ -41,9 +41,9 @@ def gpu_facts() -> dict[str, Any]:
     """
     card = nvidia_smi(CARD)
     facts = machine()
-    told = ROOT / "COMMIT"
-    if facts["commit"] == "unknown" and told.is_file():
-        facts["commit"] = told.read_text().strip()
+    recorded = ROOT / "COMMIT"
+    if facts["commit"] == "unknown" and recorded.is_file():
+        facts["commit"] = recorded.read_text().strip()
     return {
         "gpu": card["name"],
         "driver": card["driver_version"],

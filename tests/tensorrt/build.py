@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.places import ROOT
+from tests.plugins.native import cmake
 
 PLUGIN = "libcovis_trt.so"
 
@@ -27,35 +27,29 @@ def build_programs(sanitize: bool = False, major: int = 10, *, plugin_only: bool
         major: TensorRT's major version, where TENSORRT_ROOT does not say it.
         plugin_only: libcovis_trt.so alone.
     """
-    if shutil.which("cmake") is None or shutil.which("c++") is None:
-        pytest.skip("no cmake or no C++ compiler")
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
     folder = ROOT / "build" / f"tensorrt_test-{major}{'-asan' if sanitize else ''}"
     options = ["-DCOVIS_TENSORRT_TESTS=ON", f"-DCOVIS_TENSORRT_MAJOR={major}"]
     options += [f"-DCOVIS_SANITIZE={'ON' if sanitize else 'OFF'}"]
     source = ROOT / "plugins" / "tensorrt"
     target = ["--target", "covis_trt"] if plugin_only else []
-    (ROOT / "build").mkdir(exist_ok=True)
-    with FileLock(ROOT / "build" / ".cmake.lock"):  # one build at a time, of all test processes
-        output = _run(["cmake", "-S", str(source), "-B", str(folder), *options])
-        if "no TensorRT headers" in output:
-            pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
-        _run(["cmake", "--build", str(folder), "--parallel", "2", *target])
+    output = cmake("-S", source, "-B", folder, *options, timeout=1200)
+    if "no TensorRT headers" in output:
+        pytest.skip("TensorRT's headers can be had neither from its repository nor by cargo")
+    cmake("--build", folder, "--parallel", "2", *target, timeout=1200)
     return folder
 
 
 def run_program(command: list[str], **environment: str) -> str:
-    """Standard output of a test program; its output becomes the failure's text."""
-    return _run(command, {**os.environ, **environment})
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """Return the standard output of a test program; a failure contains all of its output."""
     done = subprocess.run(
         command,
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env={**os.environ, **environment},
         timeout=1200,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}"

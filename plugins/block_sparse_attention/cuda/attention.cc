@@ -63,20 +63,26 @@ KernelArgs kernel_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   return args;
 }
 
+// Copies Q, K, V and their strides to the arguments of a kernel that reads them directly.
+template <typename Args>
+void set_tokens(const CovisAttentionParams& p, Args* args) {
+  args->q = p.q;
+  args->k = p.k;
+  args->v = p.v;
+  for (int i = 0; i < 3; ++i) {
+    args->q_stride[i] = p.q_stride[i];
+    args->k_stride[i] = p.k_stride[i];
+    args->v_stride[i] = p.v_stride[i];
+  }
+}
+
 // The FP8 copies in the workspace, and the tensors from which they are computed.
 QuantizeArgs quantize_args(const CovisAttentionParams& p, const LaunchPlan& plan) {
   const Workspace& w = plan.workspace;
   const auto floats = [&](uint64_t offset) { return reinterpret_cast<float*>(part(p, offset)); };
   QuantizeArgs args{};
   args.geometry = plan.geometry;
-  args.q = p.q;
-  args.k = p.k;
-  args.v = p.v;
-  for (int i = 0; i < 3; ++i) {
-    args.q_stride[i] = p.q_stride[i];
-    args.k_stride[i] = p.k_stride[i];
-    args.v_stride[i] = p.v_stride[i];
-  }
+  set_tokens(p, &args);
   args.q8 = part(p, w.q8);
   args.k8 = part(p, w.k8);
   args.v8 = part(p, w.v8);
@@ -234,14 +240,7 @@ int run_portable(const CovisAttentionParams& p, const LaunchPlan& plan, cudaStre
   if (instance == std::end(kPortableInstances)) return no_instance(p, m);
   PortableArgs args{};
   args.kernel = kernel_args(p, plan);
-  args.q = p.q;
-  args.k = p.k;
-  args.v = p.v;
-  for (int i = 0; i < 3; ++i) {
-    args.q_stride[i] = p.q_stride[i];
-    args.k_stride[i] = p.k_stride[i];
-    args.v_stride[i] = p.v_stride[i];
-  }
+  set_tokens(p, &args);
   *error = instance->launch(args, stream);
   return kCovisOk;
 }
