@@ -59,6 +59,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
     return Scene(
         names=images.names,
         paths=images.paths,
+        sources=getattr(images, "sources", None) or None,
+        mask_paths=getattr(images, "mask_paths", None) or None,
         image_size=size,
         original_sizes=images.original_sizes,
         images=images.uint8,
@@ -78,7 +80,8 @@ def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 
     `pose_enc` (M, 9) is translation (3), quaternion x, y, z, w (4, any length), vertical and
     horizontal field of view in radians. The principal point is the image centre. A field of view of
-    0 gives an infinite focal length, which the writers leave out.
+    0 gives an infinite focal length, which the writers leave out. A bundle without a point head
+    gives no points.
     """
     height, width = size
     pose = values["pose_enc"].astype(np.float64)
@@ -91,8 +94,8 @@ def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
         "intrinsics": _pinhole(focal_x, focal_y, size),
         "depth": values["depth"],
         "depth_conf": values["depth_conf"],
-        "points": values["world_points"],
-        "points_conf": values["world_points_conf"],
+        "points": values.get("world_points"),
+        "points_conf": values.get("world_points_conf"),
     }
 
 

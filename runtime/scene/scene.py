@@ -15,6 +15,7 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64, Floats
 
 PointSource = Literal["depth", "points"]
+_BY_VIEW = ("paths", "sources", "mask_paths")  # tuples with one entry for each view
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,13 @@ class Scene:
         sparsity: Share of global attention that was computed.
         metric: True if lengths are in metres; otherwise the scale is arbitrary.
         paths: File of each photo; None for a photo that is not from a file.
+        shared_cameras: (M,) number of the camera of each view, where views share intrinsics; None
+            where each view has a camera of its own.
+        sources: Photo of each view as it was given (file, array, PIL image or video frame), from
+            which the writers decode it again at full size; None where the photos are unknown.
+        mask_paths: Mask file of each photo; None for a photo without one.
         provenance: Model, digests, options and versions, as JSON values.
+        notes: Lines about the result that the user should read, such as doubts about a camera.
 
     Raises:
         CovisError: The shapes do not match.
@@ -116,7 +123,11 @@ class Scene:
     sparsity: SparsityReport | None = None
     metric: bool = False
     paths: tuple[Path | None, ...] | None = None
+    sources: tuple[Any, ...] | None = None
+    mask_paths: tuple[Path | None, ...] | None = None
+    shared_cameras: NDArray[np.int64] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         M, (H, W) = len(self.names), self.image_size
@@ -128,8 +139,10 @@ class Scene:
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
                 raise user_error(f"has shape {np.shape(value)}, not {shape}", where=f"Scene.{name}")
-        if self.paths is not None and len(self.paths) != M:
-            raise user_error(f"has {len(self.paths)} entries, not {M}", where="Scene.paths")
+        for name in _BY_VIEW:
+            value = getattr(self, name)
+            if value is not None and len(value) != M:
+                raise user_error(f"has {len(value)} entries, not {M}", where=f"Scene.{name}")
         if self.valid.dtype != np.bool_:
             raise user_error(f"is {self.valid.dtype}, not bool", where="Scene.valid")
 
@@ -139,6 +152,17 @@ class Scene:
     def camera_centers(self) -> Float64:
         """Return camera positions (M, 3) in the world."""
         return geometry.camera_centers(self.extrinsics)
+
+    def camera_groups(self) -> NDArray[np.int64]:
+        """Return the number (M,) of the camera of each view, counted from 0 without gaps.
+
+        Views of one number have the same intrinsics and the same original size. Unless the scene
+        was given shared cameras, each view has a number of its own.
+        """
+        if self.shared_cameras is None:
+            return np.arange(len(self), dtype=np.int64)
+        _, number = np.unique(self.shared_cameras, return_inverse=True)
+        return number.astype(np.int64)
 
     def points_from_depth(self) -> NDArray[np.float32]:
         """Return world points (M, H, W, 3) of all pixels, from depth and cameras.
@@ -280,8 +304,9 @@ class Scene:
         """Return the scene of these views alone, in this order."""
         shapes = _shapes(len(self), *self.image_size)
         changed: dict[str, Any] = {"names": tuple(self.names[i] for i in views)}
-        if self.paths is not None:
-            changed["paths"] = tuple(self.paths[i] for i in views)
+        for name in _BY_VIEW:
+            if (value := getattr(self, name)) is not None:
+                changed[name] = tuple(value[i] for i in views)
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name in shapes and value is not None:
@@ -304,4 +329,5 @@ def _shapes(M: int, H: int, W: int) -> dict[str, tuple[int, ...]]:
         "valid": (M, H, W),
         "similarity": (M, M),
         "pair_level": (M, M),
+        "shared_cameras": (M,),
     }
