@@ -72,6 +72,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the tests that take long")
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Seed torch's generator, so that no test depends on those that ran before it in its process."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Not even import them: half of the time of a quick run would go there."""
     if not config.getoption("--quick"):
