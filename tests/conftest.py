@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
-    """Seed torch's generator, so that no test depends on those that ran before it in its process."""
+    """Seed torch's generator, so that no test depends on the tests before it in its process."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
 
