@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
+from covis.engines.errors import CovisError
 from covis.export.models.stages import stages
 from covis.runtime.scene import from_heads as decode
 from covis.runtime.scene import geometry
@@ -20,6 +21,7 @@ from tests.export.models.parity import recorded_model
 from tests.export.onnx_chain import controls
 from tests.golden_data import golden, golden_json
 
+SIZE = 14, 28
 CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1", "mapanything_a2"]
 
 
@@ -148,3 +150,38 @@ def test_mirrored_rays_still_get_a_positive_focal_length() -> None:
     rays = np.concatenate([-centred / 5, np.ones((4, 6, 1))], -1)[None]
     fx, fy = decode.fit_focal_lengths(rays, np.ones((1, 4, 6)), (4, 6))
     np.testing.assert_allclose([fx[0], fy[0]], 5)
+
+
+def vggt_values(views: int = 2) -> dict[str, np.ndarray]:
+    """Outputs of a VGGT bundle without a point head: cameras one unit apart, a plane at depth 2."""
+    pose = np.zeros((views, 9), np.float32)
+    pose[:, 0] = -np.arange(views)
+    pose[:, 6:] = 1.0
+    depth = np.full((views, *SIZE), 2.0, np.float32)
+    return {"pose_enc": pose, "depth": depth, "depth_conf": np.ones_like(depth)}
+
+
+def scene_of(model: str, values: dict[str, np.ndarray], size: tuple[int, int] = SIZE) -> Scene:
+    """Decoded outputs as a scene of photos that have the model's own size."""
+    fields = decode._DECODERS[model](values, size)
+    views = len(fields["depth"])
+    valid = np.broadcast_to(fields.pop("mask", np.True_), (views, *size)).copy()
+    return Scene(
+        names=tuple(f"view {i}" for i in range(views)),
+        image_size=size,
+        original_sizes=np.tile(size, (views, 1)),
+        intrinsics_original=fields["intrinsics"],
+        valid=valid,
+        **fields,
+    )
+
+
+def test_vggt_without_a_point_head_has_points_from_depth_alone() -> None:
+    scene = scene_of("vggt", vggt_values())
+    assert scene.points is None
+    assert scene.points_conf is None
+    xyz, _, _ = scene.point_cloud()
+    assert len(xyz) == 2 * SIZE[0] * SIZE[1]
+    np.testing.assert_allclose(xyz[:, 2], 2.0)
+    with pytest.raises(CovisError, match="no points of its own"):
+        scene.point_cloud(source="points")

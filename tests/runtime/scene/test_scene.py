@@ -21,6 +21,7 @@ from tests.runtime.scene.random_scene import random_scene
         ("similarity", np.zeros((3, 2))),
         ("valid", np.zeros((3, 28, 42), np.uint8)),
         ("paths", (None,)),
+        ("shared_cameras", np.zeros(2, np.int64)),
     ],
 )
 def test_wrong_shapes_are_named(field: str, value: object) -> None:
@@ -127,3 +128,10 @@ def test_camera_centers() -> None:
     scene = random_scene()
     expected = -np.einsum("mji,mj->mi", scene.extrinsics[..., :3], scene.extrinsics[..., 3])
     np.testing.assert_allclose(scene.camera_centers(), expected)
+
+
+def test_views_have_a_camera_each_unless_they_share_one() -> None:
+    np.testing.assert_array_equal(random_scene().camera_groups(), [0, 1, 2])
+    shared = random_scene(views=4, shared_cameras=np.array([3, 5, 3, 9]))
+    np.testing.assert_array_equal(shared.camera_groups(), [0, 1, 0, 2])
+    np.testing.assert_array_equal(shared.select(np.array([3, 2, 0])).camera_groups(), [1, 0, 0])
