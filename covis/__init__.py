@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from covis.engines.tensorrt.build.options import BuildOptions
     from covis.engines.tensorrt.build.stages import build
     from covis.runtime.photos.images import Images
+    from covis.runtime.photos.options import PhotoOptions
     from covis.runtime.pipeline import Pipeline, load, reconstruct
     from covis.runtime.scene.scene import Scene
 
@@ -29,6 +30,7 @@ __all__ = [
     "BuildOptions",
     "CovisError",
     "Images",
+    "PhotoOptions",
     "Pipeline",
     "RunOptions",
     "Scene",
@@ -45,6 +47,7 @@ _HOME = {
     "BuildOptions": "covis.engines.tensorrt.build.options",
     "CovisError": "covis.engines.errors",
     "Images": "covis.runtime.photos.images",
+    "PhotoOptions": "covis.runtime.photos.options",
     "Pipeline": "covis.runtime.pipeline",
     "RunOptions": "covis.engines.options",
     "Scene": "covis.runtime.scene.scene",

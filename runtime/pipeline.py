@@ -22,6 +22,7 @@ from covis.runtime.controls import control_inputs
 from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.photos.images import Images, find_images, load_images
+from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.scene.from_heads import decode
 from covis.runtime.scene.scene import Scene
 from covis.runtime.stage_io import check_finite, empty_outputs, run_in_chunks, widen
@@ -55,6 +56,7 @@ class Pipeline:
         sparsity: Sparsity | None = None,
         pair_level: Array | None = None,
         progress: StageProgress | None = None,
+        photo_options: PhotoOptions | None = None,
     ) -> Scene:
         """Reconstruct one scene.
 
@@ -67,6 +69,7 @@ class Pipeline:
                 no effect on it. For pairs that are known otherwise (GPS, video order, a matcher)
                 and for comparing selectors.
             progress: Called with the name of a stage, the frames done and the number of frames.
+            photo_options: Choice of photos and video frames, and masks; without effect on `Images`.
 
         Raises:
             CovisError: A photo, an option, the map or the machine is at fault, or results are not
@@ -74,7 +77,7 @@ class Pipeline:
         """
         on_progress = progress or (lambda stage, done, total: None)
         chosen = sparsity or self.bundle.manifest.sparsity
-        images = self._images(photos, on_progress)
+        images = self._images(photos, on_progress, photo_options or PhotoOptions())
         level = None if pair_level is None else checked_pairs(pair_level, len(images), chosen)
         values = self.run_stages(images, chosen, on_progress, level)
         scene = decode(self.bundle, images, chosen, values)
@@ -205,7 +208,10 @@ class Pipeline:
             self.notes.append(text)
 
     def _images(
-        self, photos: Images | Path | str | Sequence[Any], on_progress: StageProgress
+        self,
+        photos: Images | Path | str | Sequence[Any],
+        on_progress: StageProgress,
+        options: PhotoOptions,
     ) -> Images:
         if isinstance(photos, Images):
             return photos
@@ -245,6 +251,7 @@ def reconstruct(
     pair_level: Array | None = None,
     options: RunOptions | None = None,
     progress: StageProgress | None = None,
+    photo_options: PhotoOptions | None = None,
     **changes: Any,
 ) -> Scene:
     """Reconstruct a scene from photos in one call.
@@ -256,6 +263,7 @@ def reconstruct(
         pair_level: Map of view pairs (M, M) of 0, 1 and 2 instead of saliency's; see `Pipeline`.
         options: Options of the run: backend, chunk size and threads.
         progress: Called with the name of a stage, the frames done and the number of frames.
+        photo_options: Choice of photos and video frames, and masks.
         changes: Single fields of `Sparsity` to change, e.g. `tau=0.8`.
 
     Raises:
@@ -264,7 +272,13 @@ def reconstruct(
     """
     pipeline = load(bundle, options)
     chosen = replace(sparsity or pipeline.bundle.manifest.sparsity, **changes)
-    return pipeline(photos, sparsity=chosen, pair_level=pair_level, progress=progress)
+    return pipeline(
+        photos,
+        sparsity=chosen,
+        pair_level=pair_level,
+        progress=progress,
+        photo_options=photo_options,
+    )
 
 
 def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:

@@ -42,6 +42,11 @@ class Images:
         transforms: Map of each photo's pixels to the model's H x W pixels.
         original_sizes: (M, 2) height and width of the upright photos.
         paths: File of each photo; None for a photo that is not from a file.
+        sources: Photos as they were given, to decode again at full size.
+        mask_paths: Mask image of each photo; None for a photo without.
+        masks: (M, H, W) in the model's pixels, False where a pixel is transparent or masked; None
+            where every pixel may be used.
+        notes: One line for each thing that was passed over or changed.
     """
 
     uint8: NDArray[np.uint8]
@@ -49,6 +54,10 @@ class Images:
     transforms: tuple[PixelTransform, ...]
     original_sizes: NDArray[np.int64]
     paths: tuple[Path | None, ...]
+    sources: tuple[Photo, ...] = ()
+    mask_paths: tuple[Path | None, ...] = ()
+    masks: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -158,6 +167,7 @@ def load_images(
         transforms=tuple(transforms),
         original_sizes=np.array([t.original_size for t in transforms], np.int64),
         paths=paths,
+        sources=tuple(photos),
     )
 
 

@@ -54,6 +54,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
     size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
     fields = _DECODERS[manifest.model.name](values, size)
     valid = valid_pixels(images.transforms) & fields.pop("mask", True)
+    if images.masks is not None:
+        valid &= images.masks
     with np.errstate(invalid="ignore"):  # an infinite focal length stays infinite
         original = original_intrinsics(images.transforms, fields["intrinsics"])
     return Scene(
@@ -91,7 +93,9 @@ def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
         focal_x = width / 2 / np.tan(pose[:, 8] / 2)
     return {
         "extrinsics": np.concatenate([rotation, pose[:, :3, None]], axis=2),
-        "intrinsics": _pinhole(focal_x, focal_y, size),
+        "intrinsics": pinhole_matrices(
+            np.stack([focal_x, focal_y], axis=-1), (width / 2, height / 2)
+        ),
         "depth": values["depth"],
         "depth_conf": values["depth_conf"],
         "points": values.get("world_points"),
@@ -157,48 +161,11 @@ def nearest_rotation(matrices: Array) -> NDArray[np.float64]:
     return rotation
 
 
-def fit_focal_lengths(
-    directions: Array, weight: Array, size: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit focal lengths fx, fy (M,) in pixels to directions; the principal point is the centre.
-
-    Weighted least squares of u - W/2 = fx x/z, by view and axis. Where its result is not positive,
-    no pinhole camera has these directions; the fallback is the ratio of root mean squares, which is
-    equal for exact data and always positive.
-
-    Args:
-        directions: (M, H, W, 3) rays or points in the camera's frame, of any length.
-        weight: (M, H, W) weights, at least 0.
-        size: Image size (H, W).
-    """
-    height, width = size
-    pixels = geometry.pixel_centers(height, width) - (width / 2, height / 2)
-    z = directions[..., 2].astype(np.float64)
-    in_front = (z > 1e-6 * np.abs(directions).max(axis=-1)) & (weight > 0)
-    lengths = []
-    for axis in (0, 1):
-        slope = np.divide(directions[..., axis], z, out=np.zeros_like(z), where=in_front)
-        w = np.where(in_front, weight, 0.0)
-        square = (w * slope * slope).sum(axis=(1, 2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            fitted = (w * slope * pixels[..., axis]).sum(axis=(1, 2)) / square
-            ratio = np.sqrt((w * pixels[..., axis] ** 2).sum(axis=(1, 2)) / square)
-        lengths.append(np.where(fitted > 0, fitted, ratio))
-    return lengths[0], lengths[1]
-
-
 def _to_world(pose: Array, local: Array) -> NDArray[np.float32]:
     """Transform points (M, H, W, 3) from each camera's frame to the world."""
     turned = np.einsum("mij,mhwj->mhwi", pose[:, :, :3], local)
     world: NDArray[np.float32] = (turned + pose[:, None, None, :, 3]).astype(np.float32)
     return world
-
-
-def _pinhole(focal_x: Array, focal_y: Array, size: tuple[int, int]) -> NDArray[np.float64]:
-    intrinsics = np.zeros((len(focal_x), 3, 3))
-    intrinsics[:, 0, 0], intrinsics[:, 1, 1], intrinsics[:, 2, 2] = focal_x, focal_y, 1.0
-    intrinsics[:, 0, 2], intrinsics[:, 1, 2] = size[1] / 2, size[0] / 2
-    return intrinsics
 
 
 _DECODERS: dict[str, Callable[[Values, tuple[int, int]], dict[str, Any]]] = {

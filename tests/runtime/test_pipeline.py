@@ -146,7 +146,7 @@ def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: P
 
     pipeline = load(tiny_bundle)
     stage = pipeline.bundle.manifest.stage("depth")
-    images = pipeline._images(photos, lambda *x: None)
+    images = pipeline._images(photos, lambda *x: None, covis.PhotoOptions())
     depth = np.ones((4, 56, 84), np.float32)
     depth[2, 5, 6] = np.nan
     with pytest.raises(CovisError, match=r"stage depth, output depth, photo view_002") as caught:
