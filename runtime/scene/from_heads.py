@@ -20,10 +20,14 @@ from covis.engines.options import Sparsity, parse_layers
 from covis.runtime.photos.images import Images
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
+from covis.runtime.scene.pinhole import PinholeFit, fit_pinhole, pinhole_matrices, pinhole_note
 from covis.runtime.scene.scene import Scene, SparsityReport
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
+_UNIQUE = (
+    1e-6  # of the two smaller singular values' sum, which is 0 where rotations are equally near
+)
 
 
 def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
@@ -54,6 +58,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
     size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
     fields = _DECODERS[manifest.model.name](values, size)
     valid = valid_pixels(images.transforms) & fields.pop("mask", True)
+    fit = fields.pop("fit", None)
+    note = None if fit is None else pinhole_note(images.names, fit, images.transforms)
     if images.masks is not None:
         valid &= images.masks
     with np.errstate(invalid="ignore"):  # an infinite focal length stays infinite
@@ -72,7 +78,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         pair_level=values[PAIR_LEVEL][0, 0].astype(np.int8),
         sparsity=_report(bundle, sparsity, values),
         metric=manifest.model.metric,
-        provenance=_provenance(bundle, sparsity),
+        provenance=_provenance(bundle, sparsity, fit),
+        notes=(note,) if note else (),
         **fields,
     )
 
@@ -107,16 +114,20 @@ def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
     """Decode pi^3, whose outputs are camera-to-world poses and points in each camera's frame.
 
     `rotation9` (M, 9) is a 3 x 3 matrix by rows: its rows are scaled to unit length, then the
-    nearest rotation is taken. z of the local points is the depth. The model has no intrinsics:
-    focal lengths are fitted to the local points. `conf` is a logit; it becomes a probability.
+    nearest rotation is taken. z of the local points is the depth. `conf` is a logit; it becomes a
+    probability. The model has no intrinsics: focal lengths are fitted to the local points, weighted
+    by confidence. The principal point stays in the middle, where the model's own code puts it,
+    because errors of points, other than those of rays, may be mistaken for a shift of it.
     """
     local = values["local_points"]
     rotation = nearest_rotation(values["rotation9"].reshape(-1, 3, 3))
     pose = np.concatenate([rotation, values["translation"].astype(np.float64)[:, :, None]], axis=2)
-    conf = 1.0 / (1.0 + np.exp(-values["conf"][..., 0].astype(np.float64)))
+    conf = np.exp(-np.logaddexp(0.0, -values["conf"][..., 0].astype(np.float64)))
+    fit = fit_pinhole(local, size, conf, subject="points", centred=True)
     return {
         "extrinsics": geometry.invert_rigid(pose),
-        "intrinsics": _pinhole(*fit_focal_lengths(local, conf, size), size),
+        "intrinsics": fit.intrinsics,
+        "fit": fit,
         "depth": local[..., 2],
         "depth_conf": conf.astype(np.float32),
         "points": _to_world(pose, local),
@@ -127,18 +138,19 @@ def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 def decode_mapanything(values: Values, size: tuple[int, int]) -> dict[str, Any]:
     """Decode MapAnything: camera-to-world poses, unit rays, and metric depth along each ray.
 
-    z-depth is the ray's z times the depth along it. Focal lengths are fitted to the rays. Pixels
-    with a negative mask logit, where the model regards the surface as ambiguous (sky, glass), are
-    not valid.
+    z-depth is the ray's z times the depth along it. Focal lengths and principal points are fitted
+    to the rays. Pixels with a negative mask logit, where the model regards the surface as ambiguous
+    (sky, glass), are not valid.
     """
     rays, along = values["ray_directions"], values["depth_along_ray"]
     local = rays * along
     rotation = geometry.quaternion_to_rotation(values["cam_quats"].astype(np.float64))
     pose = np.concatenate([rotation, values["cam_trans"].astype(np.float64)[:, :, None]], axis=2)
-    weight = np.ones(rays.shape[:3])
+    fit = fit_pinhole(rays, size)
     return {
         "extrinsics": geometry.invert_rigid(pose),
-        "intrinsics": _pinhole(*fit_focal_lengths(rays, weight, size), size),
+        "intrinsics": fit.intrinsics,
+        "fit": fit,
         "depth": local[..., 2],
         "depth_conf": values["conf"],
         "points": _to_world(pose, local),
@@ -151,13 +163,16 @@ def nearest_rotation(matrices: Array) -> NDArray[np.float64]:
     """Scale rows to unit length, then take the nearest rotation (Frobenius norm); (M, 3, 3).
 
     R = U diag(1, 1, det(U V^T)) V^T of the singular value decomposition U S V^T (Umeyama 1991).
-    Where rows are zero or parallel the nearest rotation is not unique; one of them is returned.
+    Where several rotations are equally near (zero or parallel rows, mirrored axes), the result is
+    NaN, so that no arbitrary camera is passed off as the model's.
     """
     rows = matrices.astype(np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
-    u, _, vt = np.linalg.svd(rows)
-    u[..., :, 2] *= np.linalg.det(u @ vt)[..., None]
-    rotation: NDArray[np.float64] = u @ vt
+    u, s, vt = np.linalg.svd(rows)
+    mirrored = np.linalg.det(u @ vt)
+    u[..., :, 2] *= mirrored[..., None]
+    unique = s[..., 1] + mirrored * s[..., 2] > _UNIQUE
+    rotation: NDArray[np.float64] = np.where(unique[..., None, None], u @ vt, np.nan)
     return rotation
 
 
@@ -197,14 +212,15 @@ def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityRepor
     )
 
 
-def _provenance(bundle: Bundle, sparsity: Sparsity) -> dict[str, Any]:
+def _provenance(bundle: Bundle, sparsity: Sparsity, fit: PinholeFit | None) -> dict[str, Any]:
     from covis.engines.version import __version__
 
     manifest = bundle.manifest
-    return {
+    facts = {
         "covis": __version__,
         "model": manifest.model.name,
         "weights": manifest.weights.model_dump(),
         "bundle": bundle.digest(),
         "sparsity": asdict(sparsity),
     }
+    return facts if fit is None else {**facts, "pinhole_fit": fit.summary()}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
-from covis.engines.errors import CovisError
 from covis.export.models.stages import stages
 from covis.runtime.scene import from_heads as decode
 from covis.runtime.scene import geometry
@@ -21,7 +20,6 @@ from tests.export.models.parity import recorded_model
 from tests.export.onnx_chain import controls
 from tests.golden_data import golden, golden_json
 
-SIZE = 14, 28
 CONFIGS = ["vggt_a1", "pi3_a1", "mapanything_a1", "mapanything_a2"]
 
 
@@ -44,6 +42,7 @@ def recorded_scene(config: str) -> tuple[Scene, dict[str, Any]]:
     arrays = {key: value.numpy() for key, value in values.items()}
     fields = decode._DECODERS[name](arrays, (height, width))
     mask = fields.pop("mask", np.ones((views, height, width), bool))
+    fields.pop("fit", None)
     scene = Scene(
         names=tuple(f"view {i}" for i in range(views)),
         image_size=(height, width),
@@ -97,8 +96,11 @@ def test_rotations_are_rotations(config: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=9, max_size=9))
-def test_nearest_rotation_of_anything_is_a_rotation(numbers: list[float]) -> None:
+def test_nearest_rotation_of_anything_is_a_rotation_or_none(numbers: list[float]) -> None:
     rotation = decode.nearest_rotation(np.array(numbers).reshape(1, 3, 3))[0]
+    if np.isnan(rotation).any():
+        assert np.isnan(rotation).all()
+        return
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(rotation) == pytest.approx(1.0)
 
@@ -114,10 +116,11 @@ def test_nearest_rotation_of_anything_is_a_rotation(numbers: list[float]) -> Non
     ],
     ids=["zero", "rank one", "mirror", "inversion", "swap"],
 )
-def test_nearest_rotation_of_degenerate_matrices(matrix: np.ndarray) -> None:
-    rotation = decode.nearest_rotation(matrix[None])[0]
-    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-    assert np.linalg.det(rotation) == pytest.approx(1.0)
+def test_matrices_without_a_nearest_rotation_give_none(matrix: np.ndarray) -> None:
+    good = Rotation.random(rng=2).as_matrix()
+    rotation = decode.nearest_rotation(np.stack([matrix, good]))
+    assert np.isnan(rotation[0]).all()
+    np.testing.assert_allclose(rotation[1], good)
 
 
 def test_nearest_rotation_is_the_nearest() -> None:
@@ -129,59 +132,3 @@ def test_nearest_rotation_is_the_nearest() -> None:
     around = Rotation.from_matrix(ours) * Rotation.from_rotvec(rng.normal(size=(2000, 3)) * 0.05)
     others = np.linalg.norm(around.as_matrix() - rows, axis=(1, 2))
     assert np.linalg.norm(ours - rows) <= others.min()
-
-
-def test_focal_lengths_of_true_rays_are_found() -> None:
-    height, width = 20, 30
-    centred = geometry.pixel_centers(height, width) - (width / 2, height / 2)
-    rays = np.stack([np.concatenate([centred / (fx, fy), np.ones((height, width, 1))], -1)
-                     for fx, fy in ((25.0, 27.0), (90.0, 11.0))])  # fmt: skip
-    rays *= np.random.default_rng(0).uniform(0.1, 9, size=(2, height, width, 1))
-    fx, fy = decode.fit_focal_lengths(rays, np.ones(rays.shape[:3]), (height, width))
-    np.testing.assert_allclose(fx, [25, 90])
-    np.testing.assert_allclose(fy, [27, 11])
-    rays[0, 3, 4] = (1, 1, -1)  # behind the camera: not to be believed
-    again, _ = decode.fit_focal_lengths(rays, np.ones(rays.shape[:3]), (height, width))
-    np.testing.assert_allclose(again, [25, 90])
-
-
-def test_mirrored_rays_still_get_a_positive_focal_length() -> None:
-    centred = geometry.pixel_centers(4, 6) - (3, 2)
-    rays = np.concatenate([-centred / 5, np.ones((4, 6, 1))], -1)[None]
-    fx, fy = decode.fit_focal_lengths(rays, np.ones((1, 4, 6)), (4, 6))
-    np.testing.assert_allclose([fx[0], fy[0]], 5)
-
-
-def vggt_values(views: int = 2) -> dict[str, np.ndarray]:
-    """Outputs of a VGGT bundle without a point head: cameras one unit apart, a plane at depth 2."""
-    pose = np.zeros((views, 9), np.float32)
-    pose[:, 0] = -np.arange(views)
-    pose[:, 6:] = 1.0
-    depth = np.full((views, *SIZE), 2.0, np.float32)
-    return {"pose_enc": pose, "depth": depth, "depth_conf": np.ones_like(depth)}
-
-
-def scene_of(model: str, values: dict[str, np.ndarray], size: tuple[int, int] = SIZE) -> Scene:
-    """Decoded outputs as a scene of photos that have the model's own size."""
-    fields = decode._DECODERS[model](values, size)
-    views = len(fields["depth"])
-    valid = np.broadcast_to(fields.pop("mask", np.True_), (views, *size)).copy()
-    return Scene(
-        names=tuple(f"view {i}" for i in range(views)),
-        image_size=size,
-        original_sizes=np.tile(size, (views, 1)),
-        intrinsics_original=fields["intrinsics"],
-        valid=valid,
-        **fields,
-    )
-
-
-def test_vggt_without_a_point_head_has_points_from_depth_alone() -> None:
-    scene = scene_of("vggt", vggt_values())
-    assert scene.points is None
-    assert scene.points_conf is None
-    xyz, _, _ = scene.point_cloud()
-    assert len(xyz) == 2 * SIZE[0] * SIZE[1]
-    np.testing.assert_allclose(xyz[:, 2], 2.0)
-    with pytest.raises(CovisError, match="no points of its own"):
-        scene.point_cloud(source="points")
