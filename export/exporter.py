@@ -28,7 +28,8 @@ from covis.engines.bundle.pixel_rule import PixelRule, RuleKind
 from covis.engines.errors import user_error
 from covis.engines.op import VERSION
 from covis.engines.options import parse_layers
-from covis.engines.system.atomic import atomic_folder, copy_file
+from covis.engines.system.atomic import atomic_folder
+from covis.engines.system.files import copy_file
 from covis.engines.version import __version__
 from covis.export.check.drift import measure_drift
 from covis.export.check.verify import refuse_failures, verify_stages
@@ -41,7 +42,8 @@ from covis.export.precision.precision import base_passes, stored_dtype
 from covis.export.selection.saliency import saliency_stage
 from covis.export.stage import OnProgress, StageModule
 from covis.export.weights.convert import convert_weights
-from covis.export.weights.load import find_weights
+from covis.export.weights.find import find_weights
+from covis.export.weights.shards import is_index, merge_shards, weights_files
 from covis.export.write import (
     WEIGHTS,
     record_passes,
@@ -87,6 +89,7 @@ def export_bundle(
         source = find_weights(options.weights or info.repository, revision)
         on_progress(f"reading {source.name}")
         model = load_model(options.model, config, source)
+        _note_absent_parts(model, on_progress)
         parse_layers(options.sparsity.layers, model.global_layers)
         stages = _stages(model, rule, options)
         checks: Sequence[Check] = ()
@@ -146,6 +149,12 @@ def _stages(
     return (encoder, saliency_stage(rows, columns, channels, options.pooling), *others)
 
 
+def _note_absent_parts(model: MultiViewModel, on_progress: OnProgress) -> None:
+    for part, stage in model.optional_parts.items():
+        if not getattr(model.config, part):
+            on_progress(f"no {part} in the weights: the bundle has no stage {stage}")
+
+
 def _rule_kind(options: ExportOptions) -> RuleKind:
     if options.model == "vggt":
         return "vggt_crop" if options.resize == "crop" else "vggt_pad"
@@ -159,6 +168,12 @@ def _place_weights(
     if options.dtype != "float32":
         on_progress(f"converting the weights to {options.dtype}")
         convert_weights(source, target, getattr(torch, options.dtype))
+        return target
+    if is_index(source):
+        shards = weights_files(source)
+        size = sum(file.stat().st_size for file in shards)
+        on_progress(f"merging {len(shards)} weights files ({size / 1e9:.2f} GB)")
+        merge_shards(source, target)
         return target
     if _movable(source, options) and source.stat().st_nlink == 1:
         try:
@@ -175,15 +190,17 @@ def _place_weights(
 def _movable(source: Path, options: ExportOptions) -> bool:
     """Return True if the weights may be moved: requested, one plain file, in a writable folder.
 
-    A file of the bundle that is being replaced is removed with that bundle, and a link belongs to a
-    download cache. A file with a second hard link is not moved, because the bundle would then
-    reject its own weights.
+    A file of the bundle that is being replaced is removed with that bundle, and a link or a file
+    among `blobs` belongs to a download cache. Shards are merged into a new file. A file with a
+    second hard link is not moved, because the bundle would then reject its own weights.
     """
     return (
         options.move_weights
         and options.dtype == "float32"
         and options.precision == "fp32"
+        and not is_index(source)
         and not source.is_symlink()
+        and source.resolve().parent.name != "blobs"
         and os.access(source.parent, os.W_OK)
         and source.parent.resolve() != options.out.resolve()
     )

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from covis.engines.bundle.manifest import File, Manifest, Stage, Tensor
 from covis.engines.errors import CovisError, environment_error, user_error
-from covis.engines.system.atomic import atomic_file, entries
+from covis.engines.system.atomic import atomic_file
+from covis.engines.system.drafts import is_draft
+from covis.engines.system.files import entries
 from covis.engines.system.replace import REPLACE_HINT, check_own_files
 
 MANIFEST = "manifest.json"
@@ -129,9 +131,13 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _listing(manifest: Manifest) -> Callable[[str], bool]:
-    """Return the test whether a file, by its path in the folder, belongs to the bundle."""
+    """Return the test whether a file, by its path in the folder, belongs to the bundle.
+
+    So do drafts of the manifest, which nothing reads: another process writes it at this moment, or
+    was killed then, and the next rewrite removes what it left.
+    """
     listed = {file.path for file in manifest.files} | {MANIFEST}
-    return lambda name: name in listed or name.startswith(f"{PLANS}/")
+    return lambda name: name in listed or name.startswith(f"{PLANS}/") or is_draft(name, MANIFEST)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.system.drafts import FolderDraft, new_draft_file, remove_leftovers
+from covis.engines.system.files import exchange, sync, sync_tree, umask
+from covis.engines.system.signals import signals_deferred
+
+_CURE: Final = "check free space and rights"
+_RENAME: Final = "choose another name"
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Create a folder that becomes `target` at the end of the block, or is removed on any failure.
 
-    Missing parents of `target` are created, and removed with it.
+    Missing parents of `target` are created, and removed with it. What a killed process leaves is
+    removed by the next one that writes to `target`; see `drafts`.
 
     Args:
         target: Path of the final folder; must not exist, unless `force`.
@@ -28,158 +35,135 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         A temporary folder beside `target` (same file system, so the rename is atomic).
 
     Raises:
-        CovisError: `target` exists; its parent cannot be written; the disk is full.
+        CovisError: see `check_folder_target`; also if the disk becomes full, or another process
+            has written `target` meanwhile.
     """
     target = Path(target)
-    scratch: Path | None = None
+    check_folder_target(target, force=force)
+    draft: FolderDraft | None = None
     new_parents: list[Path] = []
     try:
-        _check_target(target, force)
-        new_parents = [parent for parent in target.parents if not parent.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        )
-        scratch.chmod(0o777 & ~umask())
-        yield scratch
-        sync_tree(scratch)
-        _replace(scratch, target, force)
-        scratch, new_parents = None, []
+        with signals_deferred():
+            new_parents = [parent for parent in target.parents if not parent.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = FolderDraft(target)
+        yield draft.folder
+        sync_tree(draft.folder)
+        with signals_deferred():
+            _publish(draft, target, force)
+            new_parents = []
+            sync(target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another program may have put something there
-            for parent in new_parents:
-                parent.rmdir()
+        with signals_deferred():
+            if draft is not None:
+                draft.discard()
+            with contextlib.suppress(OSError):  # another program may have put something there
+                for parent in new_parents:
+                    parent.rmdir()
 
 
-def sync_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder` to the disk."""
-    for place, _, names in os.walk(folder):
-        for path in [Path(place), *(Path(place) / name for name in names)]:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
-def _check_target(target: Path, force: bool) -> None:
-    if target.exists() and not force:
-        raise user_error("already exists", where=target, hint="choose another name or pass --force")
-    for path in (target, *target.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise user_error("is a file, not a folder", where=path, hint="choose another name")
-            return
-
-
-def _replace(scratch: Path, target: Path, force: bool) -> None:
-    """Rename `scratch` to `target`; an old `target` is moved aside first and removed last.
-
-    Without `force`, a folder that has appeared meanwhile makes the rename itself fail.
-    """
-    if not force or not target.exists():
-        scratch.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(aside / "was")
+def _publish(draft: FolderDraft, target: Path, force: bool) -> None:
+    """Rename the draft to `target`; an old `target` takes its place, and is discarded with it."""
     try:
-        scratch.rename(target)
-    except BaseException:
-        (aside / "was").rename(target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def entries(folder: Path) -> Iterator[str]:
-    """Iterate over all files below a folder, as paths relative to it; links count as files."""
-    for place, folders, names in os.walk(folder):
-        here = Path(place)
-        links = [name for name in folders if (here / name).is_symlink()]
-        for name in [*names, *links]:
-            yield (here / name).relative_to(folder).as_posix()
-
-
-def _cannot_write(target: Path, error: OSError) -> CovisError:
-    return environment_error(
-        f"cannot be written ({error.strerror or error})",
-        where=target,
-        hint="check free space and rights",
-    )
-
-
-def umask() -> int:
-    """Return the permissions that new files of this process lack."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file; on file systems that can share blocks (XFS, btrfs) this takes no space."""
-    if not hasattr(os, "copy_file_range"):
-        shutil.copyfile(source, target)
+        draft.folder.rename(target)
         return
-    with source.open("rb") as reader, target.open("wb") as writer:
-        remaining = os.fstat(reader.fileno()).st_size
-        while remaining > 0:
-            try:
-                done = os.copy_file_range(reader.fileno(), writer.fileno(), min(remaining, 1 << 30))
-            except OSError as error:
-                # Old kernels refuse it across file systems; a real failure (no space) is raised.
-                if error.errno not in (18, 22, 38, 95):
-                    raise
-                shutil.copyfileobj(reader, writer, 1 << 24)
-                return
-            if done == 0:
-                break
-            remaining -= done
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if not force:
+        raise user_error(
+            "already exists, another run wrote it meanwhile",
+            where=target,
+            hint="choose another name or pass --force",
+        )
+    if not exchange(draft.folder, target):
+        target.rename(draft.old)
+        draft.folder.rename(target)  # if this fails, discarding the draft brings the old one back
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path, *, keep_mode: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(target: Path, *, keep_mode: bool = False, cure: str = _CURE) -> Iterator[BinaryIO]:
     """Open a new file that becomes `target` at the end of the block, or is removed on any failure.
 
     The data are flushed to the disk before the file gets its name, and the name before this
-    returns, so that a visible file is complete even after a power cut. A process that is killed
-    leaves a hidden `.NAME.*.partial`; `remove_partials` removes those.
+    returns, so that a visible file is complete even after a power cut. What a killed process leaves
+    is removed by the next one that writes `target`; see `drafts`.
 
     Args:
         target: Path of the final file; see `check_file_target`.
         keep_mode: Take the permissions of the existing file, instead of 0o644 without the umask.
+        cure: Hint of the error where the folder cannot be written or the disk is full.
+
+    Yields:
+        The file, whose `name` is its temporary path.
 
     Raises:
-        CovisError: the folder cannot be written, or the disk is full.
+        CovisError: see `check_file_target`; also if the disk becomes full.
     """
-    check_file_target(target)
-    scratch: Path | None = None
+    check_file_target(target, cure=cure)
+    remove_leftovers(target)
+    draft: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".partial", dir=target.parent
-        )
-        os.close(handle)
-        scratch = Path(name)
-        with scratch.open("wb") as stream:
+        with signals_deferred():
+            handle, draft = new_draft_file(target)
+        with open(draft, "wb", opener=lambda path, flags: handle) as stream:  # closing unlocks it
             yield stream
             stream.flush()
             mode = target.stat().st_mode & 0o777 if keep_mode else 0o644 & ~umask()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
-        scratch.replace(target)
-        scratch = None
-        sync_folder(target.parent)
+            with signals_deferred():
+                draft.replace(target)
+                draft = None
+                sync(target.parent)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise _cannot_write(target, error, cure) from error
     finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
+        if draft is not None:
+            draft.unlink(missing_ok=True)
 
 
-def check_file_target(target: Path) -> None:
+def write_file(target: Path, text: str, *, cure: str = _CURE) -> None:
+    """Write a text file atomically, in UTF-8; see `atomic_file`."""
+    with atomic_file(target, cure=cure) as stream:
+        stream.write(text.encode())
+
+
+def check_folder_target(target: Path, *, force: bool = False) -> None:
+    """Refuse what `atomic_folder` would refuse, before the work whose result it will contain.
+
+    Leftovers of killed processes are removed first, or an old folder is brought back.
+
+    Raises:
+        CovisError: the target exists and `force` is not set; it is a file, a link, a mount point or
+            no name (`/`, `.`, `..`); its place is below a file (exit code 2); its name is too long,
+            or nothing can be written there (exit code 3).
+    """
+    if target.name in ("", ".."):
+        raise user_error(
+            "is no name for a new folder", where=target, hint="name a folder to create"
+        )
+    remove_leftovers(target)
+    mode = _mode(target)
+    if mode is None:
+        check_writable(target)
+        return
+    if stat.S_ISLNK(mode):
+        raise user_error("is a link, and is not replaced", where=target, hint=_RENAME)
+    if not stat.S_ISDIR(mode):
+        raise user_error("is a file, not a folder", where=target, hint=_RENAME)
+    if not force:
+        raise user_error("already exists", where=target, hint=f"{_RENAME} or pass --force")
+    if target.is_mount():
+        raise user_error(
+            "is a mount point, and cannot be replaced", where=target, hint="name a folder inside it"
+        )
+    check_writable(target)
+
+
+def check_file_target(target: Path, *, cure: str = _CURE) -> None:
     """Refuse what `atomic_file` would refuse, before the work whose result it will contain.
 
     Only a regular file is replaced, because a rename would also replace /dev/null by one.
@@ -187,37 +171,53 @@ def check_file_target(target: Path) -> None:
     Raises:
         CovisError: the target is a folder, a link or a device, or its folder cannot be written.
     """
-    try:
-        mode = target.lstat().st_mode
-    except FileNotFoundError:
-        mode = stat.S_IFREG
-    except OSError as error:
-        raise environment_error(
-            f"cannot be written ({error.strerror})", where=target, hint="choose another name"
-        ) from error
-    if stat.S_ISDIR(mode):
+    mode = _mode(target)
+    if mode is not None and stat.S_ISDIR(mode):
         raise user_error("is a folder", where=target, hint="name a file")
-    if not stat.S_ISREG(mode):
+    if mode is not None and not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "no ordinary file"
         raise user_error(f"is {kind}, and is not replaced", where=target, hint="name a file")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        reason = "no rights" if target.parent.is_dir() else "no such folder"
+    if not target.parent.is_dir():
         raise environment_error(
-            f"cannot be written ({reason})", where=target, hint="check its folder and rights"
+            "cannot be written (no such folder)", where=target, hint="check its folder and rights"
         )
+    check_writable(target, cure=cure)
 
 
-def remove_partials(target: Path) -> None:
-    """Remove files left by killed writers of `target`; no other writer may be running."""
-    for path in target.parent.glob(f".{target.name}.*.partial"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def check_writable(target: Path, *, cure: str = _CURE) -> None:
+    """Refuse a path at which no file or folder can be created: no rights, no space, read-only.
 
+    A nameless file of 4 KiB is written for the test, because rights alone do not show a full disk
+    or what a file system refuses.
 
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+    Raises:
+        CovisError: the path is below a file (exit code 2), or nothing can be written (3).
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        parent = next(path for path in target.absolute().parents if path.exists())
+        if not parent.is_dir():
+            raise user_error("is a file, not a folder", where=parent, hint=_RENAME)
+        with tempfile.TemporaryFile(dir=parent, buffering=0) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise _cannot_write(target, error, cure) from error
+
+
+def _mode(target: Path) -> int | None:
+    """Return type and permissions of what stands at `target`, None if it is free."""
+    if "\0" in str(target):
+        raise user_error("holds a NUL character", where=target, hint=_RENAME)
+    try:
+        return target.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise environment_error(
+            f"cannot be written ({error.strerror})", where=target, hint=_RENAME
+        ) from error
+
+
+def _cannot_write(target: Path, error: OSError, cure: str = _CURE) -> CovisError:
+    return environment_error(
+        f"cannot be written ({error.strerror or error})", where=target, hint=cure
+    )

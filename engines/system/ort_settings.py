@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from covis.engines.errors import environment_error, printable
-from covis.engines.system.interrupts import interrupts_held
+from covis.engines.system.signals import signals_deferred
 
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
@@ -28,7 +28,7 @@ def import_onnxruntime() -> ModuleType:
     """
     os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
-        with interrupts_held():
+        with signals_deferred():
             import onnxruntime
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":

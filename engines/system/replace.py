@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from covis.engines.errors import user_error
-from covis.engines.system.atomic import entries
+from covis.engines.system.files import entries
 
 REPLACE_HINT: Final = "choose another name, or remove the folder yourself"
 

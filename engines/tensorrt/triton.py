@@ -24,7 +24,8 @@ from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import external_data, load_graph
 from covis.engines.op import DOMAIN
-from covis.engines.system.atomic import atomic_folder, copy_file
+from covis.engines.system.atomic import atomic_folder
+from covis.engines.system.files import copy_file
 from covis.engines.system.native import (
     KERNELS_LIBRARY,
     PLUGIN_LIBRARY,

@@ -15,7 +15,7 @@ from natsort import natsort_keygen
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, environment_error, user_error
-from covis.engines.system.interrupts import interrupts_held
+from covis.engines.system.signals import signals_deferred
 from covis.evaluation.datasets.truth import DepthArray
 from covis.evaluation.metrics.pose import Float64
 
@@ -171,7 +171,7 @@ def read_cloud(path: Path) -> Float64:
     Raises:
         CovisError: It is missing or damaged.
     """
-    with interrupts_held():
+    with signals_deferred():
         import trimesh
 
     if not path.is_file():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from covis.engines.bundle.bundle import sha256_of
 from covis.engines.errors import CovisError, environment_error
-from covis.engines.system.atomic import atomic_file, remove_partials
+from covis.engines.system.atomic import atomic_file
 from covis.engines.tensorrt.plans.record import PlanInputs, PlanRecord, read_record
 from covis.engines.tensorrt.plans.trust import remember_plan
 
@@ -148,8 +148,6 @@ def write_plan(
     """
     record = plan.with_name(plan.name + ".json")
     layers = plan.with_name(plan.name + ".layers")
-    for path in (plan, record, layers):
-        remove_partials(path)
     digest, size, started = hashlib.sha256(), 0, time.monotonic()
     with atomic_file(plan) as stream:
 

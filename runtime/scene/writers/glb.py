@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from covis.engines.system.interrupts import interrupts_held
+from covis.engines.system.signals import signals_deferred
 from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers.folder import SceneFolder
 
 MAX_POINTS = 1_000_000  # browsers turn no more smoothly; the PLY has all points
 
@@ -20,16 +21,17 @@ _TO_GLTF = np.diag([1.0, -1.0, -1.0])
 _STROKE = (0, 1, 2, 3, 0, 4, 1, 2, 4, 3)
 
 
-def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+def write_glb(folder: SceneFolder) -> list[Path]:
     """Write points in the photos' colours, and frusta from red (view 0) to violet (last view).
 
     At most a million points, evenly sampled. Axes are turned to glTF's; lengths are the scene's.
     """
-    with interrupts_held():
+    with signals_deferred():
         import trimesh
         from trimesh.path.entities import Line
 
-    xyz, rgb, *_ = scene.point_samples(percentile=conf_percentile).thin(MAX_POINTS)
+    scene = folder.scene
+    xyz, rgb, *_ = folder.samples.thin(MAX_POINTS)
     gltf = trimesh.Scene()
     if len(xyz):
         gltf.add_geometry(trimesh.PointCloud(xyz @ _TO_GLTF, colors=rgb), geom_name="points")
@@ -44,7 +46,7 @@ def write_glb(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
         entities=lines, vertices=corners.reshape(-1, 3) @ _TO_GLTF, process=False
     )
     gltf.add_geometry(path3d, geom_name="cameras")
-    path = folder / "scene.glb"
+    path = folder.place / "scene.glb"
     path.write_bytes(gltf.export(file_type="glb"))
     return [path]
 

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from covis.engines.bundle.bundle import MANIFEST, open_bundle, rewrite_manifest
+from covis.engines.bundle.bundle import (
+    MANIFEST,
+    check_replaceable,
+    open_bundle,
+    rewrite_manifest,
+)
 from covis.engines.errors import CovisError
+from covis.engines.system.drafts import new_draft_file
 
 
 def test_a_new_manifest_is_read_back(mini_bundle: Path) -> None:
@@ -42,3 +48,20 @@ def test_a_failure_leaves_the_old_one(mini_bundle: Path, monkeypatch: pytest.Mon
     assert (mini_bundle / MANIFEST).read_bytes() == text
     monkeypatch.undo()
     assert open_bundle(mini_bundle).manifest == bundle.manifest  # no stray file is left either
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_draft_of_the_manifest_is_no_part_of_the_bundle(mini_bundle: Path, alive: bool) -> None:
+    """Another process writes it at this moment, or was killed then."""
+    handle, draft = new_draft_file(mini_bundle / MANIFEST)
+    if not alive:
+        os.close(handle)
+    bundle = open_bundle(mini_bundle)
+    check_replaceable(mini_bundle)
+    rewrite_manifest(bundle, bundle.manifest)
+    assert draft.exists() == alive
+    (mini_bundle / ".weights.safetensors.aaaaaaaa.partial").touch()
+    with pytest.raises(CovisError, match="is not listed in the manifest"):
+        open_bundle(mini_bundle)
+    if alive:
+        os.close(handle)

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from covis.engines.errors import CovisError, ExitCode
-from covis.engines.system.atomic import atomic_file, atomic_folder, copy_file
+from covis.engines.system.atomic import (
+    atomic_file,
+    atomic_folder,
+    check_file_target,
+    check_folder_target,
+)
+from covis.engines.system.files import copy_file
 from tests.file_limit import file_limit
 
 
@@ -66,39 +72,43 @@ def test_force_replaces(tmp_path: Path) -> None:
     assert [p.name for p in target.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [target]
 
 
-def test_rename_that_fails_brings_the_old_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "old").touch()
-    rename = Path.rename
-
-    def failing(self: Path, to: Path) -> Path:
-        if self.name.endswith(".partial"):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(CovisError), atomic_folder(target, force=True):
-        pass
-    assert [p.name for p in target.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [target]
-
-
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check_folder_target` refuses before the work what `atomic_folder` refuses."""
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path / "folder")
     for target, force, code, message in [
         (tmp_path, False, ExitCode.USER, "already exists; choose another name or pass --force"),
-        (tmp_path / "file", False, ExitCode.USER, "already exists"),
+        (tmp_path / "file", False, ExitCode.USER, "is a file, not a folder"),
         (tmp_path / "file", True, ExitCode.USER, "is a file, not a folder"),
         (tmp_path / "file" / "out", False, ExitCode.USER, "file: is a file, not a folder"),
+        (tmp_path / "link", False, ExitCode.USER, "is a link, and is not replaced"),
+        (tmp_path / "link", True, ExitCode.USER, "is a link, and is not replaced"),
+        (tmp_path / "dangling", False, ExitCode.USER, "is a link, and is not replaced"),
+        (Path("/"), True, ExitCode.USER, "/: is no name for a new folder; name a folder to create"),
+        (Path(), True, ExitCode.USER, "is no name for a new folder"),
+        (Path(".."), True, ExitCode.USER, "is no name for a new folder"),
+        (tmp_path / "folder" / "..", True, ExitCode.USER, "is no name for a new folder"),
+        (tmp_path / "a\0b", False, ExitCode.USER, "holds a NUL character"),
+        (Path("/proc"), True, ExitCode.USER, "is a mount point, and cannot be replaced; name a"),
         (Path("/proc/covis/out"), False, ExitCode.ENVIRONMENT, "cannot be written"),
-        (tmp_path / ("x" * 300), False, ExitCode.ENVIRONMENT, "cannot be written .File name too"),
+        (tmp_path / ("x" * 256), False, ExitCode.ENVIRONMENT, "cannot be written .File name too"),
+        (tmp_path / ("x" * 256 + "/out"), False, ExitCode.ENVIRONMENT, "File name too long"),
     ]:
-        with pytest.raises(CovisError, match=message) as caught, atomic_folder(target, force=force):
-            raise AssertionError("entered")
-        assert caught.value.code == code
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+        for refused in (check_folder_target, lambda *a, **k: atomic_folder(*a, **k).__enter__()):
+            with pytest.raises(CovisError, match=message) as caught:
+                refused(target, force=force)
+            assert caught.value.code == code and "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_full_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    for check in (check_folder_target, check_file_target):
+        with file_limit(0), pytest.raises(CovisError, match=r"cannot be written .File too large"):
+            check(tmp_path / "out")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="rights do not bind root")
@@ -113,7 +123,7 @@ def test_parent_without_rights(tmp_path: Path) -> None:
 
 def test_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(CovisError, match="Directory not empty"), atomic_folder(target):
+    with pytest.raises(CovisError, match="another run wrote it"), atomic_folder(target):
         target.mkdir()
         (target / "theirs").touch()
     assert [p.name for p in target.iterdir()] == ["theirs"] and list(tmp_path.iterdir()) == [target]
@@ -165,6 +175,8 @@ def test_only_an_ordinary_file_is_replaced(tmp_path: Path, kind: str) -> None:
     refusal = r"not replaced|is a folder|no such folder"
     with pytest.raises(CovisError, match=refusal), atomic_file(target) as stream:
         stream.write(b"x")
+    with pytest.raises(CovisError, match=refusal):
+        check_file_target(target)
     assert sorted(tmp_path.iterdir()) == before
     assert not before or not target.is_file()
 

@@ -186,7 +186,7 @@ write(random_scene(), sys.argv[1], ["npz"])
 """
     process = python(code, str(tmp_path / "out"))
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
-    assert len(list(tmp_path.iterdir())) == 1  # the temporary folder
+    assert len(list(tmp_path.iterdir())) == 2  # the temporary folder and its lock
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     process.communicate(timeout=20)
