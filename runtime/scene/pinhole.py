@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from covis.engines.errors import printable
 from covis.runtime.photos.preprocess import PixelTransform
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 DOUBTFUL = 0.005
 """Median distance, as a share of the image's diagonal, from which directions are no pinhole's.
 
-At 518 x 392 it is 3.2 pixels. Measured on synthetic lenses there: radial distortion of k1 = +-0.1
+It is also the share of directions that may point backwards. At 518 x 392 the distance is 3.2 pixels. Measured on synthetic lenses there: radial distortion of k1 = +-0.1
 at 60 degrees leaves 1.7 pixels and a random error of 0.1 degrees 1.0, whereas k1 = -0.2 leaves 3.8
 and equidistant fisheyes of 90 and 120 degrees 6.4 and 10.8.
 """
@@ -59,7 +59,7 @@ class PinholeFit:
     def doubtful(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the mask (M,) of the views whose directions are not those of a pinhole camera."""
         far: NDArray[np.bool_] = self.median > DOUBTFUL * np.hypot(*size)
-        return far | (self.in_front < 1.0)
+        return far | (self.in_front < 1.0 - DOUBTFUL)
 
 
 def fit_pinhole(
@@ -105,7 +105,7 @@ def fit_pinhole(
     )
 
 
-def pinhole_matrices(focal: Array, center: Array) -> Float64:
+def pinhole_matrices(focal: Array, center: ArrayLike) -> Float64:
     """Return intrinsics (..., 3, 3) of focal lengths (..., 2) and principal points (..., 2)."""
     intrinsics = np.zeros((*np.shape(focal)[:-1], 3, 3))
     intrinsics[..., [0, 1], [0, 1]] = focal
@@ -125,17 +125,17 @@ def pinhole_note(
         transforms: Maps of the photos' pixels to the model's, to give distances at the photo's
             size.
     """
-    doubtful = np.nonzero(fit.doubtful(transforms[0].model_size))[0]
-    if not len(doubtful):
+    doubtful: list[int] = np.flatnonzero(fit.doubtful(transforms[0].model_size)).tolist()
+    if not doubtful:
         return None
     enlarged = np.array([np.prod(transforms[i].scale) ** -0.5 for i in doubtful])
     median = np.nanmax([0.0, *(fit.median[doubtful] * enlarged)])
     largest = np.nanmax([0.0, *(fit.largest[doubtful] * enlarged)])
-    backwards = 1.0 - float(fit.in_front[doubtful].min())
+    backwards = 1.0 - min(fit.in_front[doubtful].tolist())
     listed = ", ".join(printable(names[i]) for i in doubtful[:_NAMED])
     more = f" and {len(doubtful) - _NAMED} more" if len(doubtful) > _NAMED else ""
     middle = " with its principal point in the middle" if fit.centred else ""
-    behind = f", and up to {backwards:.1%} of them point backwards" if backwards else ""
+    behind = f", and up to {backwards:.1%} of them point backwards" if backwards > 5e-4 else ""
     cure = "undistort the photos" + (", or use them uncropped" if fit.centred else "")
     return (
         f"the {fit.subject} of {len(doubtful)} of {len(names)} views ({listed}{more}) are not "
