@@ -84,6 +84,11 @@ class PixelRule:
                     hint=f"use {below} or {below + self.patch}",
                 )
 
+    @property
+    def drops_alpha(self) -> bool:
+        """Whether the model's own loader drops transparency; VGGT's lays it on white."""
+        return self.kind in ("pi3", "mapanything")
+
 
 @dataclass(frozen=True)
 class Placement:

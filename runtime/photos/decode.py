@@ -4,24 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+import struct
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import CovisError, environment_error, user_error
+from covis.engines.errors import CovisError, user_error
+from covis.runtime.photos.colour import rgb_and_alpha
+from covis.runtime.photos.files import damaged, halved, open_file
+from covis.runtime.photos.samples import eight_bit, raw_mode
+from covis.runtime.photos.video import VideoFrame
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-    Photo = Path | str | NDArray[np.uint8] | PilImage.Image
+    Photo = Path | str | NDArray[np.uint8] | PilImage.Image | VideoFrame
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs: 0.5 GB as RGB
-LOOKS_FOR = "jpg, png, webp, bmp, tif or ppm"
+# EXIF orientation to the transposition that makes a photo upright (EXIF 2.32, tag 0x0112).
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+# A PIL image of the caller loads at its first use, and may stand in a list twice.
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Upright:
+    """A decoded photo as it is viewed.
+
+    Attributes:
+        image: PIL image, upright, 8-bit RGB.
+        opaque: Mask (height, width) of the pixels that are at least half opaque; None where all
+            are.
+        notes: What was changed beyond the usual, a line each.
+        orientation: EXIF orientation of the stored pixels, 1 to 8.
+    """
+
+    image: PilImage.Image
+    opaque: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+    orientation: int = 1
 
 
 @contextlib.contextmanager
@@ -35,92 +69,157 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def check_file(path: Path) -> None:
-    """Reject a path that is not an ordinary file.
-
-    Raises:
-        CovisError: There is no such file, or it is a folder, a pipe or a device.
-    """
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise user_error("no such file", where=path, hint="check the path") from None
-    except (OSError, ValueError) as error:
-        raise io_error(error, path) from error
-    if stat.S_ISDIR(mode):
-        raise user_error("is a folder", where=path, hint="give its files, or it alone")
-    # Opening a pipe or a device could take for ever.
-    if not stat.S_ISREG(mode):
-        raise user_error("is no ordinary file", where=path, hint="give a photo file")
-
-
-def io_error(error: Exception, path: Path) -> CovisError:
-    """Convert an error of the operating system about `path` into one line."""
-    if isinstance(error, PermissionError):
-        return environment_error("may not be read", where=path, hint="mend its permissions")
-    if isinstance(error, NotADirectoryError):
-        return user_error("is no folder", where=path, hint="check the path")
-    reason = getattr(error, "strerror", None) or str(error)
-    return user_error(f"cannot be read ({reason})", where=path, hint="check the path")
-
-
 def title_of(photo: Photo, index: int) -> str | Path:
     """Return a photo's name for errors: its path, or its place in the list."""
-    return Path(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {index}"
+    if isinstance(photo, VideoFrame):
+        return photo.path.with_name(photo.name)
+    return _path(photo) or f"photo {index}"
+
+
+def header_size(photo: Photo, index: int) -> tuple[int, int]:
+    """Return (height, width) of the image of `upright_rgb`, without decoding the photo."""
+    if isinstance(photo, VideoFrame):
+        return photo.size
+    image = _open(photo, index)
+    try:
+        across = turn_left(image, orientation_of(image, photo)) >= 5
+        return (image.width, image.height) if across else (image.height, image.width)
+    finally:
+        if image is not photo:
+            image.close()
+
+
+def upright_rgb(photo: Photo, index: int, *, drop_alpha: bool = False) -> Upright:
+    """Decode a photo to upright 8-bit RGB at full size.
+
+    The orientation of EXIF is applied. Of an animation or a stereo pair the first image is taken,
+    of a HEIC file its primary one. Colour profiles are ignored, as by the models' own loaders. A
+    JPEG of more than 67 million pixels is decoded at half size.
+
+    Args:
+        photo: Photo of any kind.
+        index: Place of the photo in its list, for errors.
+        drop_alpha: Keep the colours of transparent pixels. By default they are laid on white.
+
+    Raises:
+        CovisError: The photo cannot be read, is too large, damaged or cut off.
+    """
+    image = _open(photo, index)
+    try:
+        orientation, raw = _load(image, photo)
+        eight, note = eight_bit(image, raw, _reopen(photo))
+        rgb, alpha = rgb_and_alpha(eight, drop_alpha)
+        turn = turn_left(image, orientation)
+        return Upright(
+            image=turned(rgb, turn) if rgb is not photo or turn > 1 else rgb.copy(),
+            opaque=None if alpha is None else _opaque(turned(alpha, turn)),
+            notes=tuple(line for line in (note, _halved_note(image)) if line),
+            orientation=orientation,
+        )
+    except (CovisError, MemoryError):
+        raise
+    except Exception as error:  # malformed bytes can raise any exception in a decoder
+        raise damaged(title_of(photo, index), error) from error
+    finally:
+        _close_file(image, photo)
+
+
+def copyable_as(photo: Path) -> str | None:
+    """Return the suffix under which a file's bytes may be copied as the upright photo.
+
+    Returns:
+        `.jpg` or `.png` where the stored pixels are upright, opaque, 8-bit RGB or grey and of full
+        size, so that all readers show the same; else None.
+
+    Raises:
+        CovisError: The file cannot be opened.
+    """
+    image = open_file(photo)
+    with image:
+        suffix = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png"}.get(image.format or "")
+        plain = raw_mode(image) in ("RGB", "L") and "transparency" not in image.info
+        if suffix is None or not plain or halved(image):
+            return None
+        if suffix == ".png" and getattr(image, "is_animated", False):
+            return None
+        try:
+            return suffix if _stated_orientation(image, photo) == 1 else None
+        except Exception:  # a reader may understand a broken EXIF block in its own way
+            return None
+
+
+def turned(stored: PilImage.Image, orientation: int) -> PilImage.Image:
+    """Turn an image of a photo's stored orientation upright."""
+    from PIL import Image
+
+    name = _UPRIGHT.get(orientation)
+    return stored if name is None else stored.transpose(Image.Transpose[name])
+
+
+def turn_left(image: PilImage.Image, orientation: int) -> int:
+    """Return the orientation that is left to apply: Pillow turns TIFF files itself."""
+    return 1 if image.format == "TIFF" else orientation
+
+
+def orientation_of(image: PilImage.Image, photo: Photo) -> int:
+    """Return the orientation of EXIF, 1 to 8; a broken EXIF block does not affect the pixels."""
+    try:
+        orientation = _stated_orientation(image, photo)
+    except MemoryError:
+        raise
+    except Exception:
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _stated_orientation(image: PilImage.Image, photo: Photo) -> int:
+    # Pillow would decode a whole PNG, since EXIF data may follow its pixels.
+    path = _path(photo) if image.format == "PNG" and "exif" not in image.info else None
+    if path is not None and not _exif_in_png(path):
+        return 1
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _exif_in_png(path: Path) -> bool:
+    """Walk over the chunks of a PNG, and return whether one may state an orientation."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            text = file.read(min(size, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or text.startswith((b"Raw profile type exif", b"XML:com.adobe")):
+                return True
+            file.seek(size - len(text) + 4, os.SEEK_CUR)
+    return False
 
 
 def _open(photo: Photo, index: int) -> PilImage.Image:
-    """Open a photo, read its header alone, and reject a size that is not safe to decode."""
+    """Open a photo; only its header is read if it is a file."""
     image = _identified(photo, index)
     if image.width < 1 or image.height < 1:
         raise user_error("has no pixels", where=title_of(photo, index), hint="remove it")
     return image
 
 
+def _path(photo: Photo) -> Path | None:
+    return Path(photo) if isinstance(photo, (str, os.PathLike)) else None
+
+
 def _identified(photo: Photo, index: int) -> PilImage.Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(photo, Image.Image):
         return photo
     if isinstance(photo, np.ndarray):
         return _from_array(photo, f"photo {index}")
-    path = Path(photo)
-    check_file(path)
-    if path.stat().st_size == 0:
-        raise user_error("is empty (0 bytes)", where=path, hint="remove or replace it")
-    try:
-        image = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise _bomb(path) from error
-    except UnidentifiedImageError:
-        raise user_error(
-            "is no image that can be read", where=path, hint=f"use {LOOKS_FOR}, or remove it"
-        ) from None
-    except PermissionError as error:
-        raise io_error(error, path) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # see upright_rgb
-        raise _damaged(path, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise _bomb(path, image.size)
-    return image
-
-
-def _damaged(title: str | Path, error: Exception) -> CovisError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return user_error(
-        f"is damaged and cannot be decoded ({reason})", where=title, hint="replace or remove it"
-    )
-
-
-def _bomb(path: Path, size: tuple[int, int] | None = None) -> CovisError:
-    claim = f"claims {size[0]} x {size[1]} pixels, " if size else "claims "
-    return user_error(
-        f"{claim}more than the {MAX_PIXELS // 1_000_000} million that are decoded",
-        where=path,
-        hint="scale it down or remove it",
+    if isinstance(photo, VideoFrame):
+        return photo.decode()
+    if (path := _path(photo)) is not None:
+        return open_file(path)
+    raise user_error(
+        f"a {type(photo).__name__} is no photo",
+        where=f"photo {index}",
+        hint="give a path, a uint8 array or a PIL image",
     )
 
 
@@ -139,67 +238,33 @@ def _from_array(array: NDArray[np.uint8], title: str) -> PilImage.Image:
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
 
 
-def header_size(photo: Photo, index: int) -> tuple[int, int]:
-    """Return (height, width) of the upright photo, without decoding it."""
-    image = _open(photo, index)
-    try:
-        # Pillow already returns the upright size of TIFF files.
-        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # a broken EXIF block does not affect the pixels
-        turned = False
-    finally:
-        if image is not photo:
-            image.close()
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def upright_rgb(photo: Photo, index: int) -> PilImage.Image:
-    """Decode a photo to upright 8-bit RGB: EXIF applied, transparency on white, first frame."""
-    from PIL import ImageOps
-
-    title = title_of(photo, index)
-    image = _open(photo, index)
-    try:
+def _load(image: PilImage.Image, photo: Photo) -> tuple[int, str]:
+    """Decode the pixels, and return the orientation and the layout of the samples in the file."""
+    with _loading if image is photo else contextlib.nullcontext():
+        orientation, raw = orientation_of(image, photo), raw_mode(image)
         image.load()
-        try:
-            upright = ImageOps.exif_transpose(image)
-        except MemoryError:
-            raise
-        except Exception:  # a broken EXIF block does not affect the pixels
-            upright = image
-        return _to_rgb(upright)
-    except (CovisError, MemoryError):
-        raise
-    except Exception as error:  # malformed bytes can raise any exception in a decoder
-        raise _damaged(title, error) from error
-    finally:
-        if image is not photo:
-            image.close()
+    return orientation, raw
 
 
-def _to_rgb(image: PilImage.Image) -> PilImage.Image:
-    from PIL import Image
-
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _reopen(photo: Photo) -> Callable[[], PilImage.Image] | None:
+    path = _path(photo)
+    return None if path is None else lambda: open_file(path)
 
 
-def _deep_grey(image: PilImage.Image) -> PilImage.Image:
-    """Scale 16-bit integer or float grey to 8 bits; Pillow's own conversion clips instead."""
-    from PIL import Image
+def _opaque(alpha: PilImage.Image) -> NDArray[np.bool_] | None:
+    opaque = np.asarray(alpha) >= 128
+    return None if opaque.all() else opaque
 
-    values = np.asarray(image)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not (values.min() >= 0 and values.max() <= top):
-        raise user_error(
-            f"has grey values of {values.min()} to {values.max()}, not 0 to {top:g}",
-            hint="save it as 8- or 16-bit",
-        )
-    return Image.fromarray(np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8))
+
+def _halved_note(image: PilImage.Image) -> str | None:
+    if not halved(image):
+        return None
+    return f"decoded at half size, {image.width} x {image.height} pixels"
+
+
+def _close_file(image: PilImage.Image, photo: Photo) -> None:
+    """Close the file of a photo and keep its pixels, which the result may share."""
+    from PIL import ImageFile
+
+    if image is not photo and isinstance(image, ImageFile.ImageFile):
+        image.__exit__(None, None, None)

@@ -14,15 +14,9 @@ from numpy.typing import NDArray
 
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, environment_error, user_error
-from covis.runtime.photos.decode import (
-    LOOKS_FOR,
-    check_file,
-    header_size,
-    io_error,
-    quiet_pillow,
-    title_of,
-    upright_rgb,
-)
+from covis.runtime.photos.decode import header_size, quiet_pillow, title_of, upright_rgb
+from covis.runtime.photos.files import check_file, io_error
+from covis.runtime.photos.formats import LOOKS_FOR
 from covis.runtime.photos.preprocess import PixelTransform, preprocess
 
 if TYPE_CHECKING:
@@ -134,7 +128,8 @@ def load_images(
     def work(index: int) -> PixelTransform:
         photo = photos[index]
         try:
-            canvas, transform = preprocess(upright_rgb(photo, index), rule)
+            upright = upright_rgb(photo, index, drop_alpha=rule.drops_alpha)
+            canvas, transform = preprocess(upright.image, rule)
         except CovisError as error:
             if error.where:
                 raise

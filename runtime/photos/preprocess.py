@@ -122,3 +122,22 @@ def preprocess(photo: Image.Image, rule: PixelRule) -> tuple[NDArray[np.uint8], 
         top - p.top : bottom - p.top, left - p.left : right - p.left
     ]
     return canvas, transform
+
+
+def model_mask(mask: NDArray[np.bool_], rule: PixelRule) -> NDArray[np.bool_]:
+    """Map a mask (height, width) of an upright photo to the model's pixels (H, W).
+
+    A model pixel is true where the mask is true on at least half of its area; padding is false.
+    """
+    from PIL import Image
+
+    height, width = mask.shape
+    p = place(rule, height, width)
+    share = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    resized = np.asarray(share.resize((p.width, p.height), Image.Resampling.BOX)) >= 128
+    top, left, bottom, right = transform_for(rule, height, width).box
+    out = np.zeros((rule.height, rule.width), bool)
+    out[top:bottom, left:right] = resized[
+        top - p.top : bottom - p.top, left - p.left : right - p.left
+    ]
+    return out
