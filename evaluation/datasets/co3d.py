@@ -168,10 +168,10 @@ class _HalfDepth:
         raw = read_png16(self.place.path)
         depth = raw.view(np.float16).astype(np.float64) * self.scale
         if self.mask is not None:
-            from PIL import Image
+            from covis.runtime.photos.files import open_file
 
             try:
-                with Image.open(self.mask) as image:
+                with open_file(self.mask) as image:
                     known = np.asarray(image.convert("L")) > 0
             except OSError as error:
                 raise damaged(self.mask, str(error)) from error

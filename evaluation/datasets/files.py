@@ -192,7 +192,7 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             array = np.asarray(image)
     except FileNotFoundError:
         raise not_there("no such file", path) from None
