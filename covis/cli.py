@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
-import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from covis.commands import former
 from covis.engines.errors import CovisError, ExitCode, printable, user_error
+from covis.engines.system.signals import Terminated, termination_raised
+from covis.engines.system.streams import discard_output, prepare_streams
 
 _ABOUT = "Multi-view transformers through ONNX; global attention block-sparse by co-visibility."
 
@@ -102,8 +105,9 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave through `sys.exit`: the entry point of the console script."""
-    _prepare_streams()
-    sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
+    prepare_streams()
+    with termination_raised():
+        sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -118,20 +122,42 @@ def run_command(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except CovisError as error:
         return _fail(str(error), error.code)
+    except Terminated as end:
+        line = f"ended by {end}; nothing was left half-written"
+        return _fail(line, ExitCode(128 + end.number))
     except KeyboardInterrupt:
+        # OpenBLAS sends this process SIGINT where it cannot start its threads.
+        if not _can_start_a_thread():
+            return _fail(_NO_THREADS, ExitCode.ENVIRONMENT)
         return _fail("interrupted; nothing was left half-written", ExitCode.INTERRUPTED)
     except MemoryError:
         return _fail("out of memory; use fewer views or a smaller --chunk", ExitCode.ENVIRONMENT)
-    except (BrokenPipeError, SystemExit):
-        # The reader of the output left (`covis inspect | head`), so an error would reach nobody;
-        # rich ends the program for that reason.
-        _discard_output()
     except OSError as error:
-        _discard_output()  # where this cannot be written, Python would try again at exit
+        if error.errno == errno.EAGAIN and not _can_start_a_thread():  # of fork
+            return _fail(_NO_THREADS, ExitCode.ENVIRONMENT)
+        discard_output()
         where = f"{error.filename}: " if error.filename else ""
         line = f"{where}{error.strerror or error}; check free space and rights"
         return _fail(line, ExitCode.ENVIRONMENT)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        return _fail(_NO_THREADS, ExitCode.ENVIRONMENT)
     return 0
+
+
+_NO_THREADS = (
+    "no more threads or processes can be started here; raise the limit (`ulimit -u`, or the "
+    "container's limit of pids) or end other programs"
+)
+
+
+def _can_start_a_thread() -> bool:
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -219,29 +245,6 @@ def _unboxed(text: str) -> str:
     if "╭" not in text:
         messages = messages[1:] or messages
     return messages[0].rstrip(".") if messages else "the arguments are not understood"
-
-
-def _prepare_streams() -> None:
-    """Replace closed standard streams, and let the others escape what they cannot encode.
-
-    A closed one (`>&-`) is connected to the null device: otherwise the next file opened would get
-    its number, and receive what libraries print.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = getattr(sys, name)
-        if stream is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-        elif number and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_output() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _notice(line: str) -> None:

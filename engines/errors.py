@@ -8,12 +8,18 @@ from typing import Any, Self, TypeVar
 
 
 class ExitCode(IntEnum):
-    """Exit code of a failed `covis` command."""
+    """Exit code of a failed `covis` command.
+
+    A signal that ends the command gives 128 and its number, by the shell's convention. Each of them
+    has the same effect: what is half-written is removed first.
+    """
 
     USER = 2  # an input, an option or a file is wrong, and the user can correct it
     ENVIRONMENT = 3  # this machine lacks something: a library, a device, space, rights
     NUMERICS = 4  # NaN, overflow, or results outside their tolerance
-    INTERRUPTED = 130  # Ctrl-C, by the shell's own convention
+    HUNG_UP = 129  # SIGHUP: the terminal was closed
+    INTERRUPTED = 130  # SIGINT: Ctrl-C
+    TERMINATED = 143  # SIGTERM: from `kill`, `timeout`, a batch system or a container's end
 
 
 class CovisError(Exception):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from covis.cli import COMMANDS, run_command
 from covis.engines.errors import CovisError, environment_error, numerics_error, user_error
+from covis.engines.system.signals import Terminated
 from tests.engines.mini_bundle import flip
 from tests.places import ROOT
 
@@ -29,11 +32,18 @@ def fails(capsys: Captured, arguments: list[str], code: int, *words: str) -> Non
 
 
 def command(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}  # type: ignore[dict-item]
     return subprocess.Popen(
         [sys.executable, "-m", "covis", *map(str, arguments)],
-        stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, **options,
+        text=True, cwd=ROOT, env=environment, **{"stderr": subprocess.PIPE, **options},
     )  # type: ignore[call-overload, no-any-return]  # fmt: skip
+
+
+def python(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
 
 
 def test_overview(capsys: Captured) -> None:
@@ -106,9 +116,13 @@ def test_wrong_arguments(
         (environment_error("no space"), 3, "covis: no space"),
         (numerics_error("NaN", where="w"), 4, "covis: w: NaN"),
         (KeyboardInterrupt(), 130, "covis: interrupted; nothing was left half-written"),
+        (Terminated(signal.SIGTERM), 143, "covis: ended by SIGTERM; nothing was left half-written"),
+        (Terminated(signal.SIGHUP), 129, "covis: ended by SIGHUP; nothing was left half-written"),
         (MemoryError(), 3, "covis: out of memory; use fewer views or a smaller --chunk"),
         (OSError(5, "Input/output error", "/x\n"), 3, r"covis: /x\n: Input/output error; check"),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(32, "Broken pipe"), 3, "covis: Broken pipe; check"),
+        (BlockingIOError(11, "Try again"), 3, "covis: Try again; check"),
+        (RuntimeError("can't start new thread"), 3, "covis: no more threads or processes can be"),
     ],
 )
 def test_exit_codes(
@@ -118,10 +132,10 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr("covis.commands.doctor.doctor", failing)
-    monkeypatch.setattr("covis.cli._discard_output", lambda: None)  # it would silence the tests
+    monkeypatch.setattr("covis.cli.discard_output", lambda: None)  # it would silence the tests
     assert run_command(["doctor"]) == code
     err = capfd.readouterr().err
-    assert err.startswith(line) and err.count("\n") == (1 if line else 0)
+    assert err.startswith(line) and err.count("\n") == 1
 
 
 def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +206,103 @@ def test_reader_that_leaves_is_no_error(mini_bundle: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
     os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_clean_up(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Also where a second signal arrives while the first one's leftovers are removed."""
+    script = """
+import os, shutil, sys, time
+from pathlib import Path
+from covis.commands import doctor
+from covis.cli import main
+from covis.engines.system.atomic import atomic_folder
+remove = shutil.rmtree
+def impatient(*arguments, **options):
+    os.kill(os.getpid(), int(sys.argv[2]))
+    remove(*arguments, **options)
+shutil.rmtree = impatient
+def slow(options):
+    with atomic_folder(Path(sys.argv[1])) as scratch:
+        (scratch / "weights").write_bytes(bytes(1000))
+        print("writing", flush=True)
+        time.sleep(60)
+doctor.doctor = slow
+main(["doctor"])
+"""
+    process = python(script, tmp_path / "deep" / "out", str(int(number)))
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err.count("\n")) == (code, 1) and "half-written" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    """`nohup covis run ... &` survives the end of its terminal."""
+    script = """
+import os, signal
+from covis.commands import doctor
+from covis.cli import main
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+doctor.doctor = lambda options: os.kill(os.getpid(), signal.SIGHUP)
+main(["doctor"])
+"""
+    process = python(script)
+    assert (process.wait(timeout=20), process.stderr and process.stderr.read()) == (0, "")
+
+
+def test_no_threads_left(tmp_path: Path) -> None:
+    """OpenBLAS prints its own lines, and sends SIGINT; it is not the user who interrupted."""
+
+    def no_room_for_a_stack() -> None:
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 47, resource.RLIM_INFINITY))
+
+    if resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY:
+        pytest.skip("the stack has a hard limit here, so threads cannot be made to fail")
+    for blas_threads in ("2", "1"):
+        process = command(
+            "demo", "--views", "2", "--out", tmp_path / "out",
+            stdout=subprocess.PIPE, preexec_fn=no_room_for_a_stack,
+            env={"OPENBLAS_NUM_THREADS": blas_threads},
+        )  # fmt: skip
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 3 and "Traceback" not in err and "interrupted" not in err
+        assert err.splitlines()[-1].startswith("covis: no more threads or processes"), err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_leaves_does_not_end_the_work(tmp_path: Path, unbuffered: str) -> None:
+    """`covis run ... 2>&1 | head -1` still writes the scene."""
+    script = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from covis.cli import main
+from covis.commands import doctor
+from covis.commands.run import progress_bar
+from covis.engines.system.atomic import atomic_folder
+def work(options):
+    with progress_bar(Console(stderr=True)) as progress, atomic_folder(Path(sys.argv[1])) as folder:
+        for step in range(100):
+            progress("stage", step, 100)
+            print("x" * 1000, flush=step == 50)
+            print("a warning", file=sys.stderr)
+        (folder / "scene").touch()
+doctor.doctor = work
+main(["doctor"])
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "out"], check=False, cwd=ROOT,
+        stdout=writing, stderr=writing, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 0 and (tmp_path / "out" / "scene").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
