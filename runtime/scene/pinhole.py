@@ -18,9 +18,10 @@ Array = NDArray[Any]
 DOUBTFUL = 0.005
 """Median distance, as a share of the image's diagonal, from which directions are no pinhole's.
 
-It is also the share of directions that may point backwards. At 518 x 392 the distance is 3.2 pixels. Measured on synthetic lenses there: radial distortion of k1 = +-0.1
-at 60 degrees leaves 1.7 pixels and a random error of 0.1 degrees 1.0, whereas k1 = -0.2 leaves 3.8
-and equidistant fisheyes of 90 and 120 degrees 6.4 and 10.8.
+It is also the share of directions that may point backwards. At 518 x 392 the distance is 3.2
+pixels. Measured there on synthetic lenses: radial distortion of k1 = +-0.1 at 60 degrees leaves 1.7
+pixels and a random error of 0.1 degrees 1.0, whereas k1 = -0.2 leaves 3.8 and equidistant fisheyes
+of 90 and 120 degrees 6.4 and 10.8.
 """
 _LEAST_SPREAD = 1e-6  # of x/z about its mean; a rounding error of float32 is a tenth of it
 _NAMED = 5
