@@ -164,7 +164,7 @@ def run_with_bar(
 
 def report(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[Path]:
     """Write `sweep.json`, `tables.md`, the pictures and the attention analysis."""
-    from covis.evaluation.accuracy.results import write_whole
+    from covis.evaluation.accuracy.results import write_result
     from covis.evaluation.sweep.report import markdown, row
 
     depth = whole.pipelines[""].bundle.manifest.model.global_layers
@@ -178,8 +178,8 @@ def report(command: SweepCommand, whole: Sweep, scenes: list[SceneRef]) -> list[
         "attention": attention,
     }
     text = "\n".join(_tables(rows, label, depth, markdown) for label in whole.pipelines)
-    write_whole(command.out / "sweep.json", json.dumps(content, indent=1) + "\n")
-    write_whole(command.out / "tables.md", text)
+    write_result(command.out / "sweep.json", json.dumps(content, indent=1) + "\n")
+    write_result(command.out / "tables.md", text)
     print(text)
     written = [command.out / "sweep.json", command.out / "tables.md"]
     return written + (_pictures(command.out, rows, attention) if command.pictures else [])

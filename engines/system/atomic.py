@@ -126,7 +126,12 @@ def atomic_file(target: Path, *, keep_mode: bool = False, cure: str = _CURE) -> 
 
 
 def write_file(target: Path, text: str, *, cure: str = _CURE) -> None:
-    """Write a text file atomically, in UTF-8; see `atomic_file`."""
+    """Write a text file atomically, in UTF-8; missing folders are created. See `atomic_file`."""
+    check_writable(target, cure=cure)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(target, error, cure) from error
     with atomic_file(target, cure=cure) as stream:
         stream.write(text.encode())
 

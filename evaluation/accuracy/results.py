@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
-import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from covis.engines.errors import environment_error, user_error
+from covis.engines.errors import user_error
+from covis.engines.system.atomic import check_writable, write_file
+from covis.engines.system.csv_file import csv_text
 from covis.evaluation.accuracy.scoring import Record
 from covis.evaluation.accuracy.summary import AVERAGED, aggregate
 from covis.evaluation.datasets.truth import SceneRef
 
 _OPTIONS = "evaluation.json"
 _LONGEST = 180
+_CURE = "check free space and rights, then run the same command again"
 
 COLUMNS = (
     "scene",
@@ -56,13 +55,14 @@ class Results:
         written = self.folder / _OPTIONS
         if written.exists():
             self._check(written)
+            check_writable(written, cure=_CURE)  # before the first scene is evaluated in vain
             return
         if self.folder.exists() and not _is_empty(self.folder):
             raise user_error(
                 "exists and holds no evaluation", where=self.folder, hint="choose another --out"
             )
         record = {"fingerprint": self.fingerprint, "options": self.options}
-        write_whole(written, json.dumps(record, indent=1) + "\n")
+        write_result(written, json.dumps(record, indent=1) + "\n")
 
     def _check(self, written: Path) -> None:
         old = _read(written)
@@ -94,7 +94,7 @@ class Results:
     def put(self, record: Record) -> None:
         """Write the record of a scene durably, in place of an earlier one."""
         text = json.dumps({"fingerprint": self.fingerprint, **record}, allow_nan=False)
-        write_whole(self.path(str(record["scene"])), text + "\n")
+        write_result(self.path(str(record["scene"])), text + "\n")
 
     def finish(self, scenes: Iterable[SceneRef], failed: Mapping[str, str]) -> dict[str, Any]:
         """Write `results.json` and `results.csv` of these scenes, and return the former.
@@ -110,41 +110,25 @@ class Results:
             "options": self.options,
             "scenes": records,
         }
-        write_whole(self.folder / "results.csv", _csv(records))
-        write_whole(self.folder / "results.json", json.dumps(report, indent=1) + "\n")
+        write_result(self.folder / "results.csv", csv_text(COLUMNS, records))
+        write_result(self.folder / "results.json", json.dumps(report, indent=1) + "\n")
         return report
 
 
 def _is_empty(folder: Path) -> bool:
-    """Return whether a folder has no files except those of an interrupted `write_whole`."""
+    """Return whether a folder has no files except those of an interrupted `write_result`."""
     return folder.is_dir() and all(
         path.name.startswith(".") and path.suffix == ".partial" for path in folder.iterdir()
     )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that exists in full or not at all, even after a power cut.
+def write_result(path: Path, text: str) -> None:
+    """Write a file of results atomically; missing folders are created.
 
     Raises:
         CovisError: There is no space or no permission.
     """
-    scratch = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise environment_error(
-            f"cannot be written ({error.strerror or error})",
-            where=path,
-            hint="check free space and rights, then run the same command again",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+    write_file(path, text, cure=_CURE)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -180,11 +164,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _csv(records: list[Record]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue()

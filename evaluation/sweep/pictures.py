@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from covis.engines.errors import environment_error
+from covis.engines.system.atomic import atomic_file
 from covis.evaluation.sweep.report import Row, pareto
 
 _COLOURS = {"tau": "#0c447c", "pooled": "#2a9d6f", "dense": "#222222", "pairs": "#c27c0e"}
@@ -144,6 +145,7 @@ def _from_zero(axis: Any) -> None:
 
 
 def _save(plt: Any, figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=130)
+    with atomic_file(path) as stream:
+        figure.savefig(stream, dpi=130, format="png")
     plt.close(figure)
     return path

