@@ -37,7 +37,8 @@ from covis.evaluation.bench.measure import (
     reset_peak,
 )
 from covis.evaluation.bench.record import ratios, setting_record
-from covis.runtime.photos.images import Images, find_images, load_images
+from covis.runtime.photos.find import find
+from covis.runtime.photos.images import Images, load_images
 from covis.runtime.pipeline import Pipeline, load
 
 NEAR = 0.1  # relative error of a share of pairs up to which tau counts as reaching it
@@ -121,7 +122,7 @@ def pictures(pipeline: Pipeline, folder: Path | None, views: int) -> tuple[Image
     rule = pipeline.bundle.manifest.pixel_rule
     if folder is None:
         return random_images(views, rule), "made"
-    found = find_images(folder)
+    found = find(folder).photos
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, views).round().astype(int)]
     repeated = f", {views - len(set(chosen))} of them twice" if len(set(chosen)) < views else ""
     return load_images(chosen, rule), f"{folder}{repeated}"

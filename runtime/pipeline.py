@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle, open_bundle
-from covis.engines.bundle.names import IMAGES, PAIR_LEVEL
+from covis.engines.bundle.names import PAIR_LEVEL
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import GpuOutOfMemoryError, user_error
 from covis.engines.options import RunOptions, Sparsity
@@ -21,9 +21,12 @@ from covis.runtime.backends.backend import Backend, open_backend
 from covis.runtime.controls import control_inputs
 from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
-from covis.runtime.photos.images import Images, find_images, load_images
+from covis.runtime.photos.images import Images
 from covis.runtime.photos.options import PhotoOptions
+from covis.runtime.photos.selection import load_photos
+from covis.runtime.scene.adjust import adjust
 from covis.runtime.scene.from_heads import decode
+from covis.runtime.scene.options import SceneOptions
 from covis.runtime.scene.scene import Scene
 from covis.runtime.stage_io import check_finite, empty_outputs, run_in_chunks, widen
 
@@ -40,7 +43,8 @@ class Pipeline:
     Attributes:
         bundle: Opened and checked bundle.
         options: Options of the run: backend, chunk size and threads.
-        notes: Warnings about options that had to be adjusted; each is listed once.
+        notes: Warnings about options that had to be adjusted, photos that were passed over or
+            changed, and doubts about the result; each is listed once.
     """
 
     def __init__(self, bundle: Bundle, options: RunOptions | None = None) -> None:
@@ -51,17 +55,19 @@ class Pipeline:
 
     def __call__(
         self,
-        photos: Images | Path | str | Sequence[Any],
+        photos: Images | Path | str | Iterable[Any],
         *,
         sparsity: Sparsity | None = None,
         pair_level: Array | None = None,
         progress: StageProgress | None = None,
         photo_options: PhotoOptions | None = None,
+        scene_options: SceneOptions | None = None,
     ) -> Scene:
         """Reconstruct one scene.
 
         Args:
-            photos: Folder, list of files, of uint8 (H, W, 3) arrays or of PIL images, or `Images`.
+            photos: Folder of photos and videos, a file, an iterable of files, of uint8 (H, W, 3)
+                arrays or of PIL images, or `Images`.
             sparsity: Selector options of this run; by default those of the bundle.
             pair_level: Map of view pairs (M, M) to use instead of the one from saliency: 0
                 skipped, 1 low precision allowed, 2 full precision. Row i lists what view i attends
@@ -70,6 +76,8 @@ class Pipeline:
                 and for comparing selectors.
             progress: Called with the name of a stage, the frames done and the number of frames.
             photo_options: Choice of photos and video frames, and masks; without effect on `Images`.
+            scene_options: Shared cameras, frame of the world and masks, as `covis run` applies
+                them; without, the scene is as the model returns it.
 
         Raises:
             CovisError: A photo, an option, the map or the machine is at fault, or results are not
@@ -77,10 +85,16 @@ class Pipeline:
         """
         on_progress = progress or (lambda stage, done, total: None)
         chosen = sparsity or self.bundle.manifest.sparsity
-        images = self._images(photos, on_progress, photo_options or PhotoOptions())
+        images = self.load_photos(photos, photo_options, on_progress)
+        for note in images.notes:
+            self._note(note)
         level = None if pair_level is None else checked_pairs(pair_level, len(images), chosen)
         values = self.run_stages(images, chosen, on_progress, level)
         scene = decode(self.bundle, images, chosen, values)
+        if scene_options is not None:
+            scene = adjust(scene, scene_options, self.bundle.manifest.model.name)
+        for note in scene.notes:
+            self._note(note)
         facts: dict[str, Any] = dict(self.backend.about())
         if level is not None:
             facts["pair_level"] = "given by the caller"
@@ -207,28 +221,25 @@ class Pipeline:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _images(
+    def load_photos(
         self,
-        photos: Images | Path | str | Sequence[Any],
-        on_progress: StageProgress,
-        options: PhotoOptions,
+        photos: Images | Path | str | Iterable[Any],
+        options: PhotoOptions | None = None,
+        progress: StageProgress | None = None,
     ) -> Images:
+        """Choose photos and decode them to this bundle's pixels, for one run or several.
+
+        Args:
+            photos: Folder, file or iterable, as for a call; `Images` are returned as they are.
+            options: Choice of photos and video frames, and masks.
+            progress: Called with the name of a step, the photos done and the number of photos.
+
+        Raises:
+            CovisError: A photo, a video, a mask or an option is at fault.
+        """
         if isinstance(photos, Images):
             return photos
-        if getattr(photos, "ndim", 4) < 4:  # an array, whose rows would pass as photos
-            raise user_error("one array is one photo", where="photos", hint="give a list of photos")
-        if isinstance(photos, (str, Path)) or all(isinstance(p, (str, Path)) for p in photos):
-            found: Sequence[Any] = find_images(photos)
-        else:
-            found = photos
-        total = len(found)
-        on_progress(IMAGES, 0, total)
-        done = iter(range(1, total + 1))
-        return load_images(
-            found,
-            self.bundle.manifest.pixel_rule,
-            progress=lambda: on_progress(IMAGES, next(done), total),
-        )
+        return load_photos(photos, self.bundle.manifest.pixel_rule, options, progress)
 
 
 _HOST = HostMemory()
@@ -244,7 +255,7 @@ def load(bundle: Path | str, options: RunOptions | None = None) -> Pipeline:
 
 
 def reconstruct(
-    photos: Path | str | Sequence[Any],
+    photos: Path | str | Iterable[Any],
     bundle: Path | str,
     *,
     sparsity: Sparsity | None = None,
@@ -252,18 +263,21 @@ def reconstruct(
     options: RunOptions | None = None,
     progress: StageProgress | None = None,
     photo_options: PhotoOptions | None = None,
+    scene_options: SceneOptions | None = None,
     **changes: Any,
 ) -> Scene:
     """Reconstruct a scene from photos in one call.
 
     Args:
-        photos: Folder, or list of files, uint8 (H, W, 3) arrays or PIL images.
+        photos: Folder of photos and videos, a file, or an iterable of files, of uint8 (H, W, 3)
+            arrays or of PIL images.
         bundle: Folder written by `covis export`.
         sparsity: Selector options; by default those of the bundle.
         pair_level: Map of view pairs (M, M) of 0, 1 and 2 instead of saliency's; see `Pipeline`.
         options: Options of the run: backend, chunk size and threads.
         progress: Called with the name of a stage, the frames done and the number of frames.
         photo_options: Choice of photos and video frames, and masks.
+        scene_options: Shared cameras, frame of the world and masks; see `Pipeline`.
         changes: Single fields of `Sparsity` to change, e.g. `tau=0.8`.
 
     Raises:
@@ -278,6 +292,7 @@ def reconstruct(
         pair_level=pair_level,
         progress=progress,
         photo_options=photo_options,
+        scene_options=scene_options,
     )
 
 

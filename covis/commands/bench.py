@@ -111,11 +111,12 @@ def pictures(command: BenchCommand, bundle: Bundle) -> Images:
         CovisError: No photo can be read.
     """
     from covis.evaluation.bench.measure import random_images
-    from covis.runtime.photos.images import find_images, load_images
+    from covis.runtime.photos.images import load_images
+    from covis.runtime.photos.selection import select_photos
 
     if command.photos is None:
         return random_images(command.views, bundle.manifest.pixel_rule)
-    found = find_images(command.photos)
+    found = select_photos(command.photos).photos
     views = command.views or len(found)
     repeated = (found * -(-views // len(found)))[:views]
     return load_images(repeated, bundle.manifest.pixel_rule)

@@ -52,9 +52,9 @@ def export(options: ExportOptions) -> None:
 
 def _load_photos(folder: Path, rule: PixelRule) -> NDArray[np.float32]:
     """Load the photos of a folder in the form that the model reads: (M, 3, H, W) in [0, 1]."""
-    from covis.runtime.photos.images import find_images, load_images
+    from covis.runtime.photos.selection import load_photos
 
-    return load_images(find_images(folder), rule).pixels
+    return load_photos(folder, rule).pixels
 
 
 def drift_lines(precision: Precision) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
+from covis.runtime.photos.decode import Photo
+from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.scene import Scene
 
@@ -78,7 +79,7 @@ class Outcome:
     checked: int
 
 
-def subsets(photos: Sequence[Path], views: int) -> tuple[list[Path], list[Path]]:
+def subsets(photos: Sequence[Photo], views: int) -> tuple[list[Photo], list[Photo]]:
     """Sample at most `views` photos evenly, and as many others between them for a check.
 
     Fewer than three others are too few for a check and are left out.
@@ -94,7 +95,7 @@ def subsets(photos: Sequence[Path], views: int) -> tuple[list[Path], list[Path]]
     return first, _evenly(others, views) if len(others) >= 3 else []
 
 
-def _evenly(photos: Sequence[Path], count: int) -> list[Path]:
+def _evenly(photos: Sequence[Photo], count: int) -> list[Photo]:
     if len(photos) <= count:
         return list(photos)
     return [photos[i] for i in np.round(np.linspace(0, len(photos) - 1, count)).astype(int)]
@@ -169,6 +170,7 @@ class Tuner:
         on_trial: Called before each trial with the candidate, its index, and the number of
             candidates.
         progress: Called with the name of a stage, the frames done and the number of frames.
+        skip_bad: Pass over photos that cannot be decoded.
     """
 
     pipeline: Pipeline
@@ -176,8 +178,9 @@ class Tuner:
     depth: float
     on_trial: Callable[[Candidate, int, int], None] = lambda candidate, number, total: None
     progress: StageProgress | None = None
+    skip_bad: bool = False
 
-    def __call__(self, photos: Sequence[Path], views: int) -> Outcome:
+    def __call__(self, photos: Sequence[Photo], views: int) -> Outcome:
         """Tune on a subset of the photos, and check the result on another."""
         first, others = subsets(photos, views)
         manifest = self.pipeline.bundle.manifest
@@ -202,7 +205,7 @@ class Tuner:
         return Outcome(None, tuple(trials), seconds, len(first), len(others))
 
     def _trials(
-        self, found: Sequence[Candidate], photos: Sequence[Path], dense: Scene
+        self, found: Sequence[Candidate], photos: Sequence[Photo], dense: Scene
     ) -> Iterator[Trial]:
         done: list[Trial] = []
         for number, candidate in enumerate(found):
@@ -214,9 +217,14 @@ class Tuner:
             done.append(Trial(candidate.sparsity, computed, seconds, scene_drift(scene, dense)))
             yield done[-1]
 
-    def _run(self, photos: Sequence[Path], sparsity: Sparsity) -> tuple[Scene, float]:
+    def _run(self, photos: Sequence[Photo], sparsity: Sparsity) -> tuple[Scene, float]:
         begun = time.perf_counter()
-        scene = self.pipeline(photos, sparsity=sparsity, progress=self.progress)
+        scene = self.pipeline(
+            photos,
+            sparsity=sparsity,
+            progress=self.progress,
+            photo_options=PhotoOptions(skip_bad=self.skip_bad),
+        )
         return scene, time.perf_counter() - begun
 
 

@@ -78,6 +78,15 @@ def _registered() -> tuple[str, ...]:
     return tuple(name for name in _SUFFIXES if name in Image.OPEN and name not in lacking)
 
 
+def missing_decoder(path: Path) -> str | None:
+    """Return the command that installs the decoder of a photo's suffix; None if it is there."""
+    suffix = path.suffix.lower()
+    for name, suffixes in _SUFFIXES.items():
+        if suffix in suffixes and name not in decoders(path):
+            return _OPTIONAL[name][1] if name in _OPTIONAL else "pip install --upgrade pillow"
+    return None
+
+
 def unidentified(path: Path) -> CovisError:
     """Return the error for a file that no decoder knows: what to install, or what to give."""
     with path.open("rb") as file:

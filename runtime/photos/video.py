@@ -1,13 +1,26 @@
-"""Video files: the frames of a file as photos, by their timestamps."""
+"""Frames of video files as photos: listed by their timestamps, decoded when they are needed."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from covis.engines.errors import user_error
+from covis.runtime.photos.video_reader import VideoReader
+
 if TYPE_CHECKING:
+    import av
     from PIL import Image as PilImage
+
+SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".mts", ".m2ts"})
+_HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class VideoFrame:
         path: Video file.
         index: Number of the frame in the order in which the video shows them, from 0.
         timestamp: Presentation timestamp, in the time base of the video stream.
-        keyframe: Timestamp of the frame from which decoding must start.
+        keyframe: Decoding timestamp of the keyframe from which decoding must start.
         size: (height, width) of the upright frame.
     """
 
@@ -36,7 +49,132 @@ class VideoFrame:
     def decode(self) -> PilImage.Image:
         """Return the upright RGB frame at full size.
 
+        Each thread keeps its last video open, so that frames asked for in order, with one keyframe,
+        are decoded in one pass.
+
         Raises:
             CovisError: The frame cannot be decoded, or PyAV is not installed.
         """
-        raise NotImplementedError
+        return _cursor(self.path).image(self)
+
+
+@dataclass(frozen=True)
+class Video:
+    """All frames of a video file, in the order in which it shows them.
+
+    Attributes:
+        path: Video file.
+        timestamps: (N,) presentation timestamps, in the time base of the stream.
+        keyframes: (N,) decoding timestamps of the keyframes from which decoding must start.
+        seconds: (N,) times of the frames, from 0.
+        size: (height, width) of the upright frames.
+        notes: One line for each thing that a user should know about the file.
+    """
+
+    path: Path
+    timestamps: NDArray[np.int64]
+    keyframes: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def frame(self, index: int) -> VideoFrame:
+        """Return the frame of this number."""
+        timestamp, keyframe = int(self.timestamps[index]), int(self.keyframes[index])
+        return VideoFrame(self.path, index, timestamp, keyframe, self.size)
+
+
+def scan(path: Path) -> Video:
+    """List the frames of a video from its packets; only the first frame is decoded.
+
+    Raises:
+        CovisError: The file is missing, is no video, or has no frame that can be decoded; or PyAV
+            is not installed.
+    """
+    with closing(VideoReader(path)) as reader:
+        first = next(reader.frames(), None)
+        if first is None:
+            raise user_error(
+                "has no frame that can be decoded", where=path, hint="replace or remove it"
+            )
+        width, height = reader.upright(first).size
+        notes = _hdr_note(path, first)
+    with closing(VideoReader(path)) as reader:
+        packets, breaks_off = reader.packets()
+        tick = reader.tick
+    timestamps: NDArray[np.int64] = np.unique([p.shown for p in packets]).astype(np.int64)
+    keys = sorted((p.shown, p.decoded) for p in packets if p.key)
+    latest = np.searchsorted([shown for shown, _ in keys], timestamps, side="right") - 1
+    playable = latest >= 0  # what is shown before the first keyframe cannot be decoded
+    timestamps, latest = timestamps[playable], latest[playable]
+    if breaks_off:
+        notes += (f"{path.name} breaks off: its {len(timestamps)} whole frames are used",)
+    return Video(
+        path=path,
+        timestamps=timestamps,
+        keyframes=np.array([decoded for _, decoded in keys], np.int64)[latest],
+        seconds=(timestamps - timestamps[0]) * tick,
+        size=(height, width),
+        notes=notes,
+    )
+
+
+def _hdr_note(path: Path, frame: av.VideoFrame) -> tuple[str, ...]:
+    curve = _HDR.get(int(frame.color_trc))
+    if curve is None:
+        return ()
+    return (f"{path.name} is HDR video ({curve}), used without tone mapping: its colours are pale",)
+
+
+class _Cursor:
+    """Open video and its last frame, from which later frames are reached without a seek."""
+
+    def __init__(self, path: Path) -> None:
+        self.reader = VideoReader(path)
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._last: VideoFrame | None = None
+
+    def image(self, frame: VideoFrame) -> PilImage.Image:
+        last, self._last = self._last, None
+        if last is None or last.keyframe != frame.keyframe or last.index >= frame.index:
+            self._frames = self.reader.frames(frame.keyframe)
+        found, too_late = self._find(frame)
+        if too_late:  # an index of the file that leads past the keyframe
+            self.reader.close()
+            self.reader = VideoReader(frame.path)
+            self._frames = self.reader.frames()
+            found, _ = self._find(frame)
+        if found is None:
+            raise user_error(
+                f"frame {frame.index} cannot be decoded", where=frame.path, hint="replace the video"
+            )
+        self._last = frame
+        return self.reader.upright(found)
+
+    def _find(self, frame: VideoFrame) -> tuple[av.VideoFrame | None, bool]:
+        """Decode up to a frame and return it, and whether decoding began behind it."""
+        too_late = True
+        for decoded in self._frames:
+            if decoded.pts == frame.timestamp:
+                return decoded, False
+            if decoded.pts is not None and decoded.pts > frame.timestamp:
+                return None, too_late
+            too_late = False
+        return None, False
+
+
+_of_thread = threading.local()
+
+
+def _cursor(path: Path) -> _Cursor:
+    """Return this thread's cursor in a video, which replaces the one in another video."""
+    cursor: _Cursor | None = getattr(_of_thread, "cursor", None)
+    if cursor is None or cursor.reader.path != path:
+        if cursor is not None:
+            cursor.reader.close()
+        _of_thread.cursor = None
+        cursor = _of_thread.cursor = _Cursor(path)
+    return cursor

@@ -14,7 +14,7 @@ from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions, Sparsity
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.runtime.backends.backend import OnnxRuntimeBackend
-from covis.runtime.photos.images import find_images
+from covis.runtime.photos.find import find
 from covis.runtime.pipeline import Pipeline, load
 from covis.runtime.scene.scene import Scene
 
@@ -34,7 +34,7 @@ def close(a: Scene, b: Scene, tolerance: float = 1e-4) -> bool:
 
 def test_scene_has_every_part(pipeline: Pipeline, photos: Path) -> None:
     scene = pipeline(photos)
-    assert scene.names == tuple(path.name for path in find_images(photos))
+    assert scene.names == tuple(path.name for path in find(photos).photos)
     assert scene.extrinsics.shape == (4, 3, 4)
     rotation = scene.extrinsics[:, :, :3]
     np.testing.assert_allclose(
@@ -117,7 +117,7 @@ def test_attention_mass_is_measured_on_request(tiny_bundle: Path, photos: Path) 
 
 
 def test_reconstruct_takes_single_changes(tiny_bundle: Path, photos: Path) -> None:
-    scene = covis.reconstruct(find_images(photos)[:1], tiny_bundle, tau=0.5, selector="dense")
+    scene = covis.reconstruct(find(photos).photos[:1], tiny_bundle, tau=0.5, selector="dense")
     assert len(scene) == 1
     with pytest.raises(CovisError, match="tau"):
         covis.reconstruct(photos, tiny_bundle, tau=2.0)
@@ -126,7 +126,7 @@ def test_reconstruct_takes_single_changes(tiny_bundle: Path, photos: Path) -> No
 def test_arrays_and_pil_images_serve_as_photos(pipeline: Pipeline, photos: Path) -> None:
     from PIL import Image
 
-    opened = [Image.open(path) for path in find_images(photos)]
+    opened = [Image.open(path) for path in find(photos).photos]
     arrays = [np.asarray(image) for image in opened]
     from_files = pipeline(photos)
     assert close(pipeline(arrays), from_files, 0)
@@ -146,7 +146,7 @@ def test_overflow_is_named_with_its_stage_and_photo(tiny_bundle: Path, photos: P
 
     pipeline = load(tiny_bundle)
     stage = pipeline.bundle.manifest.stage("depth")
-    images = pipeline._images(photos, lambda *x: None, covis.PhotoOptions())
+    images = pipeline.load_photos(photos)
     depth = np.ones((4, 56, 84), np.float32)
     depth[2, 5, 6] = np.nan
     with pytest.raises(CovisError, match=r"stage depth, output depth, photo view_002") as caught:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, ExitCode
-from covis.runtime.photos.images import Images, find_images, load_images, photo_sizes
+from covis.runtime.photos.find import find
+from covis.runtime.photos.images import Images, load_images, photo_sizes
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from tests.golden_data import scenes
 
@@ -51,63 +52,6 @@ def fails(photos: list[object], message: str) -> CovisError:
         load_images(photos, RULE)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and ";" in str(caught.value)
     return caught.value
-
-
-# Finding
-
-
-def test_natural_order_and_what_is_passed_over(tmp_path: Path) -> None:
-    for name in ("img10.png", "img2.PNG", "IMG1.png", "a b\nc.png", ".hidden.png", "notes.txt"):
-        save(tmp_path / name, format="png")
-    (tmp_path / "folder.png").mkdir()
-    names = [path.name for path in find_images(tmp_path)]
-    assert names == ["a b\nc.png", "IMG1.png", "img2.PNG", "img10.png"]
-    assert find_images(str(tmp_path)) == find_images(tmp_path)
-
-
-def test_a_list_keeps_its_order(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{name}.png") for name in "bca"]
-    assert find_images(paths) == paths
-    assert find_images([str(p) for p in paths]) == paths
-    assert find_images(paths[0]) == [paths[0]]
-
-
-def test_thousand_files_are_found_in_order(tmp_path: Path) -> None:
-    data = save(tmp_path / "0.png", Image.fromarray(PHOTO[:8, :8])).read_bytes()
-    for i in range(1, 1000):
-        (tmp_path / f"{i}.png").write_bytes(data)
-    paths = find_images(tmp_path)
-    assert [p.stem for p in paths] == [str(i) for i in range(1000)]
-    images = load_images(paths, PixelRule("vggt_crop", 14, 14))
-    assert images.uint8.shape == (1000, 3, 14, 14) and len(set(images.names)) == 1000
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("missing", "missing: no such folder; "),
-        ("empty", "empty: holds no photo; put jpg"),
-        (["missing.png"], "missing.png: no such file; "),
-        (["empty"], "empty: is a folder; "),
-        ([], "list of photos is empty; "),
-        ("empty/x\0y", "cannot be read"),
-    ],
-)
-def test_nothing_to_find(tmp_path: Path, source: str | list[str], message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    place: object = (
-        tmp_path / source if isinstance(source, str) else [tmp_path / name for name in source]
-    )
-    with pytest.raises(CovisError, match=message) as caught:
-        find_images(place)  # type: ignore[arg-type]
-    assert caught.value.code == ExitCode.USER and "\n" not in str(caught.value)
-
-
-def test_a_pipe_is_refused_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(CovisError, match="holds no photo"):
-        find_images(tmp_path)
-    fails([tmp_path / "pipe.png"], "no ordinary file")
 
 
 # Decoding
@@ -397,7 +341,7 @@ def test_interrupt_stops_the_rest() -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, covis.runtime.photos.images\n"
+        "import sys, covis.runtime.photos.selection\n"
         "import covis.runtime.scene.scene, covis.runtime.scene.writers\n"
         "heavy = {'onnxruntime', 'onnx', 'trimesh', 'torch', 'PIL', 'pydantic', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -410,7 +354,7 @@ def test_importing_is_light() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("kitchen", 25), ("llff_fern", 20)])
 def test_real_photos(name: str, count: int) -> None:
-    paths = find_images(scenes(name))
+    paths = find(scenes(name)).photos
     images = load_images(paths, PixelRule("vggt_crop", 140, 182))
     assert len(images) == count
     assert images.names == tuple(sorted(images.names))
