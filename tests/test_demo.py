@@ -52,7 +52,8 @@ def test_what_it_leaves(made: tuple[Path, str]) -> None:
     scene = made[0] / "scene"
     for name in ("points.ply", "scene.glb", "saliency.png", "scene.html", "transforms.json"):
         assert (scene / name).stat().st_size > 1000, name
-    assert (scene / "colmap/sparse/0/cameras.bin").is_file()
+    assert (scene / "sparse/0/cameras.bin").is_file()
+    assert len(list((scene / "images").glob("view_*.jpg"))) == VIEWS
     assert len(list((made[0] / "photos").glob("view_*.jpg"))) == VIEWS
 
 

@@ -22,6 +22,9 @@ from covis.engines.options import (
     Sparsity,
     SparsityChanges,
 )
+from covis.runtime.photos.options import PhotoOptions
+from covis.runtime.scene.options import SceneOptions
+from covis.runtime.scene.writers.options import OutputOptions
 
 
 def arguments(
@@ -100,6 +103,23 @@ _Estimate = arguments(
     hidden=("threads", "kernel"),
     nested={"backend": _EstimateBackend},
 )
+_PHOTO = {
+    "masks": "none",
+    "fps": "2 for a video, if no other option chooses frames",
+    "max_views": "all",
+}
+_Photo = arguments("_Photo", PhotoOptions, defaults=_PHOTO)
+_PhotoWithoutMasks = arguments(
+    "_PhotoWithoutMasks", PhotoOptions, defaults=_PHOTO, hidden=("masks",)
+)
+_Scene = arguments(
+    "_Scene",
+    SceneOptions,
+    defaults={
+        "mask_edges": "as the model's own example: True for pi3 and mapanything, False for vggt",
+        "min_conf": "as the model's own example: 0.1 for pi3, none for the others",
+    },
+)
 _Sparsity = arguments(
     "_Sparsity",
     SparsityChanges,
@@ -114,6 +134,14 @@ Photos = Annotated[
     tyro.conf.arg(metavar="PHOTOS ...", help_behavior_hint="(required)"),
 ]
 """Folder of photos, or photo files."""
+PhotoArguments = Annotated[
+    PhotoOptions, tyro.conf.arg(constructor=_Photo), tyro.conf.OmitArgPrefixes
+]
+"""Options that choose photos, video frames and masks."""
+ChoiceArguments = Annotated[
+    PhotoOptions, tyro.conf.arg(constructor=_PhotoWithoutMasks), tyro.conf.OmitArgPrefixes
+]
+"""Options that choose photos and video frames, for commands whose result has no masks."""
 RunArguments = Annotated[RunOptions, tyro.conf.arg(constructor=_Run), tyro.conf.OmitArgPrefixes]
 """All options of a run."""
 MeasureArguments = Annotated[
@@ -128,3 +156,9 @@ SparsityArguments = Annotated[
     SparsityChanges, tyro.conf.arg(constructor=_Sparsity), tyro.conf.OmitArgPrefixes
 ]
 """Options of the selector; those that are not given keep the values of the bundle."""
+SceneArguments = Annotated[
+    SceneOptions, tyro.conf.arg(constructor=_Scene), tyro.conf.OmitArgPrefixes
+]
+"""Options of cameras, world and masks."""
+OutputArguments = Annotated[OutputOptions, tyro.conf.OmitArgPrefixes]
+"""All options of a scene folder."""

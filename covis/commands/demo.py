@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from covis.synthetic import RenderedScene
 
 RECORD = "demo.json"
+_PHOTO = re.compile(r"photos/view_[0-9]+\.jpg")
 SEES = 0.05  # share of the surface that two views must have in common to count as seeing it
 _SIZE = 224  # pixels of the photos
 CameraPath = Literal["loop", "orbit", "walk", "turn", "scatter"]
@@ -62,39 +64,33 @@ def training_record() -> dict[str, Any] | None:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise unless everything in `out` was written by an earlier demo."""
-    from covis.runtime.scene.writers import FORMATS, check_output
+def check_output(out: Path, *, force: bool) -> None:
+    """Reject a place that cannot be written, and with `force` files that no demo wrote."""
+    from covis.engines.system.atomic import check_folder_target
+    from covis.engines.system.replace import check_own_files
+    from covis.runtime.scene.writers import listed_files
 
-    if not out.is_dir():
-        return
-    photos = out / "photos"
-    known = {"photos": True, "scene": True, RECORD: False}
-    strange = [p for p in out.iterdir() if known.get(p.name) is not p.is_dir()]
-    if photos.is_dir():
-        strange += [p for p in photos.iterdir() if not p.match("view_*.jpg")]
-    if strange:
-        raise user_error(
-            "was not written by the demo, so its folder is not replaced",
-            where=sorted(strange)[0],
-            hint="choose another --out",
-        )
-    check_output(out / "scene", FORMATS, force=True)
+    check_folder_target(out, force=force)
+    scene = {f"scene/{name}" for name in listed_files(out / "scene")}
+    check_own_files(
+        out,
+        lambda name: name == RECORD or name in scene or _PHOTO.fullmatch(name) is not None,
+        "which the demo did not write",
+    )
 
 
 def demo(command: DemoCommand) -> None:
     """Render, reconstruct dense and sparse, write, and compare with the true scene."""
     from rich.console import Console
 
-    from covis.commands.run import progress_bar
+    from covis.commands.run import progress_bar, shown
     from covis.engines.system.atomic import atomic_folder
     from covis.runtime.pipeline import load
     from covis.runtime.scene.writers import write
     from covis.synthetic.photos import write_photos
 
     console = Console(stderr=True)
-    if command.force:
-        check_replaceable(command.out)
+    check_output(command.out, force=command.force)
     pipeline = load(command.bundle or demo_bundle())
     folder = atomic_folder(command.out, force=command.force)
     with folder as scratch, progress_bar(console) as on_progress:
@@ -110,10 +106,8 @@ def demo(command: DemoCommand) -> None:
         (scratch / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         on_progress("writing", 1, 1)
     _print(console, record, own=command.bundle is None)
-    for path in sorted(p for p in command.out.rglob("*") if p.is_file()):
-        if path.parent.name != "photos":
-            print(path)
-    print(command.out / "photos")
+    for path in shown(sorted(p for p in command.out.rglob("*") if p.is_file())):
+        print(path)
 
 
 def render_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
@@ -219,9 +213,9 @@ def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str
     """Write the scene's page again, with the errors, true cameras and true co-visibility."""
     import numpy as np
 
-    from covis.runtime.scene.writers import CONF_PERCENTILE
     from covis.runtime.scene.writers.finite import finite_part
     from covis.runtime.scene.writers.html import PageExtras, page
+    from covis.runtime.scene.writers.options import OutputOptions
 
     kept, _ = finite_part(scene)
     views = np.flatnonzero(scene.usable_cameras())
@@ -233,7 +227,7 @@ def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str
     )
     seen = np.asarray(truth.covisibility)[np.ix_(views, views)]
     extras = PageExtras(facts, seen, _true_frusta(kept, truth, views))
-    path.write_text(page(kept, CONF_PERCENTILE, extras), encoding="utf-8")
+    path.write_text(page(kept, OutputOptions().conf_percentile, extras), encoding="utf-8")
 
 
 def _true_frusta(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covis.commands.arguments import BundlePath, Photos, RunArguments, SparsityArguments
-from covis.engines.errors import CovisError, user_error
+from covis.commands.arguments import (
+    BundlePath,
+    OutputArguments,
+    PhotoArguments,
+    Photos,
+    RunArguments,
+    SceneArguments,
+    SparsityArguments,
+)
+from covis.engines.errors import printable
 from covis.engines.options import RunOptions, SparsityChanges
-from covis.runtime.scene.writers import CONF_PERCENTILE, FORMATS, Format
+from covis.runtime.photos.options import PhotoOptions
+from covis.runtime.scene.options import SceneOptions
+from covis.runtime.scene.writers.options import OutputOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from covis.engines.options import Sparsity
     from covis.runtime.pipeline import StageProgress
-    from covis.runtime.scene.scene import SparsityReport
+    from covis.runtime.scene.scene import Scene, SparsityReport
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,12 @@ class RunCommand:
 
     Attributes:
         bundle: Bundle to run: a folder that `covis export` wrote.
-        photos: Folder of photos, or the photo files themselves.
+        photos: Folder of photos and videos, or the files themselves.
         out: Folder to write the scene to; it must not exist yet.
-        formats: File formats to write; docs/reference/conventions.md has their axes and units.
-        conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
-            out of point clouds.
         force: Replace the output folder if covis wrote everything in it.
+        choice: Photos and video frames to take, and pixels to leave out.
+        scene: Cameras, frame of the world and masks.
+        output: Contents of the output folder.
         run: How the stages run, and in which backend; the result is the same up to rounding.
         sparsity: Selector options for this run; options that are not given keep the bundle's
             values.
@@ -39,20 +51,12 @@ class RunCommand:
     bundle: BundlePath
     photos: Photos
     out: Path
-    formats: tuple[Format, ...] = FORMATS
-    conf_percentile: float = CONF_PERCENTILE
     force: bool = False
+    choice: PhotoArguments = field(default_factory=PhotoOptions)
+    scene: SceneArguments = field(default_factory=SceneOptions)
+    output: OutputArguments = field(default_factory=OutputOptions)
     run: RunArguments = field(default_factory=RunOptions)
     sparsity: SparsityArguments = field(default_factory=SparsityChanges)
-
-    def __post_init__(self) -> None:
-        # The writers reject it too, but only after the work.
-        if not 0.0 <= self.conf_percentile <= 100.0:
-            raise user_error(
-                f"{self.conf_percentile} is not in [0, 100]",
-                where="--conf-percentile",
-                hint="give a share in percent",
-            )
 
 
 def run(command: RunCommand) -> None:
@@ -60,42 +64,55 @@ def run(command: RunCommand) -> None:
     from rich.console import Console
 
     from covis.engines.bundle.pixel_rule import size_warning
-    from covis.engines.errors import printable
-    from covis.runtime.photos.images import find_images, photo_sizes
     from covis.runtime.pipeline import load
     from covis.runtime.scene.writers import check_output, write
 
     console = Console(stderr=True)
-    check_output(command.out, command.formats, force=command.force)
+    check_output(command.out, command.output, force=command.force)
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, command.run)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
-    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
-    sizes = photo_sizes(paths)
-    with suppress(CovisError):  # a photo that no size suits is named when it is loaded
-        if warning := size_warning(pipeline.bundle.manifest.pixel_rule, sizes):
-            console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        scene = pipeline(paths, sparsity=sparsity, progress=progress)
+        images = pipeline.load_photos(named(command.photos), command.choice, progress)
+        early = (*images.notes, size_warning(pipeline.bundle.manifest.pixel_rule, images.sizes))
+        warn(console, [note for note in early if note])
+        scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
         progress("writing", 0, 1)
-        written = write(
-            scene,
-            command.out,
-            command.formats,
-            conf_percentile=command.conf_percentile,
-            force=command.force,
-        )
+        written = write(scene, command.out, command.output, force=command.force)
         progress("writing", 1, 1)
-    for note in pipeline.notes:
-        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    notes = dict.fromkeys([*pipeline.notes, *written.notes])
+    warn(console, [note for note in notes if note not in images.notes])
     report = scene.sparsity
     assert report is not None
-    console.print(f"{len(scene)} views; {kept_line(report, sparsity, len(scene))}", highlight=False)
+    console.print(f"{_views(scene)}; {kept_line(report, sparsity, len(scene))}", highlight=False)
     if report.attention_mass is not None and report.layers:
         mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
         console.print(f"attention mass on kept blocks, by sparse layer: {mass}", highlight=False)
-    for path in written:
+    for path in shown(written.files):
         print(path)
+
+
+def _views(scene: Scene) -> str:
+    """Return the number of views, and how many of them are in the output where not all are."""
+    kept = int(scene.usable_cameras().sum())
+    return f"{len(scene)} views" if kept == len(scene) else f"{kept} of {len(scene)} views"
+
+
+def shown(files: Iterable[Path]) -> list[Path]:
+    """Return files, with a folder in place of those that have one file for each view."""
+    each = ("images", "masks", "depth", "photos")
+    return list(dict.fromkeys(f.parent if f.parent.name in each else f for f in files))
+
+
+def named(photos: tuple[Path, ...]) -> Path | tuple[Path, ...]:
+    """Return what the command line names: one folder or file, or a list of files."""
+    return photos[0] if len(photos) == 1 else photos
+
+
+def warn(console: Console, notes: Iterable[str]) -> None:
+    """Print notes for the user, a line each."""
+    for note in notes:
+        console.print(printable(note), style="yellow", markup=False, soft_wrap=True)
 
 
 def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:

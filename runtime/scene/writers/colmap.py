@@ -1,6 +1,6 @@
-"""`colmap/sparse/0`: a COLMAP model, binary and text, in original pixels.
+"""`sparse/0`: a COLMAP model, binary and text, in pixels of the files in `images/`.
 
-Formats as COLMAP's documentation gives them ("Output Format"): one PINHOLE camera an image,
+Formats as COLMAP's documentation gives them ("Output Format"): PINHOLE cameras,
 world-to-camera poses with w-first quaternions, pixel (0, 0) at the corner of the top-left pixel.
 """
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import PointSamples, Scene
+from covis.runtime.scene.writers.folder import SceneFolder
+from covis.runtime.scene.writers.frames import Frames
 
 MAX_POINTS = 200_000  # a sparse model: tools load all of it at once, in its text form, too
 _PINHOLE = 1  # COLMAP's id of the camera model with fx, fy, cx, cy
@@ -45,10 +47,10 @@ class ColmapModel:
     """Tables of a COLMAP model with one observation per point; ids count from 1.
 
     Attributes:
-        names: M image names; image i + 1 has camera i + 1.
-        cameras: M rows of the cameras' table.
+        names: M names of files in `images/`.
+        cameras: Rows of the cameras' table.
         poses: M rows of the images' table.
-        observations: For each image, its points in original pixels.
+        observations: For each image, its points in the file's pixels.
         points: N rows of the points' table.
     """
 
@@ -59,51 +61,55 @@ class ColmapModel:
     points: NDArray[Any]
 
 
-def write_colmap(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """Write at most 200,000 points, evenly sampled, each observed at its own pixel.
-
-    The text form ends an image's name at the first blank, so blanks, control characters and
-    percent signs are written there as %20 and the like. The binary form contains names as they are.
-    """
-    model = colmap_model(scene, scene.point_samples(percentile=conf_percentile))
-    place = folder / "colmap" / "sparse" / "0"
+def write_colmap(folder: SceneFolder) -> list[Path]:
+    """Write at most 200,000 points, evenly sampled, each observed at its own pixel."""
+    limit = min(folder.options.max_points or MAX_POINTS, MAX_POINTS)
+    model = colmap_model(folder.scene, folder.frames, folder.samples.thin(limit))
+    place = folder.place / "sparse" / "0"
     place.mkdir(parents=True)
     return [*_write_binary(model, place), *_write_text(model, place)]
 
 
-def colmap_model(scene: Scene, samples: PointSamples) -> ColmapModel:
-    """Build the tables of `scene` with points `samples` (in view order), at most `MAX_POINTS`."""
-    samples = samples.thin(MAX_POINTS)
+def colmap_model(scene: Scene, frames: Frames, samples: PointSamples) -> ColmapModel:
+    """Build the tables of `scene`, with the images `frames` and points `samples` in view order."""
     M, count = len(scene), len(samples.xyz)
     ids = np.arange(1, M + 1)
-    cameras, poses = np.zeros(M, _CAMERA), np.zeros(M, _POSE)
-    K = scene.intrinsics_original.astype(np.float64)
-    cameras["id"], cameras["model"] = ids, _PINHOLE
-    cameras["height"], cameras["width"] = scene.original_sizes.T
-    cameras["params"] = np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], axis=-1)
-    poses["id"] = poses["camera"] = ids
-    poses["qvec"] = np.roll(geometry.rotation_to_quaternion(scene.extrinsics[:, :, :3]), 1, axis=1)
-    poses["tvec"] = scene.extrinsics[:, :, 3]
     points = np.zeros(count, _POINT)
     points["id"] = np.arange(1, count + 1)
     points["xyz"], points["rgb"], points["track"] = samples.xyz, samples.rgb, 1
     points["image"] = samples.view + 1
     starts = np.searchsorted(samples.view, np.arange(M + 1))
     points["index"] = np.arange(count) - starts[samples.view]
-    xy = _original_pixels(scene, samples)
+    poses = np.zeros(M, _POSE)
+    poses["id"], poses["camera"] = ids, scene.camera_groups() + 1
+    poses["qvec"] = np.roll(geometry.rotation_to_quaternion(scene.extrinsics[:, :, :3]), 1, axis=1)
+    poses["tvec"] = scene.extrinsics[:, :, 3]
+    xy = _image_pixels(scene, frames, samples)
     observations = []
     for first, last in pairwise(starts.tolist()):
         seen = np.zeros(last - first, _OBSERVATION)
         seen["xy"], seen["point"] = xy[first:last], points["id"][first:last]
         observations.append(seen)
-    return ColmapModel(scene.names, cameras, poses, tuple(observations), points)
+    cameras = _cameras(frames, scene.camera_groups())
+    return ColmapModel(frames.names, cameras, poses, tuple(observations), points)
 
 
-def _original_pixels(scene: Scene, samples: PointSamples) -> Float64:
-    """Return original pixels (N, 2); a view's intrinsics differ by the pixel transform alone."""
-    to_original = scene.intrinsics_original @ np.linalg.inv(scene.intrinsics.astype(np.float64))
+def _cameras(frames: Frames, groups: NDArray[np.int64]) -> NDArray[Any]:
+    """Return one row for each camera; the views of a group have the same camera."""
+    numbers, first = np.unique(groups, return_index=True)
+    cameras = np.zeros(len(numbers), _CAMERA)
+    K = frames.intrinsics[first]
+    cameras["id"], cameras["model"] = numbers + 1, _PINHOLE
+    cameras["height"], cameras["width"] = frames.sizes[first].T
+    cameras["params"] = np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], axis=-1)
+    return cameras
+
+
+def _image_pixels(scene: Scene, frames: Frames, samples: PointSamples) -> Float64:
+    """Return image pixels (N, 2); a view's intrinsics differ by the pixel transform alone."""
+    to_image = frames.intrinsics @ np.linalg.inv(scene.intrinsics.astype(np.float64))
     homogeneous = np.concatenate([samples.pixel, np.ones((len(samples.pixel), 1))], axis=1)
-    mapped: Float64 = np.einsum("nij,nj->ni", to_original[samples.view, :2], homogeneous)
+    mapped: Float64 = np.einsum("nij,nj->ni", to_image[samples.view, :2], homogeneous)
     return mapped
 
 
@@ -114,7 +120,7 @@ def _write_binary(model: ColmapModel, place: Path) -> list[Path]:
     with images.open("wb") as file:
         file.write(count(len(model.poses)).tobytes())
         for pose, name, seen in zip(model.poses, model.names, model.observations, strict=True):
-            file.write(pose.tobytes() + _encoded(name) + b"\0")
+            file.write(pose.tobytes() + name.encode("ascii") + b"\0")
             file.write(count(len(seen)).tobytes() + seen.tobytes())
     with points.open("wb") as file:
         file.write(count(len(model.points)).tobytes())
@@ -135,7 +141,7 @@ def _write_text(model: ColmapModel, place: Path) -> list[Path]:
         for pose, name, seen in zip(model.poses, model.names, model.observations, strict=True):
             motion = _numbers([*pose["qvec"], *pose["tvec"]])
             file.write(f"{pose['id']} {motion} {pose['camera']} ".encode())
-            file.write(_encoded(_without_blanks(name)) + b"\n")
+            file.write(name.encode("ascii") + b"\n")
             rows = zip(seen["xy"].tolist(), seen["point"].tolist(), strict=True)
             file.write(" ".join(f"{x!r} {y!r} {point}" for (x, y), point in rows).encode() + b"\n")
     with points.open("w", encoding="ascii", newline="\n") as file:
@@ -149,12 +155,3 @@ def _write_text(model: ColmapModel, place: Path) -> list[Path]:
 def _numbers(values: Iterable[Any]) -> str:
     """Format numbers as decimals that read back as the same float64."""
     return " ".join(repr(float(value)) for value in values)
-
-
-def _without_blanks(name: str) -> str:
-    return "".join(f"%{ord(c):02X}" if c <= " " or c in "%\x7f" else c for c in name)
-
-
-def _encoded(name: str) -> bytes:
-    """Return a file name's bytes as in the file system, whether they are UTF-8 or not."""
-    return name.encode("utf-8", "surrogateescape")

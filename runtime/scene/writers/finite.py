@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from covis.engines.errors import numerics_error
+from covis.engines.errors import numerics_error, printable
 from covis.runtime.scene.scene import Scene
+
+_NAMED = 10  # views that a line names
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,17 @@ class LeftOut:
 
     views: tuple[str, ...]
     points: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line that names the views that were left out, if there are any."""
+        if not self.views:
+            return ()
+        named = ", ".join(printable(name) for name in self.views[:_NAMED])
+        more = f" and {len(self.views) - _NAMED} more" if len(self.views) > _NAMED else ""
+        several = f"{len(self.views)} views have no finite camera and are left out"
+        one = "1 view has no finite camera and is left out"
+        return (f"{several if len(self.views) > 1 else one}: {named}{more}",)
 
 
 def finite_part(scene: Scene) -> tuple[Scene, LeftOut]:

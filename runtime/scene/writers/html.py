@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers.folder import SceneFolder
 from covis.runtime.scene.writers.glb import frusta
 
 MAX_POINTS = 150_000  # the most that one core turns smoothly; the PLY contains all points
@@ -50,10 +51,10 @@ class PageExtras:
     true_frusta: Float64 | None = None
 
 
-def write_html(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+def write_html(folder: SceneFolder) -> list[Path]:
     """Write the page of a scene, with at most 150,000 points, evenly sampled."""
-    path = folder / "scene.html"
-    path.write_text(page(scene, conf_percentile), encoding="utf-8")
+    path = folder.place / "scene.html"
+    path.write_text(page(folder.scene, folder.options.conf_percentile), encoding="utf-8")
     return [path]
 
 

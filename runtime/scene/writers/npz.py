@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers.folder import SceneFolder
 
 _ARRAYS = (
     "extrinsics",
@@ -27,11 +27,12 @@ _ARRAYS = (
 )
 
 
-def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+def write_npz(folder: SceneFolder) -> list[Path]:
     """Write all arrays under the names of `Scene`, and `names`, `metric`, `sparsity`, `provenance`.
 
     The last two are JSON text. Nothing is filtered; use `valid` and the confidences for that.
     """
+    scene = folder.scene
     arrays: dict[str, Any] = {
         name: getattr(scene, name) for name in _ARRAYS if getattr(scene, name) is not None
     }
@@ -40,7 +41,7 @@ def write_npz(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
     arrays["provenance"] = np.array(json.dumps(dict(scene.provenance), default=str))
     if scene.sparsity is not None:
         arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity), default=np.ndarray.tolist))
-    path = folder / "scene.npz"
+    path = folder.place / "scene.npz"
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return [path]

@@ -8,9 +8,15 @@ from typing import Literal, get_args
 from covis.engines.errors import user_error
 
 Format = Literal[
-    "npz", "ply", "glb", "colmap", "nerfstudio", "saliency", "html", "images", "depth", "masks"
+    "images", "masks", "depth", "ply", "colmap", "nerfstudio", "npz", "glb", "saliency", "html"
 ]
-FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[Format, ...] = get_args(Format)  # in the order of writing
+# What the files of a format refer to, which is written with it.
+_NEEDS: dict[Format, tuple[Format, ...]] = {
+    "masks": ("images",),
+    "colmap": ("images",),
+    "nerfstudio": ("images", "ply"),
+}
 DepthFormat = Literal["png", "exr"]
 
 
@@ -19,12 +25,12 @@ class OutputOptions:
     """Contents of the folder of a scene.
 
     Attributes:
-        formats: File formats to write; docs/reference/conventions.md has their axes and units.
-            `colmap` and `nerfstudio` bring the images that they refer to.
+        formats: Parts to write; docs/reference/conventions.md has their axes and units. `colmap`,
+            `nerfstudio` and `masks` bring the images that they refer to.
         conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
             out of point clouds.
         max_points: Largest number of points in `points.ply`, evenly sampled over the views; 0
-            writes all of them.
+            writes all of them. `colmap` has at most 200,000.
         depth_format: File format of the depth images. `png`: 16-bit integers, in millimetres where
             the scene is metric. `exr`: 32-bit floats in the scene's own unit.
     """
@@ -64,3 +70,11 @@ class OutputOptions:
                 where="--depth-format",
                 hint=f"use {' or '.join(get_args(DepthFormat))}",
             )
+
+    @property
+    def parts(self) -> tuple[Format, ...]:
+        """The formats and those that they need, in the order of writing."""
+        wanted = set(self.formats)
+        for name in self.formats:
+            wanted.update(_NEEDS.get(name, ()))
+        return tuple(name for name in FORMATS if name in wanted)

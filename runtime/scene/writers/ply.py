@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers.folder import SceneFolder
 
 _VERTEX = np.dtype(
     [("xyz", "<f4", 3), ("rgb", "u1", 3), ("confidence", "<f4")],
 )
 
 
-def write_ply(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
-    """Write points unprojected from depth, in the scene's world frame (OpenCV axes) and units."""
-    xyz, rgb, conf = scene.point_cloud(percentile=conf_percentile)
+def write_ply(folder: SceneFolder) -> list[Path]:
+    """Write points unprojected from depth, in the scene's world frame (OpenCV axes) and units.
+
+    More points than the options allow are thinned evenly, in the order of views and pixel rows.
+    """
+    limit, samples = folder.options.max_points, folder.samples
+    xyz, rgb, conf, *_ = samples.thin(limit) if limit else samples
     vertices = np.empty(len(xyz), _VERTEX)
     vertices["xyz"], vertices["rgb"], vertices["confidence"] = xyz, rgb, conf
     properties = [
@@ -23,7 +27,7 @@ def write_ply(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
         *(f"property uchar {colour}" for colour in ("red", "green", "blue")),
         "property float confidence",
     ]
-    unit = "metres" if scene.metric else "of the scene's own scale"
+    unit = "metres" if folder.scene.metric else "of the scene's own scale"
     header = [
         "ply",
         "format binary_little_endian 1.0",
@@ -32,7 +36,7 @@ def write_ply(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
         *properties,
         "end_header\n",
     ]
-    path = folder / "points.ply"
+    path = folder.place / "points.ply"
     with path.open("wb") as file:
         file.write("\n".join(header).encode("ascii"))
         file.write(vertices.tobytes())

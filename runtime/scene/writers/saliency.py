@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import user_error
-from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers.folder import SceneFolder
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -26,17 +26,18 @@ _LEVELS = np.array([(233, 236, 239), (133, 183, 235), (12, 68, 124)], np.uint8)
 _LEVEL_NAMES = ("skipped", "low precision", "full precision")
 
 
-def write_saliency(scene: Scene, folder: Path, conf_percentile: float) -> list[Path]:
+def write_saliency(folder: SceneFolder) -> list[Path]:
     """Draw the similarity matrix with a colour bar and, beside it, the level of each pair.
 
     Raises:
         CovisError: The scene has no similarity matrix.
     """
+    scene = folder.scene
     if scene.similarity is None:
         raise user_error(
             "this scene has no similarity matrix", where="--formats", hint='leave out "saliency"'
         )
-    path = folder / "saliency.png"
+    path = folder.place / "saliency.png"
     draw_saliency(scene.similarity, scene.pair_level).save(path)
     return [path]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
 from covis.runtime.scene.from_heads import decode_vggt
 from covis.runtime.scene.scene import Scene
-from covis.runtime.scene.writers import write
+from covis.runtime.scene.writers import OutputOptions, write
 from tests.golden_data import golden
 from tests.places import ROOT
 
@@ -55,8 +56,9 @@ def test_vggt_points_reproject_onto_their_own_pixels(tmp_path: Path, case: int) 
     )
     # Points in float32: up to half a unit in the last place, times the focal length.
     assert np.abs(uv - grid).max() < 1e-3
-    write(scene, tmp_path / "out", ["colmap"], conf_percentile=0)
-    model = pycolmap.Reconstruction(tmp_path / "out/colmap/sparse/0")
+    options = OutputOptions(formats=("colmap",), conf_percentile=0)
+    write(replace(scene, sources=images.sources), tmp_path / "out", options)
+    model = pycolmap.Reconstruction(tmp_path / "out/sparse/0")
     assert model.num_points3D() == scene.valid.sum()
     worst = 0.0
     for image in model.images.values():

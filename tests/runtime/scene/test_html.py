@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from covis.runtime.scene.scene import Scene
-from covis.runtime.scene.writers import write
+from covis.runtime.scene.writers import OutputOptions, write
 from covis.runtime.scene.writers.html import MAX_EDGES, PageExtras, page
 from covis.runtime.scene.writers.saliency import colours
 from tests.chromium import Page, chromium_page, needs_chromium
@@ -105,7 +105,7 @@ def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
     scene = random_scene(1, similarity=None, pair_level=None, images=None, sparsity=None)
     empty = random_scene(1, valid=np.zeros((1, 28, 42), bool))
     for index, each in enumerate((scene, empty)):
-        (path, _) = write(each, tmp_path / str(index), ["html"])
+        path, _ = write(each, tmp_path / str(index), OutputOptions(formats=("html",))).files
         data = block(path.read_text(encoding="utf-8"))
         assert len(data["names"]) == 1
     assert data["positions"] == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -13,34 +14,53 @@ from PIL import Image
 
 from covis.engines.errors import CovisError
 from covis.runtime.scene import geometry
-from covis.runtime.scene.writers import FORMATS, colmap, glb, write
+from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.writers import colmap, glb, write
+from covis.runtime.scene.writers.finite import LeftOut
+from covis.runtime.scene.writers.frames import Frames
 from covis.runtime.scene.writers.glb import frusta
+from covis.runtime.scene.writers.options import Format, OutputOptions
 from covis.runtime.scene.writers.saliency import _LEVELS, colours, draw_saliency
 from tests.runtime.scene.random_scene import random_scene
 
 NAMES = ("a b.jpg", "c\nd%.jpg", "e\udcff.jpg")
-COLMAP = Path("colmap/sparse/0")
+COLMAP = Path("sparse/0")
+
+
+def only(*formats: Format, **options: Any) -> OutputOptions:
+    return OutputOptions(formats=formats, **options)
+
+
+def full_size(scene: Scene) -> Frames:
+    """Return images at full size, as if the photos of a random scene were there."""
+    M = len(scene)
+    return Frames(
+        names=tuple(f"{i:03d}.png" for i in range(M)),
+        sizes=scene.original_sizes,
+        intrinsics=scene.intrinsics_original.astype(np.float64),
+        origin="photos",
+        copied=(False,) * M,
+    )
 
 
 def test_all_formats_at_once(tmp_path: Path) -> None:
-    files = write(random_scene(), tmp_path / "out")
+    files, notes = write(random_scene(), tmp_path / "out")
     names = [path.relative_to(tmp_path / "out").as_posix() for path in files]
-    model = [
-        f"colmap/sparse/0/{n}.{e}"
-        for e in ("bin", "txt")
-        for n in ("cameras", "images", "points3D")
-    ]
+    model = [f"sparse/0/{n}.{e}" for e in ("bin", "txt") for n in ("cameras", "images", "points3D")]
     assert names == [
-        *("scene.npz", "points.ply", "scene.glb", *model),
-        *("transforms.json", "saliency.png", "scene.html", "scene.json"),
+        *(f"images/00{i}.png" for i in range(3)),
+        *(f"depth/00{i}.png" for i in range(3)),
+        *("points.ply", *model, "transforms.json"),
+        *("scene.npz", "scene.glb", "saliency.png", "scene.html", "scene.json"),
     ]
     found = {p for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert found == set(files)
+    assert len(notes) == 1 and "the scene does not know its photos" in notes[0]
 
 
 def test_npz_holds_everything(tmp_path: Path) -> None:
     scene = random_scene(names=NAMES, metric=True)
-    (path, _) = write(scene, tmp_path / "out", ["npz"])
+    path, _ = write(scene, tmp_path / "out", only("npz")).files
     with np.load(path, allow_pickle=False) as record:
         for name in ("extrinsics", "depth", "valid", "images", "similarity", "original_sizes"):
             np.testing.assert_array_equal(record[name], getattr(scene, name))
@@ -51,7 +71,7 @@ def test_npz_holds_everything(tmp_path: Path) -> None:
 
 def test_ply_read_by_trimesh(tmp_path: Path) -> None:
     scene = random_scene()
-    path, _ = write(scene, tmp_path / "out", ["ply"], conf_percentile=40)
+    path, _ = write(scene, tmp_path / "out", only("ply", conf_percentile=40)).files
     xyz, rgb, conf = scene.point_cloud(percentile=40)
     cloud = trimesh.load(path)
     assert len(cloud.vertices) == len(xyz) == pytest.approx(0.6 * 3 * 28 * 42, abs=2)
@@ -73,12 +93,11 @@ def test_empty_cloud_is_still_a_file(tmp_path: Path) -> None:
 
 def test_glb_read_by_trimesh(tmp_path: Path) -> None:
     scene = random_scene()
-    path, _ = write(scene, tmp_path / "out", ["glb"])
+    path, _ = write(scene, tmp_path / "out", only("glb")).files
     loaded = trimesh.load(path)
-    xyz, rgb, _ = scene.point_cloud(percentile=20)
+    xyz, *_ = scene.point_cloud(percentile=20)
     y_up = [1, -1, -1]
     np.testing.assert_allclose(loaded.geometry["points"].vertices, xyz * y_up, rtol=1e-6)
-    np.testing.assert_array_equal(loaded.geometry["points"].colors[:, :3], rgb)
     corners = frusta(scene, xyz).reshape(-1, 3) * y_up
     ends = loaded.geometry["cameras"].vertices
     gap = np.linalg.norm(ends[:, None] - corners[None], axis=-1)
@@ -88,7 +107,7 @@ def test_glb_read_by_trimesh(tmp_path: Path) -> None:
 def test_glb_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(glb, "MAX_POINTS", 50)
     scene = random_scene()
-    path, _ = write(scene, tmp_path / "out", ["glb"])
+    path, _ = write(scene, tmp_path / "out", only("glb")).files
     xyz = scene.point_cloud(percentile=20)[0]
     chosen = np.linspace(0, len(xyz) - 1, 50).astype(int)
     shown = trimesh.load(path).geometry["points"].vertices
@@ -108,17 +127,19 @@ def test_frusta_show_the_corners_of_the_images() -> None:
 
 @pytest.mark.parametrize("form", ["binary", "text"])
 def test_colmap_round_trip(tmp_path: Path, form: str) -> None:
-    scene = random_scene(names=(*NAMES[:2], "plain.jpg"))
-    write(scene, tmp_path / "out", ["colmap"])
-    model = pycolmap.Reconstruction()
-    getattr(model, f"read_{form}")(str(tmp_path / "out" / COLMAP))
+    scene = random_scene()
     samples = scene.point_samples(percentile=20)
+    place = tmp_path / "model"
+    place.mkdir()
+    model_files = colmap.colmap_model(scene, full_size(scene), samples)
+    getattr(colmap, f"_write_{form}")(model_files, place)
+    model = pycolmap.Reconstruction()
+    getattr(model, f"read_{form}")(str(place))
     assert model.num_images() == 3 and model.num_points3D() == len(samples.xyz)
-    text = ("a%20b.jpg", "c%0Ad%25.jpg", "plain.jpg")
     worst = 0.0
     for i in range(3):
         image, camera = model.images[i + 1], model.cameras[i + 1]
-        assert image.name == (text if form == "text" else scene.names)[i]
+        assert image.name == f"00{i}.png"
         assert (camera.height, camera.width) == tuple(scene.original_sizes[i])
         assert camera.model.name == "PINHOLE"
         np.testing.assert_allclose(
@@ -141,45 +162,72 @@ def test_colmap_round_trip(tmp_path: Path, form: str) -> None:
     assert model.compute_mean_reprojection_error() < 1e-3
 
 
-def test_colmap_points_lie_on_the_photo_where_it_was_seen(tmp_path: Path) -> None:
+def test_colmap_points_lie_on_the_photo_where_it_was_seen() -> None:
     scene = random_scene()
-    model = colmap.colmap_model(scene, scene.point_samples())
+    model = colmap.colmap_model(scene, full_size(scene), scene.point_samples())
     for size, seen in zip(scene.original_sizes, model.observations, strict=True):
         assert (seen["xy"] > 0).all() and (seen["xy"] < size[::-1]).all()
 
 
-def test_colmap_thins_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(colmap, "MAX_POINTS", 100)
-    write(random_scene(), tmp_path / "out", ["colmap"])
+def test_colmap_has_one_camera_for_views_that_share_it(tmp_path: Path) -> None:
+    scene = random_scene()
+    K, sizes = scene.intrinsics.copy(), scene.original_sizes.copy()
+    K[2], sizes[2] = K[0], sizes[0]
+    shared = random_scene(
+        intrinsics=K,
+        intrinsics_original=K,
+        original_sizes=sizes,
+        shared_cameras=np.array([7, 3, 7]),
+    )
+    write(shared, tmp_path / "out", only("colmap"))
+    for form in ("binary", "text"):
+        model = pycolmap.Reconstruction()
+        getattr(model, f"read_{form}")(str(tmp_path / "out" / COLMAP))
+        assert model.num_cameras() == 2
+        assert model.images[1].camera_id == model.images[3].camera_id != model.images[2].camera_id
+        np.testing.assert_allclose(model.images[3].camera.calibration_matrix(), K[0], atol=1e-9)
+
+
+@pytest.mark.parametrize(("max_points", "count"), [(100, 100), (0, 150), (10_000, 150)])
+def test_colmap_thins_evenly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, max_points: int, count: int
+) -> None:
+    monkeypatch.setattr(colmap, "MAX_POINTS", 150)
+    write(random_scene(), tmp_path / "out", only("colmap", max_points=max_points))
     model = pycolmap.Reconstruction(tmp_path / "out" / COLMAP)
-    assert model.num_points3D() == 100
-    assert all(30 <= len(image.points2D) <= 36 for image in model.images.values())
+    assert model.num_points3D() == count
+    assert all(
+        0.9 * count / 3 <= len(image.points2D) <= 1.1 * count / 3 for image in model.images.values()
+    )
     model.update_point_3d_errors()
     assert model.compute_mean_reprojection_error() < 1e-3
 
 
-def test_colmap_keeps_any_file_name(tmp_path: Path) -> None:
-    write(random_scene(names=NAMES), tmp_path / "out", ["colmap"])
-    assert b"\0" not in (tmp_path / "out" / COLMAP / "images.txt").read_bytes()
-    assert b"e\xff.jpg\0" in (tmp_path / "out" / COLMAP / "images.bin").read_bytes()
+@pytest.mark.parametrize(("max_points", "count"), [(50, 50), (0, 3528), (1_000_000, 3528)])
+def test_the_cloud_that_splatting_starts_from_is_thinned(
+    tmp_path: Path, max_points: int, count: int
+) -> None:
+    options = only("nerfstudio", max_points=max_points, conf_percentile=0)
+    write(random_scene(), tmp_path / "out", options)
+    record = json.loads((tmp_path / "out/transforms.json").read_text())
+    cloud = trimesh.load(tmp_path / "out" / record["ply_file_path"])
+    xyz = random_scene().point_cloud()[0]
+    chosen = np.linspace(0, len(xyz) - 1, count).astype(int)
+    np.testing.assert_array_equal(cloud.vertices, xyz[chosen].astype(np.float32))
 
 
-def test_a_file_of_two_formats_is_listed_once(tmp_path: Path) -> None:
-    files = write(random_scene(), tmp_path / "out", ["nerfstudio", "ply", "ply"])
-    assert [path.name for path in files] == ["transforms.json", "points.ply", "scene.json"]
+def test_a_format_brings_what_it_refers_to_once(tmp_path: Path) -> None:
+    files, _ = write(random_scene(), tmp_path / "out", only("nerfstudio", "ply", "ply"))
+    assert [path.name for path in files] == [
+        *(f"00{i}.png" for i in range(3)),
+        *("points.ply", "transforms.json", "scene.json"),
+    ]
 
 
 def test_nerfstudio(tmp_path: Path) -> None:
-    photos = tmp_path / "my photos"
-    scene = random_scene(paths=(photos / "0.jpg", photos / "1.jpg", None))
-    write(scene, tmp_path / "out", ["nerfstudio"])
+    scene = random_scene()
+    write(scene, tmp_path / "out", only("nerfstudio"))
     record = json.loads((tmp_path / "out/transforms.json").read_text())
-    assert [f["file_path"] for f in record["frames"]] == [
-        "../my photos/0.jpg",
-        "../my photos/1.jpg",
-        "images/002.jpg",
-    ]
-    assert (tmp_path / "out" / record["ply_file_path"]).is_file()
     samples = scene.point_samples()
     for i, frame in enumerate(record["frames"]):
         # By the format's own definition: x right, y up, looking along -z, camera to world.
@@ -189,9 +237,10 @@ def test_nerfstudio(tmp_path: Path) -> None:
         assert (z < 0).all()
         u = frame["fl_x"] * x / -z + frame["cx"]
         v = frame["fl_y"] * -y / -z + frame["cy"]
-        expected, _ = geometry.project(xyz, scene.intrinsics_original[i], scene.extrinsics[i])
+        expected, _ = geometry.project(xyz, scene.intrinsics[i], scene.extrinsics[i])
         np.testing.assert_allclose(np.stack([u, v], -1), expected, atol=1e-9)
-        assert [frame["h"], frame["w"]] == scene.original_sizes[i].tolist()
+        with Image.open(tmp_path / "out" / frame["file_path"]) as image:
+            assert image.size == (frame["w"], frame["h"]) == (42, 28)
 
 
 @pytest.mark.parametrize("views", [1, 3, 25, 700])
@@ -215,11 +264,11 @@ def test_saliency_picture_shows_the_numbers(tmp_path: Path, views: int) -> None:
 
 
 def test_saliency_file_and_its_absence(tmp_path: Path) -> None:
-    path, _ = write(random_scene(), tmp_path / "out", ["saliency"])
+    path, _ = write(random_scene(), tmp_path / "out", only("saliency")).files
     with Image.open(path) as picture:
         assert picture.mode == "RGB" and picture.width > 1300
     with pytest.raises(CovisError, match="no similarity matrix; leave out"):
-        write(random_scene(similarity=None), tmp_path / "other", ["saliency"])
+        write(random_scene(similarity=None), tmp_path / "other", only("saliency"))
     assert not (tmp_path / "other").exists()
 
 
@@ -240,9 +289,11 @@ def test_non_finite_is_left_out_and_counted(tmp_path: Path) -> None:
     similarity = scene.similarity.copy()
     similarity[0, 1] = np.nan
     bad = random_scene(4, intrinsics=K, depth=depth, depth_conf=conf, similarity=similarity)
-    write(bad, tmp_path / "out")
+    notes = write(bad, tmp_path / "out").notes
+    assert "1 view has no finite camera and is left out: 002.jpg" in notes
     summary = json.loads((tmp_path / "out/scene.json").read_text())
     assert summary["left_out"] == {"views": ["002.jpg"], "points": 4}
+    assert summary["notes"] == list(notes)
     assert summary["views"] == ["000.jpg", "001.jpg", "003.jpg"]
     with np.load(tmp_path / "out/scene.npz", allow_pickle=False) as record:
         assert list(record["names"]) == summary["views"]
@@ -267,5 +318,12 @@ def _refuse(word: str) -> None:
 def test_no_usable_camera_at_all(tmp_path: Path) -> None:
     scene = random_scene(extrinsics=np.full((3, 3, 4), np.nan))
     with pytest.raises(CovisError, match="no view has a finite camera") as caught:
-        write(scene, tmp_path / "out", FORMATS)
+        write(scene, tmp_path / "out")
     assert caught.value.code == 4 and not (tmp_path / "out").exists()
+
+
+def test_many_views_without_a_camera_take_one_line() -> None:
+    names = tuple(f"{i:02d}\n.jpg" for i in range(25))
+    (line,) = LeftOut(views=names, points=0).notes
+    assert line.startswith("25 views have no finite camera and are left out: 00\\n.jpg, 01")
+    assert line.endswith("09\\n.jpg and 15 more") and "\n" not in line

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.scene.writers import check_output, npz, write
+from covis.runtime.scene.writers.options import Format, OutputOptions
+from tests.file_limit import file_limit
 from tests.places import ROOT
 from tests.runtime.scene.random_scene import random_scene
 
@@ -21,8 +25,12 @@ import resource, sys
 from pathlib import Path
 from tests.runtime.scene.random_scene import random_scene
 from covis.engines.errors import CovisError
-from covis.runtime.scene.writers import write
+from covis.runtime.scene.writers import OutputOptions, write
 """
+
+
+def only(*formats: Format) -> OutputOptions:
+    return OutputOptions(formats=formats)
 
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -37,16 +45,20 @@ def python(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("formats", "message"),
+    ("options", "message"),
     [
-        (["obj"], "--formats: 'obj' is no output format; use npz, ply"),
-        ([], "no output format given; use some of npz"),
+        ({"formats": ("obj",)}, "--formats: 'obj' is no output format; use images, masks"),
+        ({"formats": ()}, "--formats: no output format given; use some of images"),
+        ({"conf_percentile": 101.0}, r"--conf-percentile: 101.0 is not in \[0, 100\]"),
+        ({"conf_percentile": float("nan")}, "--conf-percentile: nan is not in"),
+        ({"max_points": -1}, "--max-points: -1 is negative; 0 writes all"),
+        ({"depth_format": "tiff"}, "--depth-format: 'tiff' is unknown; use png or exr"),
     ],
 )
-def test_formats_are_checked(tmp_path: Path, formats: list[str], message: str) -> None:
-    with pytest.raises(CovisError, match=message):
-        write(random_scene(), tmp_path / "out", formats)
-    assert list(tmp_path.iterdir()) == []
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CovisError, match=message) as caught:
+        OutputOptions(**options)
+    assert caught.value.code == ExitCode.USER
 
 
 def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -58,7 +70,7 @@ def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
         (True, "'mine.txt', which covis did"),
     ):
         with pytest.raises(CovisError, match=message) as caught:
-            write(random_scene(), out, ["ply"], force=force)
+            write(random_scene(), out, only("ply"), force=force)
         assert caught.value.code == ExitCode.USER and str(out) in str(caught.value)
     assert (out / "mine.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [
         tmp_path / "out"
@@ -67,14 +79,26 @@ def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
 
 def test_force_replaces_only_what_covis_wrote(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write(random_scene(), out, ["ply", "colmap"])
-    write(random_scene(), out, ["npz"], force=True)
+    write(random_scene(), out, only("ply", "colmap"))
+    write(random_scene(), out, only("npz"), force=True)
     assert sorted(p.name for p in out.iterdir()) == ["scene.json", "scene.npz"]
     (out / "notes").mkdir()
     (out / "notes" / "a.txt").write_text("mine")
     with pytest.raises(CovisError, match=r"'notes/a\.txt', which covis did not write"):
-        write(random_scene(), out, ["npz"], force=True)
+        write(random_scene(), out, only("npz"), force=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_force_replaces_a_folder_of_an_older_version(tmp_path: Path) -> None:
+    """Its COLMAP model stood in colmap/sparse/0; its list of files is what counts."""
+    out = tmp_path / "out"
+    old = ["points.ply", *(f"colmap/sparse/0/{n}.bin" for n in ("cameras", "images", "points3D"))]
+    (out / "colmap/sparse/0").mkdir(parents=True)
+    for name in old:
+        (out / name).write_bytes(b"old")
+    (out / "scene.json").write_text(json.dumps({"views": ["a"], "covis_files": old}))
+    write(random_scene(), out, only("colmap"), force=True)
+    assert sorted(p.name for p in out.iterdir()) == ["images", "scene.json", "sparse"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "deep"])
@@ -88,18 +112,15 @@ def test_a_summary_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
     else:
         (out / "scene.json").write_text("[" * 100_000)
     with pytest.raises(CovisError, match=r"'scene\.json', which covis did not write"):
-        check_output(out, ["ply"], force=True)
+        check_output(out, force=True)
 
 
-def test_a_place_that_cannot_be_made_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CovisError, match=r"file: is a file, not a folder"):
-        check_output(tmp_path / "file" / "out", ["ply"])
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(CovisError, match="cannot be written") as caught:
-        check_output(tmp_path / "out", ["ply"])
+        check_output(tmp_path / "file" / "out")
+    with file_limit(0), pytest.raises(CovisError, match="cannot be written") as caught:
+        check_output(tmp_path / "out")
     assert caught.value.code == ExitCode.ENVIRONMENT
 
 
@@ -111,13 +132,14 @@ def test_file_link_and_working_folder_are_refused(
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for name, message in (("file", "is a file"), ("link", "is a link")):
         with pytest.raises(CovisError, match=message):
-            check_output(tmp_path / name, ["ply"], force=True)
+            check_output(tmp_path / name, force=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CovisError, match="which covis did not write"):
-        write(random_scene(), ".", ["ply"], force=True)
+    for name in (".", "/"):
+        with pytest.raises(CovisError, match="is no name for a new folder"):
+            write(random_scene(), name, only("ply"), force=True)
     for name in ("file/out", "x" * 300, "a\0b"):
-        with pytest.raises(CovisError, match=r"not a folder|looked at|NUL") as caught:
-            write(random_scene(), name, ["ply"])
+        with pytest.raises(CovisError, match=r"not a folder|name too long|NUL") as caught:
+            write(random_scene(), name, only("ply"))
         assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -125,7 +147,7 @@ def test_file_link_and_working_folder_are_refused(
 def test_failure_in_the_middle_leaves_nothing_or_the_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(random_scene(), tmp_path / "out", ["ply"])
+    write(random_scene(), tmp_path / "out", only("ply"))
     before = (tmp_path / "out/points.ply").read_bytes()
 
     def fail(*_: object) -> list[Path]:
@@ -134,17 +156,17 @@ def test_failure_in_the_middle_leaves_nothing_or_the_old(
     monkeypatch.setattr(npz, "write_npz", fail)
     for folder, force in (("out", True), ("new", False)):
         with pytest.raises(KeyboardInterrupt):
-            write(random_scene(), tmp_path / folder, ["ply", "npz"], force=force)
+            write(random_scene(), tmp_path / folder, only("ply", "npz"), force=force)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     assert (tmp_path / "out/points.ply").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["npz", "ply", "glb", "colmap", "saliency"])
+@pytest.mark.parametrize("name", ["images", "depth", "npz", "ply", "glb", "colmap", "saliency"])
 def test_full_disk(tmp_path: Path, name: str) -> None:
     code = """
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    write(random_scene(), sys.argv[1], [sys.argv[2]])
+    write(random_scene(), sys.argv[1], OutputOptions(formats=(sys.argv[2],)))
 except CovisError as error:
     print(error.code, error)
 """
@@ -177,12 +199,12 @@ def test_interrupt_from_outside(tmp_path: Path) -> None:
     code = """
 import time
 from covis.runtime.scene.writers import npz
-def slow(scene, folder, percentile):
-    (folder / "scene.npz").write_bytes(b"half")
+def slow(folder):
+    (folder.place / "scene.npz").write_bytes(b"half")
     print("writing", flush=True)
     time.sleep(60)
 npz.write_npz = slow
-write(random_scene(), sys.argv[1], ["npz"])
+write(random_scene(), sys.argv[1], OutputOptions(formats=("npz",)))
 """
     process = python(code, str(tmp_path / "out"))
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
