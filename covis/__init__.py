@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from covis.runtime.photos.images import Images
     from covis.runtime.photos.options import PhotoOptions
     from covis.runtime.pipeline import Pipeline, load, reconstruct
+    from covis.runtime.scene.options import SceneOptions
     from covis.runtime.scene.scene import Scene
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Pipeline",
     "RunOptions",
     "Scene",
+    "SceneOptions",
     "Sparsity",
     "__version__",
     "build",
@@ -51,6 +53,7 @@ _HOME = {
     "Pipeline": "covis.runtime.pipeline",
     "RunOptions": "covis.engines.options",
     "Scene": "covis.runtime.scene.scene",
+    "SceneOptions": "covis.runtime.scene.options",
     "Sparsity": "covis.engines.options",
     "build": "covis.engines.tensorrt.build.stages",
     "load": "covis.runtime.pipeline",
