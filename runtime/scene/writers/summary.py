@@ -28,7 +28,7 @@ def _content(folder: SceneFolder, left_out: LeftOut, files: list[str]) -> dict[s
         "conf_percentile": folder.options.conf_percentile,
         **folder.facts,
         "left_out": asdict(left_out),
-        "notes": folder.notes,
+        "notes": [*scene.notes, *folder.notes],
         "sparsity": asdict(scene.sparsity) if scene.sparsity else None,
         "provenance": dict(scene.provenance),
         "covis_files": files,
