@@ -143,9 +143,12 @@ def copyable_as(photo: Path) -> str | None:
         if suffix == ".png" and getattr(image, "is_animated", False):
             return None
         try:
-            return suffix if _stated_orientation(image, photo) == 1 else None
-        except Exception:  # a reader may understand a broken EXIF block in its own way
+            upright = _stated_orientation(image, photo) == 1
+            # Each reader may understand a broken EXIF block in its own way.
+            whole = "exif" not in image.info or len(image.getexif()) > 0
+        except Exception:
             return None
+        return suffix if upright and whole else None
 
 
 def turned(stored: PilImage.Image, orientation: int) -> PilImage.Image:
@@ -241,7 +244,8 @@ def _from_array(array: NDArray[np.uint8], title: str) -> PilImage.Image:
 def _load(image: PilImage.Image, photo: Photo) -> tuple[int, str]:
     """Decode the pixels, and return the orientation and the layout of the samples in the file."""
     with _loading if image is photo else contextlib.nullcontext():
-        orientation, raw = orientation_of(image, photo), raw_mode(image)
+        raw = raw_mode(image)
+        orientation = orientation_of(image, photo)
         image.load()
     return orientation, raw
 

@@ -98,11 +98,11 @@ def unidentified(path: Path) -> CovisError:
             where=path,
             hint=_OPTIONAL[name][1],
         )
-    if name == "TIFF":
+    if name:
         return user_error(
-            "is a TIFF file of a kind that cannot be read",
+            f"is a {name} file that is damaged, or of a kind that cannot be read",
             where=path,
-            hint="save it with 8 or 16 bits a channel, as grey or RGB",
+            hint="replace it, or save it with 8 or 16 bits a channel, as grey or RGB",
         )
     return user_error(
         "is no image that can be read", where=path, hint=f"use {LOOKS_FOR}, or remove it"

@@ -83,14 +83,10 @@ def _grey(image: PilImage.Image) -> tuple[PilImage.Image, str | None]:
     if image.mode == "F":
         grey = np.multiply(values, 255.0, dtype=np.float32)
         return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8)), None
-    bits = _bits_stored(image) or bits_used(values)
+    if tuple(getattr(image, "tag_v2", {}).get(258, ())) == (12,):  # packed, so that it is stated
+        return Image.fromarray(_table(12)[values]), None
+    bits = bits_used(values)
     return Image.fromarray(_table(bits)[values]), _note(bits)
-
-
-def _bits_stored(image: PilImage.Image) -> int | None:
-    """Return the bits a sample of a TIFF that states 12; files of 16 do not say how many count."""
-    stored = getattr(image, "tag_v2", {}).get(258, (16,))
-    return 12 if tuple(stored) == (12,) else None
 
 
 def bits_used(values: NDArray[np.uint16]) -> int:
