@@ -12,7 +12,7 @@ def at_rate(seconds: NDArray[np.float64], fps: float) -> list[int]:
     """Return the indices of the frames nearest to the multiples of 1 / fps, ascending.
 
     Frames may follow each other at any intervals; a multiple without a frame nearby is left out,
-    and so is one after the last frame.
+    and so is one after the last frame by half its interval or more.
 
     Args:
         seconds: (N,) ascending times of the frames.
@@ -22,7 +22,8 @@ def at_rate(seconds: NDArray[np.float64], fps: float) -> list[int]:
     distance = np.abs(seconds - multiple / fps)
     nearest_first = np.lexsort((distance, multiple))
     multiples, first = np.unique(multiple[nearest_first], return_index=True)
-    within = multiples <= seconds[-1] * fps + 1e-6
+    end = seconds[-1] + np.diff(seconds[-2:]).sum() / 2
+    within = multiples / fps < max(end, 1e-9)
     return [int(index) for index in np.sort(nearest_first[first[within]])]
 
 

@@ -65,7 +65,7 @@ def find(source: object, masks: Path | None = None) -> Found:
         return Found((path,)) if _is_file(path) else _in_folder(path, masks)
     if not isinstance(source, Iterable) or isinstance(source, (bytes, bytearray, Mapping, Set)):
         raise user_error(
-            f"a {type(source).__name__} is no list of photos",
+            f"a value of type {type(source).__name__} is no list of photos",
             where="photos",
             hint="give a folder, or a list of files, uint8 arrays or PIL images",
         )
@@ -88,7 +88,7 @@ def _checked(photo: Any, index: int) -> Photo:
         return photo
     encoded = isinstance(photo, (bytes, bytearray, memoryview))
     raise user_error(
-        f"a {type(photo).__name__} is no photo",
+        f"a value of type {type(photo).__name__} is no photo",
         where=f"photo {index}",
         hint="decode it first: PIL.Image.open(io.BytesIO(data))"
         if encoded

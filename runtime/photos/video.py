@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import user_error
+from covis.engines.errors import CovisError, user_error
+from covis.runtime.photos.files import damaged
 from covis.runtime.photos.video_reader import VideoReader
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".mts", ".m2ts"})
+# A file breaks off if it shows less than this share of its stated duration, less these seconds.
+_WHOLE, _PAUSE = 0.9, 0.3
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273
 
 
@@ -31,7 +35,7 @@ class VideoFrame:
         path: Video file.
         index: Number of the frame in the order in which the video shows them, from 0.
         timestamp: Presentation timestamp, in the time base of the video stream.
-        keyframe: Decoding timestamp of the keyframe from which decoding must start.
+        keyframe: Where to seek the keyframe from which decoding must start, in the same units.
         size: (height, width) of the upright frame.
     """
 
@@ -55,7 +59,8 @@ class VideoFrame:
         Raises:
             CovisError: The frame cannot be decoded, or PyAV is not installed.
         """
-        return _cursor(self.path).image(self)
+        with _one_line(self.path.with_name(self.name)):
+            return _cursor(self.path).image(self)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Video:
     Attributes:
         path: Video file.
         timestamps: (N,) presentation timestamps, in the time base of the stream.
-        keyframes: (N,) decoding timestamps of the keyframes from which decoding must start.
+        keyframes: (N,) where to seek the keyframes from which decoding must start.
         seconds: (N,) times of the frames, from 0.
         size: (height, width) of the upright frames.
         notes: One line for each thing that a user should know about the file.
@@ -94,6 +99,11 @@ def scan(path: Path) -> Video:
         CovisError: The file is missing, is no video, or has no frame that can be decoded; or PyAV
             is not installed.
     """
+    with _one_line(path):
+        return _scan(path)
+
+
+def _scan(path: Path) -> Video:
     with closing(VideoReader(path)) as reader:
         first = next(reader.frames(), None)
         if first is None:
@@ -101,29 +111,41 @@ def scan(path: Path) -> Video:
                 "has no frame that can be decoded", where=path, hint="replace or remove it"
             )
         width, height = reader.upright(first).size
-        notes = _hdr_note(path, first)
+        notes = _hdr_note(path, reader.transfer)
     with closing(VideoReader(path)) as reader:
         packets, breaks_off = reader.packets()
-        tick = reader.tick
+        tick, stated = reader.tick, reader.seconds
     timestamps: NDArray[np.int64] = np.unique([p.shown for p in packets]).astype(np.int64)
-    keys = sorted((p.shown, p.decoded) for p in packets if p.key)
+    keys = sorted((p.shown, p.sought) for p in packets if p.key)
     latest = np.searchsorted([shown for shown, _ in keys], timestamps, side="right") - 1
     playable = latest >= 0  # what is shown before the first keyframe cannot be decoded
     timestamps, latest = timestamps[playable], latest[playable]
-    if breaks_off:
-        notes += (f"{path.name} breaks off: its {len(timestamps)} whole frames are used",)
+    seconds = (timestamps - timestamps[0]) * tick
+    if breaks_off or seconds[-1] < _WHOLE * stated - _PAUSE:
+        notes += (f"{path.name} breaks off after {len(timestamps)} frames, which are used",)
     return Video(
         path=path,
         timestamps=timestamps,
-        keyframes=np.array([decoded for _, decoded in keys], np.int64)[latest],
-        seconds=(timestamps - timestamps[0]) * tick,
+        keyframes=np.array([sought for _, sought in keys], np.int64)[latest],
+        seconds=seconds,
         size=(height, width),
         notes=notes,
     )
 
 
-def _hdr_note(path: Path, frame: av.VideoFrame) -> tuple[str, ...]:
-    curve = _HDR.get(int(frame.color_trc))
+@contextlib.contextmanager
+def _one_line(title: Path) -> Iterator[None]:
+    """Convert any exception that malformed bytes raise in a decoder into one line."""
+    try:
+        yield
+    except (CovisError, MemoryError):
+        raise
+    except Exception as error:
+        raise damaged(title, error) from error
+
+
+def _hdr_note(path: Path, transfer: int) -> tuple[str, ...]:
+    curve = _HDR.get(transfer)
     if curve is None:
         return ()
     return (f"{path.name} is HDR video ({curve}), used without tone mapping: its colours are pale",)

@@ -45,10 +45,10 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Packet:
-    """One encoded frame: when it is shown and decoded, in the stream's time base."""
+    """One encoded frame: when it is shown, and where to seek it, in the stream's time base."""
 
     shown: int
-    decoded: int
+    sought: int
     key: bool
 
 
@@ -73,6 +73,18 @@ class VideoReader:
             self._container.close()
             raise
         self.tick = float(self._stream.time_base or 0)
+        # FFmpeg looks for presentation timestamps in these, and for decoding timestamps in others.
+        self._seeks_shown = self._container.format.name.startswith(("mov", "matroska"))
+
+    @property
+    def seconds(self) -> float:
+        """Duration that the header of the file states; 0 where it states none."""
+        return (self._container.duration or 0) / 1e6
+
+    @property
+    def transfer(self) -> int:
+        """Transfer function of the colours, as ITU-T H.273 numbers them."""
+        return int(self._stream.codec_context.color_trc)
 
     def close(self) -> None:
         """Close the file."""
@@ -139,27 +151,24 @@ class VideoReader:
                 where=self.path,
                 hint="convert it: ffmpeg -i FILE -c:v libx264 out.mp4",
             )
-        return Packet(shown, shown if packet.dts is None else packet.dts, packet.is_keyframe)
+        sought = shown if self._seeks_shown or packet.dts is None else packet.dts
+        return Packet(shown, sought, packet.is_keyframe)
 
     def frames(self, keyframe: int | None = None) -> Iterator[av.VideoFrame]:
         """Decode frames, without those that are damaged.
 
         Args:
-            keyframe: Decoding timestamp of the keyframe to start from, or from one before it; by
-                default where the last call has ended.
+            keyframe: Where to seek the keyframe to start from; by default decoding goes on.
         """
-        import av
+        from av.error import FFmpegError, InvalidDataError
 
-        if keyframe is not None:
-            with contextlib.suppress(
-                av.error.FFmpegError
-            ):  # the file has no index: go on from here
-                self._container.seek(keyframe, stream=self._stream)
-        for packet in self._container.demux(self._stream):
-            try:
-                yield from packet.decode()
-            except av.error.InvalidDataError:  # frames after a damaged one may be whole
-                continue
+        with contextlib.suppress(FFmpegError):
+            if keyframe is not None:
+                with contextlib.suppress(FFmpegError):  # no index: go on from here
+                    self._container.seek(keyframe, stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                with contextlib.suppress(InvalidDataError):  # later frames may be whole
+                    yield from (frame for frame in packet.decode() if not frame.is_corrupt)
 
     def upright(self, frame: av.VideoFrame) -> PilImage.Image:
         """Convert a frame to RGB with square pixels, turned as its display matrix says."""
