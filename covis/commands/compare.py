@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from covis.commands.arguments import (
     BundlePath,
+    ChoiceArguments,
     MeasureArguments,
     Photos,
     SparsityArguments,
@@ -16,6 +17,7 @@ from covis.commands.arguments import (
 )
 from covis.engines.errors import user_error
 from covis.engines.options import BackendOptions, RunOptions, Selector, SparsityChanges
+from covis.runtime.photos.options import PhotoOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,7 @@ class CompareCommand:
 
     Attributes:
         bundle: Bundle of the reference, in float32: a folder that `covis export` wrote.
-        photos: Folder of photos, or the photo files themselves.
+        photos: Folder of photos and videos, or the files themselves.
         candidate: Bundle to compare, of the same model and image size.
         reference_backend: Runtime of the reference: `onnxruntime` on the CPU, or `torch`, which
             requires covis[export].
@@ -47,6 +49,7 @@ class CompareCommand:
         bisect: Find the stages that must stay in float32, where a tolerance is exceeded.
         by_layer: Find the layers inside those stages, too; requires a candidate bundle.
         out: JSON file for the report.
+        choice: Photos and video frames to compare on.
         run: How the stages run, and the backend of the candidate.
         sparsity: Selector options of both sides; options that are not given keep the values of the
             reference's bundle.
@@ -63,6 +66,7 @@ class CompareCommand:
     bisect: bool = True
     by_layer: bool = False
     out: Annotated[Path | None, default("no file")] = None
+    choice: ChoiceArguments = field(default_factory=PhotoOptions)
     run: MeasureArguments = field(default_factory=RunOptions)
     sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
@@ -90,7 +94,7 @@ def compare(command: CompareCommand) -> None:
     """
     from rich.console import Console
 
-    from covis.commands.run import progress_bar
+    from covis.commands.run import progress_bar, warn
     from covis.engines.errors import numerics_error
     from covis.engines.system.atomic import atomic_file, check_file_target
     from covis.evaluation.compare.bisect import find
@@ -105,6 +109,7 @@ def compare(command: CompareCommand) -> None:
         reference, candidate = sides(command)
         check_sides(reference, candidate)
     images = _images(command, reference)
+    warn(console, images.notes)
     with progress_bar(console) as on_progress:
         stages, scene, expected = compare_stages(reference, candidate, images, on_progress)
     errors = scene_errors(scene, expected)
@@ -178,11 +183,11 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
 
 
 def _images(command: CompareCommand, side: Side) -> Images:
-    from covis.runtime.photos.images import find_images, load_images
+    from covis.commands.run import named
+    from covis.runtime.photos.selection import select_photos
 
-    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
-    chosen = paths[: command.views] if command.views else paths
-    return load_images(chosen, side.pipeline.bundle.manifest.pixel_rule)
+    selection = select_photos(named(command.photos), command.choice)
+    return selection.first(command.views).load(side.pipeline.bundle.manifest.pixel_rule)
 
 
 def _describe(side: Side, kind: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from covis.commands.arguments import BundlePath, MeasureArguments, Photos
+from covis.commands.arguments import BundlePath, ChoiceArguments, MeasureArguments, Photos
 from covis.engines.errors import user_error
 from covis.engines.options import RunOptions
+from covis.runtime.photos.options import PhotoOptions
 
 if TYPE_CHECKING:
     from covis.engines.bundle.manifest import Tuning
@@ -24,13 +25,14 @@ class TuneCommand:
     Attributes:
         bundle: Bundle to tune: a folder that `covis export` wrote. The result goes into its
             manifest.
-        photos: Folder of photos, or the photo files themselves.
+        photos: Folder of photos and videos, or the files themselves.
         max_drift: Largest change of any camera from the dense result, in degrees, such as
             "0.5deg".
         max_depth_drift: Largest mean relative change of any view's depth, such as "1%" or 0.01.
         views: Number of photos to tune on, evenly spread, 2 or more; as many others check the
             result.
         dry_run: Print the result without changing the bundle.
+        choice: Photos and video frames to tune on and to check with.
         run: How the stages run, and in which backend.
     """
 
@@ -40,6 +42,7 @@ class TuneCommand:
     max_depth_drift: str = "1%"
     views: int = 24
     dry_run: bool = False
+    choice: ChoiceArguments = field(default_factory=PhotoOptions)
     run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
@@ -72,22 +75,28 @@ def tune(command: TuneCommand) -> None:
     """Tune, print the result, and write it into the manifest."""
     from rich.console import Console
 
-    from covis.commands.run import progress_bar
+    from covis.commands.run import named, progress_bar, warn
+    from covis.engines.bundle.folder import MANIFEST
+    from covis.engines.system.atomic import check_file_target
     from covis.evaluation.sweep.tune import Tuner
-    from covis.runtime.photos.images import find_images
+    from covis.runtime.photos.selection import select_photos
     from covis.runtime.pipeline import load
 
     console = Console(stderr=True)
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, command.run)
-    paths = find_images(command.photos[0] if len(command.photos) == 1 else command.photos)
+    if not command.dry_run:
+        check_file_target(command.bundle / MANIFEST)
+    selection = select_photos(named(command.photos), command.choice)
+    warn(console, selection.notes)
     pose, depth = degrees(command.max_drift), share(command.max_depth_drift)
     with progress_bar(console) as progress:
 
         def on_candidate(candidate: Candidate, number: int, total: int) -> None:
             progress("settings", number + 1, total)
 
-        outcome = Tuner(pipeline, pose, depth, on_candidate)(paths, command.views)
+        tuner = Tuner(pipeline, pose, depth, on_candidate, skip_bad=command.choice.skip_bad)
+        outcome = tuner(selection.photos, command.views)
     _print(outcome, pose, depth)
     sparsity, receipt = conclusion(pipeline, outcome, pose, depth)
     if command.dry_run:
