@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import printable
+from covis.runtime.photos.names import shortened
 from covis.runtime.scene import geometry
 from covis.runtime.scene.edges import surface_edges
 from covis.runtime.scene.options import SceneOptions
@@ -87,7 +87,7 @@ def move_world(scene: Scene, view: int) -> Scene:
     """
     to_view = scene.extrinsics[view]
     if not np.isfinite(to_view).all():
-        name = printable(scene.names[view])
+        name = shortened(scene.names[view])
         return _noted(scene, f"the world stays the model's, because {name} has no finite camera")
     extrinsics = geometry.compose_rigid(scene.extrinsics, geometry.invert_rigid(to_view))
     extrinsics[view] = np.eye(3, 4)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from covis.engines.errors import printable
+from covis.runtime.photos.names import enumerated
 from covis.runtime.photos.preprocess import PixelTransform
 from covis.runtime.scene.geometry import Float64, pixel_centers
 
@@ -24,7 +24,6 @@ pixels and a random error of 0.1 degrees 1.0, whereas k1 = -0.2 leaves 3.8 and e
 of 90 and 120 degrees 6.4 and 10.8.
 """
 _LEAST_SPREAD = 1e-6  # of x/z about its mean; a rounding error of float32 is a tenth of it
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,14 @@ def pinhole_note(
     median = np.nanmax([0.0, *(fit.median[doubtful] * enlarged)])
     largest = np.nanmax([0.0, *(fit.largest[doubtful] * enlarged)])
     backwards = 1.0 - min(fit.in_front[doubtful].tolist())
-    listed = ", ".join(printable(names[i]) for i in doubtful[:_NAMED])
-    more = f" and {len(doubtful) - _NAMED} more" if len(doubtful) > _NAMED else ""
     middle = " with its principal point in the middle" if fit.centred else ""
     behind = f", and up to {backwards:.1%} of them point backwards" if backwards > 5e-4 else ""
     cure = "undistort the photos" + (", or use them uncropped" if fit.centred else "")
+    views = f"{len(doubtful)} of {len(names)} views ({enumerated([names[i] for i in doubtful])})"
     return (
-        f"the {fit.subject} of {len(doubtful)} of {len(names)} views ({listed}{more}) are not "
-        f"those of a pinhole camera{middle}: the fitted cameras miss them by up to {median:.3g} "
-        f"(median) and {largest:.3g} (largest) pixels of the photo{behind} ({cure})"
+        f"the {fit.subject} of {views} are not those of a pinhole camera{middle}: the fitted "
+        f"cameras miss them by up to {median:.3g} (median) and {largest:.3g} (largest) pixels of "
+        f"the photo{behind} ({cure})"
     )
 
 
