@@ -76,11 +76,11 @@ def main() -> None:
     library = find_library(ORT_LIBRARY)
     assert library is not None, "build the CPU kernel first"
     options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(bundle.graph(stage)), options)
+    session = ort.InferenceSession(str(bundle.graph(stage).path), options)
     options.enable_profiling = True
     scratch = tempfile.TemporaryDirectory()
     options.profile_file_prefix = str(Path(scratch.name) / "profile")
-    profiled = ort.InferenceSession(str(bundle.graph(stage)), options)
+    profiled = ort.InferenceSession(str(bundle.graph(stage).path), options)
 
     channels = next(t.shape[-1] for t in stage.inputs if t.name == "patch_tokens")
     tokens = np.random.default_rng(0).normal(size=(views, patches, int(channels)))

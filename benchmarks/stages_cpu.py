@@ -18,7 +18,7 @@ from pathlib import Path
 import onnxruntime
 
 from covis.engines.options import RunOptions
-from covis.runtime.photos.images import find_images
+from covis.runtime.photos.find import find
 from covis.runtime.pipeline import load
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--no-kernel", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    photos = find_images(arguments.photos)
+    photos = find(arguments.photos).photos
     photos = (photos * -(-arguments.views // len(photos)))[: arguments.views]
     meter = Meter()
     options = RunOptions(arguments.chunk, arguments.threads, not arguments.no_kernel)
@@ -77,7 +77,7 @@ def main() -> None:
     sparsity = replace(pipeline.bundle.manifest.sparsity, selector=arguments.selector)
     pipeline(photos, sparsity=sparsity, progress=meter)
     meter.close()
-    weights = pipeline.bundle.weights.stat().st_size / 2**30
+    weights = pipeline.bundle.weights.size / 2**30
     print(f"weights {weights:.2f} GiB, {arguments.views} views, kernel {not arguments.no_kernel}")
     print("| stage | seconds | peak GiB |\n|---|---|---|")
     for row in meter.rows:

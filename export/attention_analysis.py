@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,5 +164,5 @@ def _merge(values: list[float | None], mean: bool) -> float | None:
 def model_of_bundle(bundle: Bundle) -> MultiViewModel:
     """Return the torch model that the graphs of a bundle were exported from, with its weights."""
     manifest = bundle.manifest
-    path: Path = bundle.weights
-    return load_model(manifest.model.name, manifest.model.config, path)
+    with bundle.weights.by_name() as path:
+        return load_model(manifest.model.name, manifest.model.config, path)

@@ -35,7 +35,8 @@ def torch_runners(bundle: Bundle, chunk: int) -> dict[str, Runner]:
 
     manifest = bundle.manifest
     rule = manifest.pixel_rule
-    model = load_model(manifest.model.name, manifest.model.config, bundle.weights)
+    with bundle.weights.by_name() as weights:
+        model = load_model(manifest.model.name, manifest.model.config, weights)
     encoder, *others = stages(model, rule.height, rule.width)
     channels = encoder.outputs[0].shape[-1]
     assert isinstance(channels, int)

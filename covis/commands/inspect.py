@@ -89,7 +89,7 @@ def inspect(command: InspectCommand) -> None:
 
 def _show_plans(console: Console, bundle: Bundle, command: InspectCommand) -> None:
     """Print every plan of the bundle, with the engine inspector's report from its build."""
-    from covis.engines.bundle.bundle import PLANS
+    from covis.engines.bundle.folder import PLANS
     from covis.engines.errors import CovisError, printable
     from covis.engines.tensorrt.plans.record import records
     from covis.engines.tensorrt.proof.recorded import plan_report

@@ -51,7 +51,8 @@ class TritonCommand:
 
 def triton(command: TritonCommand) -> None:
     """Write the repository and print the command that serves it."""
-    from covis.engines.bundle.bundle import PLANS, open_bundle
+    from covis.engines.bundle.bundle import open_bundle
+    from covis.engines.bundle.folder import PLANS
     from covis.engines.options import SparsityChanges
     from covis.engines.tensorrt.triton import TritonOptions, write_repository
     from covis.runtime.flow import stage_names

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 
 from covis.engines.dtypes import onnx_name
 from covis.engines.errors import user_error
+from covis.engines.graphs.ops import check_ops
+from covis.engines.limits import GRAPH
 from covis.engines.op import ATTRIBUTES
+from covis.engines.system.regular import read_regular
+
+_EXPORT: Final = "export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,31 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file without loading its external weights.
 
     Raises:
-        CovisError: the file is not an ONNX model.
+        CovisError: the file is larger than the limit of a graph, is not an ONNX model, or uses the
+            two ops in a way that this version does not know.
+    """
+    return parse_model(read_regular(path, GRAPH, hint=_EXPORT, follow=True), path)
+
+
+def parse_model(data: bytes, path: Path) -> onnx.ModelProto:
+    """Parse the bytes of an ONNX file.
+
+    Args:
+        data: Bytes of the file, without external weights.
+        path: Path of the file, for errors.
+
+    Raises:
+        CovisError: the file is not an ONNX model, or uses the two ops in a way that this version
+            does not know.
     """
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
-        raise user_error(
-            "is not an ONNX model", where=path, hint="export the bundle again"
-        ) from error
+        raise user_error("is not an ONNX model", where=path, hint=_EXPORT) from error
+    check_ops(model, path)
+    return model
 
 
 def external_data(model: onnx.ModelProto) -> Iterator[ExternalData]:

@@ -11,7 +11,7 @@ import onnx
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.manifest import Stage
 from covis.engines.graphs.peak_memory import peak_memory
-from covis.engines.graphs.read import external_data, load_graph
+from covis.engines.graphs.read import external_data
 from covis.engines.graphs.shapes import ShapeEvaluator, TensorFacts
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 
@@ -78,7 +78,7 @@ class MemoryEstimate:
 
     def _model(self, stage: Stage) -> onnx.ModelProto:
         if stage.name not in self._models:
-            self._models[stage.name] = for_tensorrt(load_graph(self.bundle.graph(stage)))
+            self._models[stage.name] = for_tensorrt(self.bundle.graph(stage).model())
         return self._models[stage.name]
 
 

@@ -22,7 +22,7 @@ from covis.engines.bundle.manifest import Stage, Tensor
 from covis.engines.bundle.names import PAIR_LEVEL
 from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
-from covis.engines.graphs.read import external_data, load_graph
+from covis.engines.graphs.read import external_data
 from covis.engines.op import DOMAIN
 from covis.engines.system.atomic import atomic_folder
 from covis.engines.system.files import copy_file
@@ -135,7 +135,7 @@ def stage_backend(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backe
     """
     if options.backend == "onnxruntime" or all(tensor.shape for tensor in stage.inputs):
         return options.backend
-    if any(node.domain == DOMAIN for node in load_graph(bundle.graph(stage)).graph.node):
+    if any(node.domain == DOMAIN for node in bundle.graph(stage).model().graph.node):
         raise user_error(
             "takes single numbers, which Triton does not hand to TensorRT plans",
             where=f"stage {stage.name}",
@@ -256,17 +256,18 @@ def _place_onnx(bundle: Bundle, stage: Stage, place: Path, weights: Path | None)
         Path of the weights for the next stage; None as long as no stage has any.
     """
     place.mkdir()
-    model = load_graph(bundle.graph(stage))
-    if all(tensor.shape for tensor in stage.inputs):
-        copy_file(bundle.graph(stage), place / "model.onnx")
-    else:
+    graph = bundle.graph(stage)
+    model, data = graph.model(), graph.read()
+    if not all(tensor.shape for tensor in stage.inputs):
         _widen_scalars(model.graph)
-        (place / "model.onnx").write_bytes(model.SerializeToString())
+        data = model.SerializeToString()
+    (place / "model.onnx").write_bytes(data)
     if not any(True for _ in external_data(model)):
         return weights
     target = place / bundle.manifest.weights.file
     if weights is None:
-        copy_file(bundle.weights, target)
+        with bundle.weights.by_name() as source:
+            copy_file(source, target)
     else:
         os.link(weights, target)
     return target

@@ -14,10 +14,9 @@ from covis.engines.bundle.manifest import Stage
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import environment_error, first_line
 from covis.engines.graphs.mixed import LayeredGraph, common_layers, layered, mix
-from covis.engines.graphs.read import load_graph
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
-from covis.runtime.backends.ort_session import WEIGHTS_FOLDER
+from covis.runtime.backends.ort_load import WEIGHTS_FOLDER
 from covis.runtime.photos.images import Images
 from covis.runtime.stage_io import empty_outputs, run_in_chunks
 
@@ -42,8 +41,8 @@ class MixedStage:
         self._threads = threads
         self._bundles = (reference, candidate)
         self._sides: tuple[LayeredGraph, LayeredGraph] = (
-            layered(load_graph(reference.graph(reference.manifest.stage(name)))),
-            layered(load_graph(candidate.graph(candidate.manifest.stage(name)))),
+            layered(reference.graph(reference.manifest.stage(name)).model()),
+            layered(candidate.graph(candidate.manifest.stage(name)).model()),
         )
 
     @property
@@ -62,22 +61,22 @@ class MixedStage:
         settings = session_settings(self._threads, find_library(ORT_LIBRARY))
         # ONNX Runtime takes one folder of weights, the reference's. The candidate's tensors are
         # passed as memory maps, which are read only where they are used.
-        folder = f"{self._bundles[0].path.resolve()}/"
-        settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
         candidate_weights = self._mapped(model)
         settings.add_external_initializers(
             list(candidate_weights), list(candidate_weights.values())
         )
-        try:
-            return ort.InferenceSession(
-                model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise environment_error(
-                f"ONNX Runtime cannot load a mixture of its layers ({first_line(error)})",
-                where=f"stage {self.stage.name}",
-                hint="find the stage alone, without --by-layer",
-            ) from error
+        with self._bundles[0].weights.by_name() as weights:
+            settings.add_session_config_entry(WEIGHTS_FOLDER, f"{weights.parent}/")
+            try:
+                return ort.InferenceSession(
+                    model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+                )
+            except Exception as error:
+                raise environment_error(
+                    f"ONNX Runtime cannot load a mixture of its layers ({first_line(error)})",
+                    where=f"stage {self.stage.name}",
+                    hint="find the stage alone, without --by-layer",
+                ) from error
 
     def run(
         self, session: Any, images: Images, values: Mapping[str, Array], chunk: int
@@ -95,12 +94,14 @@ class MixedStage:
                 part[name][...] = result
 
         run_in_chunks(self.stage, images, values, outputs, run_chunk, length=chunk)
+        for bundle in self._bundles:
+            bundle.weights.check_bytes()  # they are mapped
         return outputs
 
     def _mapped(self, model: onnx.ModelProto) -> dict[str, Any]:
         """Map the candidate's external tensors into memory, by their names in the mixture."""
         ort = import_onnxruntime()
-        weights = np.memmap(self._bundles[1].weights, np.uint8, "r")
+        weights: NDArray[np.uint8] = np.frombuffer(self._bundles[1].weights.map(), np.uint8)
         found: dict[str, Any] = {}
         for tensor in model.graph.initializer:
             entries = {entry.key: entry.value for entry in tensor.external_data}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from covis.engines.bundle.bundle import PLANS, Bundle
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Stage
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import BackendOptions

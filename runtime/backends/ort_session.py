@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.bundle.verified import VerifiedGraph
 from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import (
     CovisError,
@@ -22,6 +23,7 @@ from covis.engines.errors import (
 )
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.engines.system.ort_settings import import_onnxruntime, session_settings
+from covis.runtime.backends.ort_load import load_session, no_thread, run_failure
 from covis.runtime.memory.device_array import DeviceArray, contiguous
 from covis.runtime.memory.memory import CudaMemory, HostMemory
 
@@ -62,7 +64,7 @@ class Session:
 
     def __init__(
         self,
-        graph: Path,
+        graph: VerifiedGraph,
         stage: Stage,
         options: SessionOptions,
         memory: HostMemory | CudaMemory | None = None,
@@ -70,41 +72,31 @@ class Session:
         """Load a graph of an opened and checked bundle.
 
         Args:
-            graph: ONNX file of the stage.
+            graph: ONNX file of the stage, with the file of its weights.
             stage: Inputs and outputs of the stage.
             options: Options of the session.
             memory: Memory of the GPU, for the providers that run there.
 
         Raises:
-            CovisError: ONNX Runtime rejects the graph, or cannot start the provider.
+            CovisError: ONNX Runtime rejects the graph, or a file was changed since it was checked
+                (exit code 2); the provider or a thread cannot be started (3).
         """
-        ort = import_onnxruntime()
         self.stage = stage
+        self._graph = graph
         self._memory = memory if memory is not None else HostMemory()
         self._on_gpu = options.provider != "cpu"
         self._device = options.device
         library = find_library(ORT_LIBRARY) if options.kernel and not self._on_gpu else None
         settings = session_settings(options.threads, library)
-        model: str | bytes = str(graph)
-        if options.provider == "tensorrt":
-            model = _with_plugins(graph)
-            folder = f"{graph.resolve().parent}/"
-            settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
+        model = _with_plugins(graph) if options.provider == "tensorrt" else graph.read()
+        self._session = load_session(model, graph, settings, providers(options))
         self._runner = ThreadPoolExecutor(1, "covis-session")
-        try:
-            self._session = ort.InferenceSession(model, settings, providers=providers(options))
-        except Exception as error:
-            raise environment_error(
-                f"ONNX Runtime {ort.__version__} cannot load it ({first_line(error)})",
-                where=graph,
-                hint="see `covis doctor`",
-            ) from error
         running = self._session.get_providers()[0]
         if running != _PROVIDERS[options.provider]:
             # ONNX Runtime reports this in its log alone and falls back to the CPU.
             raise environment_error(
                 f"ONNX Runtime could not start its {options.provider} provider",
-                where=graph,
+                where=graph.path,
                 hint="check CUDA, cuDNN and TensorRT libraries with `covis doctor`",
             )
 
@@ -115,7 +107,8 @@ class Session:
         on the GPU of the session. Outputs are complete on return.
 
         Raises:
-            CovisError: Out of memory (exit code 3), or the graph fails.
+            CovisError: The graph fails, or its weights were changed (exit code 2); out of memory,
+                or no thread can be started (3).
         """
         binding = self._session.io_binding()
         bound = [self._bind_input(binding, t, inputs[t.name]) for t in self.stage.inputs]
@@ -128,7 +121,10 @@ class Session:
             place = f"gpu:{self._device}"
             control.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
         # A separate thread lets Ctrl-C arrive here; ONNX Runtime then stops at the next node.
-        running = self._runner.submit(self._session.run_with_iobinding, binding, control)
+        try:
+            running = self._runner.submit(self._session.run_with_iobinding, binding, control)
+        except RuntimeError as error:
+            raise no_thread(error) from error
         try:
             running.result()
         except Exception as error:
@@ -138,6 +134,7 @@ class Session:
             running.exception()
             raise
         del bound  # until here ONNX Runtime reads them
+        self._graph.check_data()  # its weights are mapped: a change would have reached the results
 
     def _bind_input(self, binding: Any, tensor: Tensor, value: Any) -> Any:
         if isinstance(value, DeviceArray):
@@ -172,10 +169,7 @@ class Session:
             return environment_error(
                 f"out of memory ({line})", where=f"stage {self.stage.name}", hint="use fewer views"
             )
-        return environment_error(f"failed ({line})", where=f"stage {self.stage.name}")
-
-
-WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+        return run_failure(error, self.stage.name, on_gpu=self._on_gpu)
 
 
 def check_provider(provider: Provider) -> None:
@@ -251,10 +245,9 @@ def tensorrt_options(options: SessionOptions) -> dict[str, Any]:
     return chosen
 
 
-def _with_plugins(graph: Path) -> bytes:
+def _with_plugins(graph: VerifiedGraph) -> bytes:
     """Return the graph with the sparse ops as TensorRT plugins; weights stay in their file."""
-    from covis.engines.graphs.read import load_graph
     from covis.engines.tensorrt.parser_graph.parser_graph import for_onnxruntime_tensorrt
 
-    model: bytes = for_onnxruntime_tensorrt(load_graph(graph)).SerializeToString()
+    model: bytes = for_onnxruntime_tensorrt(graph.model()).SerializeToString()
     return model

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.bundle.verified import VerifiedGraph
 from covis.engines.dtypes import BY_NAME, numpy_dtype
 from covis.engines.errors import environment_error, user_error
 from covis.engines.tensorrt import module as tensorrt
@@ -36,15 +37,15 @@ class SessionOptions:
         plugin: Path of the plugin library; by default that of the package.
         trusted: Sha256 of plans to run although another user built them.
         cuda_graphs: Replay a captured CUDA graph in stages that run in chunks.
-        graph: ONNX file of the stage, the source of the weights for a plan that was built with
-            --stripWeights.
+        graph: ONNX file of the stage and its weights, which a plan that was built with
+            --stripWeights takes from there.
     """
 
     folder: Path
     plugin: Path | None = None
     trusted: tuple[str, ...] = ()
     cuda_graphs: bool = True
-    graph: Path | None = None
+    graph: VerifiedGraph | None = None
 
 
 class Session:
@@ -190,9 +191,8 @@ class Session:
             raise user_error("its buffer is a foreign array on the host", where=name)
         return adopted
 
-    def _fill_weights(self, trt: Any, graph: Path | None) -> None:
+    def _fill_weights(self, trt: Any, graph: VerifiedGraph | None) -> None:
         """Read the weights of a stripped plan from the bundle, with the parser's own reader."""
-        from covis.engines.graphs.read import load_graph
         from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 
         if graph is None:
@@ -204,10 +204,12 @@ class Session:
         log = tensorrt.logger()
         refitter = trt.Refitter(self._engine, log)
         reader = trt.OnnxParserRefitter(refitter, log)
-        model = for_tensorrt(load_graph(graph)).SerializeToString()
-        # Weights are read from the file beside the graph, not copied into the model.
-        if not reader.refit_from_bytes(model, str(graph)) or not refitter.refit_cuda_engine():
-            raise failure(self.stage, f"its weights cannot be filled in from {graph.parent}")
+        model = for_tensorrt(graph.model()).SerializeToString()
+        with graph.data_by_name() as folder:
+            # Weights are read from the file beside the graph, not copied into the model.
+            done = reader.refit_from_bytes(model, str(folder / graph.path.name))
+            if not done or not refitter.refit_cuda_engine():
+                raise failure(self.stage, f"its weights cannot be filled in from {folder}")
 
     def _check_tensors(self, trt: Any) -> None:
         """Reject a plan that lacks an output of the stage or has a tensor of another type."""

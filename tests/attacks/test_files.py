@@ -25,7 +25,7 @@ def refused(bundle: Path, message: str) -> None:
 def test_the_undamaged_bundle_opens(mini_bundle: Path) -> None:
     bundle = open_bundle(mini_bundle)
     assert [stage.name for stage in bundle.manifest.stages] == ["encoder", "saliency"]
-    assert bundle.weights == mini_bundle / "model.safetensors"
+    assert bundle.weights.path == mini_bundle / "model.safetensors"
     assert len(bundle.digest()) == 64
 
 
@@ -140,10 +140,23 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
 def test_disk_that_fails_is_the_environment(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> str:
-        raise OSError(5, "Input/output error", str(path))
+    def broken(descriptor: int, size: int, offset: int) -> bytes:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("covis.engines.bundle.bundle.sha256_of", broken)
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(CovisError, match=r"manifest.json: cannot be read \(Input/output") as caught:
+        open_bundle(mini_bundle)
+    monkeypatch.undo()
+    open_bundle(mini_bundle)
+    read = os.pread
+
+    def broken_later(descriptor: int, size: int, offset: int) -> bytes:
+        if offset == 0 and os.fstat(descriptor).st_ino == graph:
+            raise OSError(5, "Input/output error")
+        return read(descriptor, size, offset)
+
+    graph = (mini_bundle / "encoder.onnx").stat().st_ino
+    monkeypatch.setattr(os, "pread", broken_later)
     with pytest.raises(CovisError, match=r"encoder.onnx: cannot be read \(Input/output") as caught:
         open_bundle(mini_bundle)
     assert caught.value.code == ExitCode.ENVIRONMENT
@@ -152,10 +165,10 @@ def test_disk_that_fails_is_the_environment(
 def test_nothing_is_parsed_before_every_digest_was_checked(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def parsed(path: Path) -> None:
+    def parsed(data: bytes, path: Path) -> None:
         raise AssertionError(f"{path} was parsed")
 
-    monkeypatch.setattr("covis.engines.graphs.read.load_graph", parsed)
+    monkeypatch.setattr("covis.engines.graphs.read.parse_model", parsed)
     flip(mini_bundle / "model.safetensors", -1)  # the last of the files
     refused(mini_bundle, "sha256 differs")
     sign(mini_bundle)

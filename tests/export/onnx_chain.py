@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
+from covis.engines.bundle.verified import verified_onnx
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.export.exporter import write_graphs
 from covis.export.models import MultiViewModel
@@ -68,7 +69,8 @@ class Chain:
         """Run images (M, 3, H, W) and return every output of every stage."""
         values: Values = {"images": images, **controls}
         for stage in self.stages:
-            session = Session(self.folder / stage.graph, stage, SessionOptions(kernel=kernel))
+            graph = verified_onnx(self.folder / stage.graph)
+            session = Session(graph, stage, SessionOptions(kernel=kernel))
             outputs = {
                 t.name: np.empty(
                     [len(images) if isinstance(n, str) else n for n in t.shape], np.dtype(t.dtype)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from covis.engines.bundle.bundle import MANIFEST  # noqa: E402
+from covis.engines.bundle.folder import 
 
 KEPT, FACTS = "weights.kept", "weights.json"
 Entry = dict[str, Any]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from covis.engines.bundle.bundle import PLANS, open_bundle
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.errors import user_error
 from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache
 from covis.engines.tensorrt.plans.record import EngineOptions, Range

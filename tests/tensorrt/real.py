@@ -83,12 +83,13 @@ def parsed(graph: Path, mappings: ExitStack) -> Any:
         graph: a bundle's graph, beside its weights.
         mappings: Keeps the mapped weights and the parser alive while the network is used.
     """
+    from covis.engines.bundle.verified import verified_onnx
     from covis.engines.tensorrt.build.engine import parse_graph
 
     trt, builder, log = start()
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log)
-    parse_graph(parser, graph, mappings)
+    parse_graph(parser, verified_onnx(graph), mappings)
     mappings.callback(lambda parser: None, parser)
     return network
 

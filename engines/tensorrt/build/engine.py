@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from covis.engines.bundle.verified import VerifiedFile, VerifiedGraph
 from covis.engines.tensorrt.build.progress import Phases, SilentPhases, monitor
 from covis.engines.tensorrt.build.config import builder_settings, network_flags
 from covis.engines.tensorrt.plans.cache import Write
 from covis.engines.errors import CovisError, environment_error, printable, user_error
-from covis.engines.graphs.read import external_data, load_graph
+from covis.engines.graphs.read import external_data
 from covis.engines.tensorrt.proof.inspector import use_gpu
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.record import EngineOptions
@@ -28,7 +28,7 @@ class EngineRequest:
     """One engine to build.
 
     Attributes:
-        graph: Path of the ONNX file, with its external data beside it.
+        graph: The ONNX file, with the files of its external data.
         shapes: Shape of every graph input at the ends of the profile and at its optimum.
         options: Options that change the engine.
         timing: Cache of kernel times to use and to extend; None measures everything.
@@ -36,7 +36,7 @@ class EngineRequest:
         device: Index of the GPU to build for.
     """
 
-    graph: Path
+    graph: VerifiedGraph
     shapes: InputShapes
     options: EngineOptions
     timing: TimingCache | None = None
@@ -97,7 +97,8 @@ def _build(request: EngineRequest, write: Write, stop: threading.Event) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         if not is_built:
-            raise _build_error(request.graph, "no engine can be built")
+            raise _build_error(request.graph.path, "no engine can be built")
+        request.graph.check_data()  # its weights are mapped: a change would be in the plan
         if request.timing is not None and times is not None:
             _save_timing(config, request.timing, times)
         del parser, network, config, builder
@@ -118,7 +119,7 @@ def _create(factory: Callable[..., Any], log: Any, where: str) -> Any:
         ) from error
 
 
-def parse_graph(parser: Any, path: Path, mappings: ExitStack) -> None:
+def parse_graph(parser: Any, graph: VerifiedGraph, mappings: ExitStack) -> None:
     """Parse the copy of a graph whose nodes name the plugin, with memory-mapped weights.
 
     From 10.13 on the parser takes pointers to weights, here into the mapped file: they are then in
@@ -127,40 +128,40 @@ def parse_graph(parser: Any, path: Path, mappings: ExitStack) -> None:
 
     Args:
         parser: A `tensorrt.OnnxParser` of an empty network.
-        path: Graph of the bundle, with its external data beside it.
+        graph: Graph of the bundle, with the files of its external data.
         mappings: Receives the mapped weights, which must outlive parser, network and build.
 
     Raises:
         CovisError: the parser rejects the graph, with its own first reason (exit code 3).
     """
-    model = for_tensorrt(load_graph(path))
+    model = for_tensorrt(graph.model())
     data = model.SerializeToString()
     if not hasattr(parser, "load_initializer"):
-        done = parser.parse(data, str(path.resolve()))
+        with graph.data_by_name() as folder:
+            done = parser.parse(data, str(folder / graph.path.name))
     else:
         external = {entry.tensor: entry for entry in external_data(model)}
         initializers = {tensor.name for tensor in model.graph.initializer}
-        done = parser.load_model_proto(data, str(path.resolve()))
+        done = parser.load_model_proto(data, str(graph.path.resolve()))
         addresses: dict[str, int] = {}
         for name in sorted(external.keys() & initializers) if done else ():
             entry = external[name]
             if entry.location not in addresses:
-                addresses[entry.location] = _map_file(path.parent / entry.location, mappings)
+                addresses[entry.location] = _map_file(graph.data[entry.location], mappings)
             address = addresses[entry.location] + entry.offset
             done = done and parser.load_initializer(name, address, entry.length)
         done = done and parser.parse_model_proto()
     if not done:
         reasons = [printable(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         reason = reasons[0] if reasons else ""
-        raise _build_error(path, "TensorRT's parser refuses the graph", reason)
+        raise _build_error(graph.path, "TensorRT's parser refuses the graph", reason)
 
 
-def _map_file(path: Path, mappings: ExitStack) -> int:
+def _map_file(file: VerifiedFile, mappings: ExitStack) -> int:
     """Map a file, and return the address of its bytes, valid until `mappings` closes."""
     import numpy as np
 
-    with path.open("rb") as stream:
-        view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    view = file.map()
     array = np.frombuffer(view, np.uint8)
 
     def close() -> None:
@@ -173,7 +174,7 @@ def _map_file(path: Path, mappings: ExitStack) -> int:
 
 
 def _profile(builder: Any, network: Any, request: EngineRequest) -> Any:
-    shapes, where = request.shapes, str(request.graph)
+    shapes, where = request.shapes, str(request.graph.path)
     profile = builder.create_optimization_profile()
     names = [network.get_input(i).name for i in range(network.num_inputs)]
     if odd := sorted(set(names) ^ shapes.max.keys()):

@@ -12,10 +12,12 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from covis.engines.bundle.bundle import PLANS, Bundle, sha256_of
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Manifest, Stage
+from covis.engines.bundle.verified import VerifiedGraph, verified_onnx
 from covis.engines.errors import user_error
-from covis.engines.graphs.read import Port, external_data, load_graph, signature
+from covis.engines.graphs.read import Port, external_data, signature
 from covis.engines.op import DOMAIN
 from covis.engines.system.atomic import atomic_file
 from covis.engines.system.native import PLUGIN_LIBRARY, find_library
@@ -41,7 +43,7 @@ class PlanRequest:
 
     Attributes:
         stage: Name of the stage.
-        graph: Path of the ONNX file.
+        graph: The ONNX file.
         precision: Name of the export's precision, e.g. "fp16".
         profile: Range of each symbol (M, N, K); empty for a single ONNX file.
         shapes: Shape of every graph input at the ends of the profile and at its optimum.
@@ -55,7 +57,7 @@ class PlanRequest:
     """
 
     stage: str
-    graph: Path
+    graph: VerifiedGraph
     precision: str
     profile: dict[Literal["M", "N", "K"], Range]
     shapes: InputShapes
@@ -84,11 +86,12 @@ def stage_requests(bundle: Bundle, options: BuildOptions) -> tuple[PlanRequest, 
     requests = []
     for stage in stages:
         profile = stage_profile(stage, ranges)
-        model = load_graph(bundle.graph(stage))
+        graph = bundle.graph(stage)
+        model = graph.model()
         requests.append(
             PlanRequest(
                 stage=stage.name,
-                graph=bundle.graph(stage),
+                graph=graph,
                 precision=manifest.precision.name,
                 profile=profile,
                 shapes=stage_shapes(stage, profile),
@@ -111,21 +114,18 @@ def onnx_request(options: BuildOptions) -> PlanRequest:
     assert options.onnx is not None
     if not options.onnx.is_file():
         raise user_error("no such file", where=options.onnx)
-    model = load_graph(options.onnx)
-    locations = sorted({entry.location for entry in external_data(model)})
-    digest = sha256_of(options.onnx)
-    weights = hashlib.sha256()
-    for name in locations:
-        weights.update(sha256_of(options.onnx.parent / name).encode())
+    graph = verified_onnx(options.onnx)
+    model, digest = graph.model(), graph.file.sha256
+    weights = hashlib.sha256("".join(file.sha256 for file in graph.data.values()).encode())
     stem = re.sub(r"[^a-z0-9_]", "_", options.onnx.stem.lower())[:60]
     return PlanRequest(
         stage=stem if stem[:1].isalpha() else f"g{stem}",
-        graph=options.onnx,
+        graph=graph,
         precision="as the graph says",
         profile={},
         shapes=_graph_shapes(model, options),
         graph_sha256=digest,
-        weights_sha256=weights.hexdigest() if locations else digest,
+        weights_sha256=weights.hexdigest() if graph.data else digest,
         uses_plugin=_uses_plugin(model),
         no_kernel=_no_kernel(model),
         layers=options.exportLayerInfo,
@@ -172,9 +172,9 @@ def write_parser_onnx(request: PlanRequest, folder: Path) -> Path:
         CovisError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = load_graph(request.graph)
+    model = request.graph.model()
     for name in {entry.location for entry in external_data(model)}:
-        link, source = folder / name, (request.graph.parent / name).resolve()
+        link, source = folder / name, (request.graph.path.parent / name).resolve()
         if not link.exists():
             link.symlink_to(source)
         elif link.resolve() != source:

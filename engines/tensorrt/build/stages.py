@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from covis.engines.bundle.bundle import open_bundle
-from covis.engines.graphs.read import load_graph
 from covis.engines.system.atomic import check_file_target
 from covis.engines.system.gpu import Gpu, find_gpu
 from covis.engines.tensorrt.build.engine import EngineRequest, build_engine
@@ -170,7 +169,7 @@ class PlanBuilder:
     def _examine(self, request: PlanRequest, plan: Path, refused: Path) -> EngineInfo:
         use_gpu(self.options.device)
         info = inspect_plan(plan)
-        model = for_tensorrt(load_graph(request.graph))
+        model = for_tensorrt(request.graph.model())
         options, where = self.options.engine_options(), f"stage {request.stage}"
         with preserve_layers(info.layers, request.layers, refused):
             prove(info, model, request.shapes, options, where, self._on_progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from covis.engines.bundle.bundle import PLANS, Bundle
+from covis.engines.bundle.bundle import Bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Stage
 from covis.engines.errors import CovisError, user_error
 from covis.engines.system.gpu import Gpu

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.errors import environment_error, user_error
-from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import tensor_facts
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.engines.tensorrt.plans.profiles import stage_shapes
@@ -40,6 +39,6 @@ def plan_report(bundle: Bundle, record: PlanRecord, folder: Path) -> EngineRepor
     if "/" in name or hashlib.sha256(data).hexdigest() != digest:
         raise user_error("is not what the build recorded (sha256 differs)", where=path)
     shapes = stage_shapes(stage, record.profile)
-    model = for_tensorrt(load_graph(bundle.graph(stage)))
+    model = for_tensorrt(bundle.graph(stage).model())
     layers = parse_layers(data.decode("utf-8", "replace"), str(path))
     return report(model, tensor_facts(model, shapes.opt), layers, tf32=record.options.tf32)

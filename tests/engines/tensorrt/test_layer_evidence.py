@@ -33,7 +33,7 @@ def inspector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]
     texts = {stage: layers_of(stage) for stage in STAGES}
 
     def build_engine(request: stages.EngineRequest, write: Write) -> None:
-        write(request.graph.stem.encode())
+        write(request.graph.path.stem.encode())
 
     fakes: dict[str, Callable[..., object]] = {
         "find_gpu": lambda device: H200,

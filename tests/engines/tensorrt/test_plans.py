@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from covis.engines.bundle.bundle import PLANS, Bundle, open_bundle
+from covis.engines.bundle.bundle import Bundle, open_bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.system.gpu import Gpu
 from covis.engines.tensorrt.plans.cache import PlanCache

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from covis.cli import run_command
-from covis.engines.bundle.bundle import PLANS, open_bundle
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
 from covis.engines.tensorrt.plans.cache import EngineInfo, PlanCache

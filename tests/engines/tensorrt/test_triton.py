@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from covis.cli import run_command
-from covis.engines.bundle.bundle import PLANS, Bundle, open_bundle
+from covis.engines.bundle.bundle import Bundle, open_bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.tensorrt.plans.cache import PlanCache
 from covis.engines.tensorrt.plans.record import Range
 from tests.engines.tensorrt.plan_inputs import plan_inputs

@@ -12,7 +12,8 @@ import pytest
 from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from covis.commands.tune import degrees, share
-from covis.engines.bundle.bundle import MANIFEST, open_bundle
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.folder import MANIFEST
 from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.metrics.drift import scene_drift

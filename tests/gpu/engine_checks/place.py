@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from covis.cli import run_command
-from covis.engines.bundle.bundle import PLANS, open_bundle
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.bundle.folder import PLANS
 from covis.engines.errors import CovisError
 from covis.engines.options import BackendOptions, RunOptions
 from covis.evaluation.bench.measure import random_images

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from covis.cli import run_command
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.bundle.manifest import Stage, Tensor
+from covis.engines.bundle.verified import verified_onnx
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import CovisError
 from covis.engines.options import BackendOptions
@@ -118,7 +119,7 @@ def test_sessions_bind_every_type(tmp_path: Path, dtype: str) -> None:
         name="identity", scope="frames", graph="identity.onnx",
         inputs=(ports[0],), outputs=(ports[1],),
     )  # fmt: skip
-    session = Session(path, stage, SessionOptions(threads=1))
+    session = Session(verified_onnx(path), stage, SessionOptions(threads=1))
     x = np.array([[0, 1, 2], [3, 4, 5]]).astype(numpy_dtype(dtype))
     y = np.empty_like(x)
     session.run({"x": x}, {"y": y})

@@ -1,0 +1,121 @@
+"""Limits of what is read: every size, length and number that a file or an option may have.
+
+A file that comes from somebody else must not take all memory or all time before its fault is
+found. Each limit is far above what a real file needs; the documentation lists them from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_GIB: Final = 1 << 30
+_MIB: Final = 1 << 20
+_KIB: Final = 1 << 10
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Largest value of something that is read.
+
+    Attributes:
+        what: The thing that is limited.
+        most: Largest accepted value.
+        unit: Unit of the value; "bytes" is shown as KiB, MiB or GiB.
+        why: Reason for the value.
+    """
+
+    what: str
+    most: int
+    unit: str
+    why: str
+
+    def __str__(self) -> str:
+        if self.unit != "bytes":
+            return f"{self.most:,} {self.unit}"
+        for size, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
+            if self.most % size == 0:
+                return f"{self.most // size:,} {name}"
+        return f"{self.most:,} bytes"
+
+
+MANIFEST_FILE: Final = Limit(
+    "`manifest.json` of a bundle", 16 * _MIB, "bytes", "a manifest takes about 20 KiB"
+)
+GRAPH: Final = Limit(
+    "ONNX graph of a bundle, without its weights",
+    256 * _MIB,
+    "bytes",
+    "the largest graphs take a few MiB, and a graph is parsed in memory",
+)
+ONNX_FILE: Final = Limit(
+    "ONNX file of `covis build --onnx`, with weights inside",
+    2 * _GIB - 1,
+    "bytes",
+    "protobuf, the format of ONNX, allows no more",
+)
+TEXT: Final = Limit(
+    "text in a manifest: a source, a licence, a list of layers",
+    4 * _KIB,
+    "characters",
+    "a list of 1,000 single layers takes 3,900",
+)
+STAGES: Final = Limit("stages of a bundle", 64, "stages", "the models have up to 7")
+TENSORS: Final = Limit("inputs or outputs of a stage", 256, "tensors", "the models have up to 12")
+RANK: Final = Limit("dimensions of a tensor", 8, "dimensions", "TensorRT takes no more")
+DIMENSION: Final = Limit(
+    "fixed dimension of a tensor", 2**31 - 1, "elements", "TensorRT counts them in 31 bits"
+)
+FILES: Final = Limit("files of a bundle", 256, "files", "each is open while the bundle is in use")
+MODEL_BLOCKS: Final = Limit(
+    "blocks (`depth`) in a model's configuration",
+    1_000,
+    "blocks",
+    "the models have up to 40, and each is built before the weights are compared with it",
+)
+MODEL_SIZE: Final = Limit(
+    "any other number in a model's configuration", 65_536, "", "the widest layers have 8,192"
+)
+MODEL_RATIO: Final = Limit(
+    "ratio of two widths (`mlp_ratio`) in a model's configuration", 64, "", "the models have 4"
+)
+CHECKPOINT_TABLE: Final = Limit(
+    "table at the start of a safetensors file",
+    16 * _MIB,
+    "bytes",
+    "the official checkpoints take 0.2 MiB",
+)
+SHARDS: Final = Limit(
+    "files of a sharded checkpoint", 1_000, "files", "models of this size have up to 10"
+)
+PLANS: Final = Limit(
+    "records of plans in a folder", 10_000, "records", "all are read to choose one"
+)
+PLAN_RECORD: Final = Limit("record of a plan", _MIB, "bytes", "a record takes about 1 KiB")
+PLAN_LAYERS: Final = Limit(
+    "layer information of a plan", 256 * _MIB, "bytes", "the largest engines give some 20 MiB"
+)
+TIMING_CACHE: Final = Limit(
+    "TensorRT's cache of kernel times", _GIB, "bytes", "a cache takes a few MiB"
+)
+OWN_PLANS: Final = Limit(
+    "list of own plans", 16 * _MIB, "bytes", "it has 65 bytes for each plan that was ever built"
+)
+VIEWS: Final = Limit(
+    "views or frames in an option, and probes", 1_000_000, "", "no memory holds more views"
+)
+DEVICE: Final = Limit("index of a GPU (`--device`)", 1_023, "", "machines have up to 16 GPUs")
+THREADS: Final = Limit(
+    "threads of ONNX Runtime (`--threads`)",
+    1_024,
+    "threads",
+    "each stage has so many, and more fill the memory with stacks",
+)
+ERROR_LINE: Final = Limit(
+    "text of an error", 4 * _KIB, "characters", "an error is one line that a person reads"
+)
+
+TABLE: Final[tuple[Limit, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Limit)
+)
+"""Every limit, in the order of this file."""
