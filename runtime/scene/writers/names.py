@@ -25,14 +25,15 @@ def safe_names(names: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]
     """
     plain = [_SUFFIX.sub("", name) for name in names]
     stems = [_safe_stem(stem, index) for index, stem in enumerate(plain)]
-    taken: set[str] = set()
+    owner: dict[str, int] = {}
     # A view whose name stays as it is comes before the views whose names become equal to it.
     for index in sorted(range(len(names)), key=lambda i: stems[i] != plain[i]):
-        unique, count = stems[index], 1
-        while unique.casefold() in taken:
+        owner.setdefault(stems[index].casefold(), index)
+    for index, stem in enumerate(stems):
+        unique, count = stem, 1
+        while owner.setdefault(unique.casefold(), index) != index:
             count += 1
-            unique = f"{stems[index]}-{count}"
-        taken.add(unique.casefold())
+            unique = f"{stem}-{count}"
         stems[index] = unique
     return tuple(stem + suffix for stem, suffix in zip(stems, suffixes, strict=True))
 

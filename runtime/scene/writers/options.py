@@ -15,7 +15,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)  # in the order of writing
 _NEEDS: dict[Format, tuple[Format, ...]] = {
     "masks": ("images",),
     "colmap": ("images",),
-    "nerfstudio": ("images", "ply"),
+    "nerfstudio": ("images", "masks", "ply"),
 }
 DepthFormat = Literal["png", "exr"]
 
