@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_weights
 from torch import Tensor
 
 from covis.engines.errors import environment_error, user_error
+from covis.engines.system.atomic import atomic_file
 from covis.export.training.config import TrainingConfig
 
 FILE = "checkpoint.pt"
@@ -41,20 +41,16 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Replace the folder's checkpoint; an interruption leaves the old one in place."""
-    path, partial = folder / FILE, folder / f"{FILE}.partial"
+    path = folder / FILE
     record = {
         "config": checkpoint.config.to_json(),
         **{k: getattr(checkpoint, k) for k in ("step", "seconds", "model", "average", "optimiser")},
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with atomic_file(path) as file:
             torch.save(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise environment_error(f"cannot write the checkpoint: {error}", where=path) from error
     return path
 
@@ -87,6 +83,5 @@ def export_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[
     bad = [k for k, v in half.items() if not torch.isfinite(v).all()]
     if bad:
         raise user_error("does not fit float16: " + ", ".join(bad), where=path)
-    partial = path.with_suffix(".partial")
-    save_file(half, partial, metadata=dict(metadata))
-    partial.replace(path)
+    with atomic_file(path) as file:
+        file.write(save_weights(half, metadata=dict(metadata)))

@@ -9,9 +9,10 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from covis.engines.system.atomic import atomic_file
 from covis.export.training.config import TrainingConfig
 from covis.synthetic import (
     TRAINING_SEEDS_START,
@@ -112,9 +113,8 @@ class Pool:
                 )
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    partial = path.with_suffix(".partial")
-                    save_file({k: v.contiguous() for k, v in scene.items()}, partial)
-                    partial.replace(path)
+                    with atomic_file(path) as file:  # several runs may share the cache
+                        file.write(save({k: v.contiguous() for k, v in scene.items()}))
         self.scenes[name] = scene
         while len(self.scenes) > config.pool:
             self.scenes.popitem(last=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
+from covis.engines.system.atomic import write_file
 from covis.evaluation.metrics.pose import THRESHOLDS, auc, pair_errors
 from covis.export.models import load_model
 from covis.export.models.cameras import pose_to_cameras
@@ -189,7 +190,7 @@ def main(
     text = json.dumps(table, indent=1)
     print(text)
     if out is not None:
-        out.write_text(text + "\n")
+        write_file(out, text + "\n")
 
 
 if __name__ == "__main__":

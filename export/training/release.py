@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from covis.engines.system.atomic import write_file
 from covis.export.training import checkpoint
 from covis.export.training.evaluate import evaluate
 from covis.export.training.train import LOG
@@ -80,7 +81,7 @@ def release(
             "scores": evaluate(run, kinds, scenes, views, weights),
         },
     }
-    record.write_text(json.dumps(content, indent=1) + "\n")
+    write_file(record, json.dumps(content, indent=1) + "\n")
     return weights, record
 
 

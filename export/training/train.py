@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import signal
 import time
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
+from covis.engines.system.atomic import write_file
 from covis.export.models import build_model
 from covis.export.models.vggt import Vggt
 from covis.export.training import checkpoint
@@ -296,8 +298,9 @@ def _trim_log(path: Path, step: int) -> None:
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     earlier = rows[:1] + [row for row in rows[1:] if float(row[0]) <= step]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(earlier)
+    kept = io.StringIO()
+    csv.writer(kept).writerows(earlier)
+    write_file(path, kept.getvalue())
 
 
 def main(
