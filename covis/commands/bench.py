@@ -75,6 +75,7 @@ def bench(command: BenchCommand) -> None:
     """Measure, print a table, and write the record."""
     from rich.console import Console
 
+    from covis.commands.run import warn
     from covis.engines.system.atomic import atomic_file, check_file_target
     from covis.evaluation.bench.measure import Schedule, Setting, measure
     from covis.evaluation.bench.record import ratios
@@ -87,6 +88,7 @@ def bench(command: BenchCommand) -> None:
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, command.run)
         images = pictures(command, pipeline.bundle)
+    warn(console, images.notes)
     chosen = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
     settings: dict[str, Setting] = {
         command.against: Setting(replace(chosen, selector=command.against))
@@ -116,10 +118,12 @@ def pictures(command: BenchCommand, bundle: Bundle) -> Images:
 
     if command.photos is None:
         return random_images(command.views, bundle.manifest.pixel_rule)
-    found = select_photos(command.photos).photos
+    selection = select_photos(command.photos)
+    found = selection.photos
     views = command.views or len(found)
     repeated = (found * -(-views // len(found)))[:views]
-    return load_images(repeated, bundle.manifest.pixel_rule)
+    images = load_images(repeated, bundle.manifest.pixel_rule)
+    return replace(images, notes=(*selection.notes, *images.notes))
 
 
 def make_record(

@@ -52,9 +52,14 @@ def export(options: ExportOptions) -> None:
 
 def _load_photos(folder: Path, rule: PixelRule) -> NDArray[np.float32]:
     """Load the photos of a folder in the form that the model reads: (M, 3, H, W) in [0, 1]."""
+    from rich.console import Console
+
+    from covis.commands.run import warn
     from covis.runtime.photos.selection import load_photos
 
-    return load_photos(folder, rule).pixels
+    images = load_photos(folder, rule)
+    warn(Console(stderr=True), images.notes)
+    return images.pixels
 
 
 def drift_lines(precision: Precision) -> list[str]:

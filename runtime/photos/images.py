@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.pixel_rule import PixelRule
-from covis.engines.errors import CovisError, ExitCode, environment_error, user_error
+from covis.engines.errors import CovisError, ExitCode, environment_error, printable, user_error
 from covis.runtime.photos.decode import header_size, quiet_pillow, title_of, upright_rgb
 from covis.runtime.photos.masks import usable
 from covis.runtime.photos.names import enumerated, names_of
@@ -225,7 +225,9 @@ def _failure_notes(
         CovisError: Nothing is left, or no frame of a video without `skip_bad`.
     """
     failures = {i: error for i, error in enumerate(results) if isinstance(error, CovisError)}
-    if len(failures) == len(photos) > 1:
+    if len(failures) == len(photos) == 1:
+        raise failures[0]
+    if len(failures) == len(photos):
         raise user_error(
             f"none of {len(photos)} photos can be decoded; the first is {failures[0].where}, which "
             f"{failures[0].what}",
@@ -243,8 +245,15 @@ def _failure_notes(
         if len(indices) > 1:
             notes.append(f"passed over {len(failed)} frames of {first.where}: {first.what}")
         else:
-            notes.append(f"passed over {first.where}: {first.what}")
+            notes.append(_passed_over(title_of(photos[failed[0]], failed[0]), first))
     return notes
+
+
+def _passed_over(title: str | Path, error: CovisError) -> str:
+    name = printable(title)
+    return f"passed over {name}: " + (
+        error.what if error.where == name else f"{error.where} {error.what}"
+    )
 
 
 def _file(photo: Photo, index: int) -> object:
