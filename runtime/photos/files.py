@@ -72,6 +72,9 @@ def open_file(path: Path) -> ImageFile.ImageFile:
         _limit(image, path)
         _refuse_raw(image, path)
         mend_planes(image)
+        # Without a name Pillow reads the file instead of mapping it: a mapping scrambles sideways
+        # TIFFs, and kills the process if the file shrinks meanwhile.
+        image.filename = ""
     except BaseException:
         image.close()
         raise

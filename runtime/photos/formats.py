@@ -44,6 +44,14 @@ _OPTIONAL = {
 # Brands of HEIF files (ISO/IEC 23008-12); those of AVIF begin with avi.
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+_MAGIC = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "GIF": (b"GIF8",),
+    "JPEG2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+}
+
 _lock = threading.Lock()
 _decoders: tuple[str, ...] = ()
 
@@ -110,11 +118,9 @@ def unidentified(path: Path) -> CovisError:
 
 
 def _signature(head: bytes) -> str:
-    """Return Pillow's name of the format that the first 16 bytes of a file announce."""
+    """Return Pillow's name of the format that the first 16 bytes of a file announce, or ""."""
     if head[4:8] == b"ftyp":
         return "HEIF" if head[8:12] in _HEIF_BRANDS else "AVIF" if head[8:11] == b"avi" else ""
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return "TIFF"
-    if head[4:8] == b"jP  " or head[:4] == b"\xff\x4f\xff\x51":
-        return "JPEG2000"
-    return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), "")

@@ -98,6 +98,21 @@ def test_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: i
         assert upright_rgb(path, 0).orientation == orientation
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBX", "RGBA", "CMYK", "I;16"])
+def test_sideways_tiff_that_pillow_would_map_into_memory(tmp_path: Path, mode: str) -> None:
+    """Pillow lays the rows of the file out by the size of the upright photo."""
+    grey = Image.fromarray(PHOTO[..., 1])
+    upright = Image.fromarray(PHOTO[..., 1].astype(np.uint16) * 257) if mode == "I;16" else grey
+    if mode != "I;16":
+        upright = grey.convert("RGB").convert(mode)
+    path = save(tmp_path / "a.tif", stored(upright, 6), exif=exif(6))
+    assert header_size(path, 0) == (60, 80)
+    if mode == "I;16":
+        assert (pixels(path)[..., 1] == PHOTO[..., 1]).all()
+    else:
+        np.testing.assert_array_equal(pixels(path), np.asarray(upright.convert("RGB")))
+
+
 def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
     grey = np.asarray(stored(Image.fromarray(PHOTO[..., 1]), 6)).astype(np.uint16) * 257
     path = tmp_path / "a.png"
