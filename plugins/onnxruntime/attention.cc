@@ -22,9 +22,9 @@ struct BlockSparseAttention {
 
   static OrtStatus* create(DataType type, const OrtKernelInfo* info, BlockSparseAttention** made) {
     BlockSparseAttention op{type, {}, 0.0f};
-    layout_attributes(info, op.layout);
-    attribute(info, "scale", op.scale);
-    std::string error = check_layout(op.layout);
+    std::string error = layout_attributes(info, op.layout);
+    if (error.empty()) error = attribute(info, "scale", op.scale);
+    if (error.empty()) error = check_layout(op.layout);
     if (error.empty()) error = check_scale(op.scale);
     if (!error.empty()) return failure(kName, error);
     *made = new BlockSparseAttention(op);

@@ -54,52 +54,86 @@ bool found(OrtStatus* status) {
   return false;
 }
 
+// Whether the node has the attribute in any type. A getter fails in the same way on an absent one
+// and on one of another type, so all of them are tried.
+bool has(const OrtKernelInfo* info, const char* name) {
+  int64_t integer = 0;
+  float real = 0.0f;
+  size_t size = 0;
+  if (found(api->KernelInfoGetAttribute_int64(info, name, &integer)) ||
+      found(api->KernelInfoGetAttribute_float(info, name, &real)) ||
+      found(api->KernelInfoGetAttribute_string(info, name, nullptr, &size)) ||
+      found(api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) ||
+      found(api->KernelInfoGetAttributeArray_float(info, name, nullptr, &size))) {
+    return true;
+  }
+  OrtAllocator* allocator = nullptr;
+  OrtValue* tensor = nullptr;
+  if (!found(api->GetAllocatorWithDefaultOptions(&allocator)) ||
+      !found(api->KernelInfoGetAttribute_tensor(info, name, allocator, &tensor))) {
+    return false;
+  }
+  api->ReleaseValue(tensor);
+  return true;
+}
+
+std::string unless_absent(const OrtKernelInfo* info, const char* name, const char* type) {
+  if (!has(info, name)) return {};
+  return std::string("attribute ") + name + " is not " + type;
+}
+
 }  // namespace
 
-void attribute(const OrtKernelInfo* info, const char* name, int64_t& value) {
+std::string attribute(const OrtKernelInfo* info, const char* name, int64_t& value) {
   int64_t given = 0;
-  if (found(api->KernelInfoGetAttribute_int64(info, name, &given))) value = given;
+  if (!found(api->KernelInfoGetAttribute_int64(info, name, &given))) {
+    return unless_absent(info, name, "an integer");
+  }
+  value = given;
+  return {};
 }
 
-void attribute(const OrtKernelInfo* info, const char* name, float& value) {
+std::string attribute(const OrtKernelInfo* info, const char* name, float& value) {
   float given = 0.0f;
-  if (found(api->KernelInfoGetAttribute_float(info, name, &given))) value = given;
+  if (!found(api->KernelInfoGetAttribute_float(info, name, &given))) {
+    return unless_absent(info, name, "a float");
+  }
+  value = given;
+  return {};
 }
 
-void attribute(const OrtKernelInfo* info, const char* name, std::string& value) {
+std::string attribute(const OrtKernelInfo* info, const char* name, std::string& value) {
   size_t size = 0;  // with the closing zero
-  if (!found(api->KernelInfoGetAttribute_string(info, name, nullptr, &size)) || size == 0) return;
+  if (!found(api->KernelInfoGetAttribute_string(info, name, nullptr, &size)) || size == 0) {
+    return unless_absent(info, name, "a string");
+  }
   std::string given(size, '\0');
-  if (!found(api->KernelInfoGetAttribute_string(info, name, given.data(), &size))) return;
+  if (!found(api->KernelInfoGetAttribute_string(info, name, given.data(), &size))) {
+    return std::string("attribute ") + name + " cannot be read";
+  }
   given.resize(size - 1);
   value = given;
+  return {};
 }
 
-void attribute(const OrtShapeInferContext* context, const char* name, int64_t& value) {
-  const OrtOpAttr* given = nullptr;
-  if (!found(api->ShapeInferContext_GetAttribute(context, name, &given)) || given == nullptr)
-    return;
-  int64_t number = 0;
-  size_t size = 0;
-  if (found(api->ReadOpAttr(given, ORT_OP_ATTR_INT, &number, sizeof number, &size))) value = number;
-}
-
-namespace {
-
-template <class Source>
-void read_layout(const Source* source, TokenLayout& layout) {
-  TokenLayout::visit(
-      layout, [&](const char* name, int64_t& value, int64_t) { attribute(source, name, value); });
-}
-
-}  // namespace
-
-void layout_attributes(const OrtKernelInfo* info, TokenLayout& layout) {
-  read_layout(info, layout);
+std::string layout_attributes(const OrtKernelInfo* info, TokenLayout& layout) {
+  std::string error;
+  TokenLayout::visit(layout, [&](const char* name, int64_t& value, int64_t) {
+    if (error.empty()) error = attribute(info, name, value);
+  });
+  return error;
 }
 
 void layout_attributes(const OrtShapeInferContext* context, TokenLayout& layout) {
-  read_layout(context, layout);
+  TokenLayout::visit(layout, [&](const char* name, int64_t& value, int64_t) {
+    const OrtOpAttr* given = nullptr;
+    if (!found(api->ShapeInferContext_GetAttribute(context, name, &given)) || given == nullptr)
+      return;
+    int64_t number = 0;
+    size_t size = 0;
+    if (found(api->ReadOpAttr(given, ORT_OP_ATTR_INT, &number, sizeof number, &size)))
+      value = number;
+  });
 }
 
 std::string check_tokens(const std::vector<std::pair<const char*, const Tensor*>>& tensors,

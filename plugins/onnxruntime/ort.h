@@ -43,12 +43,15 @@ OrtStatus* output(OrtKernelContext* context, size_t index, const std::vector<int
 
 std::string text(const std::vector<int64_t>& shape);  // "(2, 16, 100, 64)"
 
-// Reads an attribute; the value stays as it is where the attribute is absent.
-void attribute(const OrtKernelInfo* info, const char* name, int64_t& value);
-void attribute(const OrtKernelInfo* info, const char* name, float& value);
-void attribute(const OrtKernelInfo* info, const char* name, std::string& value);
-void attribute(const OrtShapeInferContext* context, const char* name, int64_t& value);
-void layout_attributes(const OrtKernelInfo* info, TokenLayout& layout);
+// Reads an attribute; the value stays as it is where the attribute is absent. Returns an error if
+// the node has it in another type.
+std::string attribute(const OrtKernelInfo* info, const char* name, int64_t& value);
+std::string attribute(const OrtKernelInfo* info, const char* name, float& value);
+std::string attribute(const OrtKernelInfo* info, const char* name, std::string& value);
+std::string layout_attributes(const OrtKernelInfo* info, TokenLayout& layout);
+
+// The same for shape inference, which passes over faults: they are reported when kernels are
+// created.
 void layout_attributes(const OrtShapeInferContext* context, TokenLayout& layout);
 
 // Whether shape inference may pass a dimension on: it has a value or a symbolic name.

@@ -21,10 +21,10 @@ struct BlockSelect {
 
   static OrtStatus* create(DataType type, const OrtKernelInfo* info, BlockSelect** made) {
     TokenLayout layout = kSelectDefaults;
-    layout_attributes(info, layout);
+    std::string error = layout_attributes(info, layout);
     std::string pool = "mean";
-    attribute(info, "pool", pool);
-    std::string error = check_layout(layout);
+    if (error.empty()) error = attribute(info, "pool", pool);
+    if (error.empty()) error = check_layout(layout);
     if (error.empty() && pool != "mean" && pool != "max") {
       error = "attribute pool is '" + pool + "', must be 'mean' or 'max'";
     }

@@ -10,7 +10,7 @@ from covis.engines.system.ort_settings import import_onnxruntime
 
 # Folder of the weights of a graph that is given as bytes; ONNX Runtime maps them into memory.
 WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
-# Errors of ONNX Runtime about the graph itself. With a GPU, `Fail` also stands for its driver.
+# Errors of ONNX Runtime that are always about the graph itself.
 _GRAPH_FAULTS: Final = ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "NoSuchFile")
 _DOCTOR: Final = "see `covis doctor`"
 _EXPORT: Final = "export the bundle again with this version of covis"
@@ -55,9 +55,15 @@ def run_failure(error: Exception, stage: str, *, on_gpu: bool) -> CovisError:
 
 
 def is_graph_fault(error: Exception, *, on_gpu: bool) -> bool:
-    """Return whether ONNX Runtime blames the graph and not the machine."""
+    """Return whether ONNX Runtime blames the graph and not the machine.
+
+    `Fail`, and `RuntimeException` of a kernel that refuses its node, may also come from the driver
+    of a GPU.
+    """
     kind = type(error).__name__
-    return kind in _GRAPH_FAULTS or (kind == "Fail" and not on_gpu)
+    if kind in ("Fail", "RuntimeException"):
+        return not on_gpu and "alloc" not in str(error)
+    return kind in _GRAPH_FAULTS
 
 
 def lacks_thread(error: Exception) -> bool:

@@ -45,6 +45,34 @@ def test_attributes_out_of_range(
         session(model(op, attributes))
 
 
+VALUES: dict[str, Any] = {
+    "integer": 3,
+    "float": 0.5,
+    "string": "mean",
+    "integers": [1, 2],
+    "floats": [0.5],
+    "strings": ["mean"],
+    "tensor": helper.make_tensor("t", TensorProto.FLOAT, [1], [1.0]),
+}
+
+
+@pytest.mark.parametrize("given", VALUES)
+@pytest.mark.parametrize(
+    ("op", "name", "right"),
+    [(ATTENTION, "q_block", "integer"), (ATTENTION, "scale", "float"),
+     (SELECT, "frame_tokens", "integer"), (SELECT, "pool", "string")],
+)  # fmt: skip
+def test_attributes_of_another_type_are_not_absent(
+    op: str, name: str, right: str, given: str
+) -> None:
+    proto = model(op, {name: VALUES[given]})
+    if given == right:
+        session(proto)
+        return
+    with pytest.raises(Exception, match=f"covis {op}: attribute {name} is not an? {right}"):
+        session(proto)
+
+
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_scale_out_of_range(scale: float) -> None:
     with pytest.raises(Exception, match=r"attribute scale is .*must be finite and at least 0"):
