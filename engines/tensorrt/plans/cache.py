@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from covis.engines.bundle.bundle import sha256_of
 from covis.engines.errors import CovisError, environment_error
-from covis.engines.system.atomic import atomic_file
+from covis.engines.system.atomic import atomic_file, check_file_target
 from covis.engines.tensorrt.plans.record import PlanInputs, PlanRecord, read_record
 from covis.engines.tensorrt.plans.trust import remember_plan
 
@@ -148,6 +148,8 @@ def write_plan(
     """
     record = plan.with_name(plan.name + ".json")
     layers = plan.with_name(plan.name + ".layers")
+    for path in (plan, record, layers):
+        check_file_target(path)  # their names are longer than the plan's, which takes hours
     digest, size, started = hashlib.sha256(), 0, time.monotonic()
     with atomic_file(plan) as stream:
 
