@@ -52,14 +52,14 @@ def frames_of(scene: Scene, notes: list[str]) -> Frames:
             copied,
         )
     names = safe_names(scene.names, [".png"] * M)
-    nothing = (False,) * M
     if scene.images is None:
         notes.append(f"{reason}; the scene has no images of its own, so images/ is left out")
-        sizes, intrinsics = scene.original_sizes, scene.intrinsics_original
-        return Frames(names, sizes.astype(np.int64), intrinsics.astype(np.float64), "none", nothing)
+        sizes = scene.original_sizes.astype(np.int64)
+        intrinsics = scene.intrinsics_original.astype(np.float64)
+        return Frames(names, sizes, intrinsics, "none", (False,) * M)
     notes.append(f"{reason}; images/ and its cameras are at the model's size instead")
     sizes = np.tile(np.array(scene.image_size, np.int64), (M, 1))
-    return Frames(names, sizes, scene.intrinsics.astype(np.float64), "model", nothing)
+    return Frames(names, sizes, scene.intrinsics.astype(np.float64), "model", (False,) * M)
 
 
 def _photos_missing(scene: Scene) -> str | None:

@@ -26,7 +26,7 @@ class OutputOptions:
 
     Attributes:
         formats: Parts to write; docs/reference/conventions.md has their axes and units. `colmap`,
-            `nerfstudio` and `masks` bring the images that they refer to.
+            `nerfstudio` and `masks` bring their images.
         conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
             out of point clouds.
         max_points: Largest number of points in `points.ply`, evenly sampled over the views; 0
