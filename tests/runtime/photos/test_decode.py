@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import subprocess
 import sys
@@ -167,8 +166,9 @@ def test_lab_is_converted_by_its_definition(tmp_path: Path) -> None:
 
 
 def test_ycbcr_tiff(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", Image.fromarray(PHOTO).convert("YCbCr"))
-    assert np.abs(pixels(path) - PHOTO).max() <= 3
+    image = Image.fromarray(PHOTO).convert("YCbCr")
+    path = save(tmp_path / "a.tif", image, compression="jpeg", quality=100)
+    assert np.abs(pixels(path) - PHOTO).mean() <= 2
 
 
 def test_bilevel_and_grey(tmp_path: Path) -> None:
@@ -352,23 +352,20 @@ def test_which_files_may_be_copied(tmp_path: Path) -> None:
     assert {path.name: copyable_as(path) for path in may} == {p.name: s for p, s in may.items()}
 
 
-def test_broken_data_never_escapes_as_another_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["heic", "avif", "jp2", "mpo", "qoi", "tga", "gif"])
+def test_broken_data_never_escapes_as_another_error(tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(3)
-    refusals = 0
-    for suffix in ("heic", "avif", "jp2", "mpo", "qoi", "tga", "gif"):
-        buffer = io.BytesIO()
-        kind = {"heic": "heif", "jp2": "jpeg2000"}.get(suffix, suffix)
-        Image.fromarray(PHOTO).save(buffer, kind)
-        path = tmp_path / f"x.{suffix}"
-        for _ in range(25):
-            data = bytearray(buffer.getvalue())
-            for position in rng.integers(0, min(len(data), 600), 6):
-                data[position] = rng.integers(256)
-            path.write_bytes(bytes(data))
-            for function in (upright_rgb, header_size):
-                try:
-                    function(path, 0)
-                except CovisError as error:
-                    refusals += 1
-                    assert "\n" not in str(error)
-    assert refusals > 50
+    path = save(tmp_path / f"x.{suffix}", PHOTO)
+    whole, refusals = path.read_bytes(), 0
+    for _ in range(25):
+        data = bytearray(whole)
+        for position in rng.integers(0, min(len(data), 400), 8):
+            data[position] = rng.integers(256)
+        path.write_bytes(data)
+        for function in (upright_rgb, header_size):
+            try:
+                function(path, 0)
+            except CovisError as error:
+                refusals += 1
+                assert "\n" not in str(error)
+    assert refusals > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -96,7 +97,6 @@ def test_opaque_of_every_kind_of_transparency(tmp_path: Path) -> None:
         save(tmp_path / "grey.png", grey, transparency=0),
         save(tmp_path / "la.png", Image.merge("LA", [grey, grey])),
         save(tmp_path / "rgba.webp", RGBA, lossless=True),
-        save(tmp_path / "rgba.avif", RGBA, quality=100),
         save(tmp_path / "rgba.tga", RGBA),
         save(tmp_path / "rgba.jp2", RGBA),
     ]
@@ -104,6 +104,13 @@ def test_opaque_of_every_kind_of_transparency(tmp_path: Path) -> None:
         found = upright_rgb(path, 0).opaque
         assert found is not None, path.name
         np.testing.assert_array_equal(found, USED, err_msg=path.name)
+
+
+def test_opaque_of_avif_and_heic(tmp_path: Path) -> None:
+    pillow_heif.register_heif_opener()
+    for suffix, quality in (("heic", -1), ("avif", 100)):
+        path = save(tmp_path / f"a.{suffix}", RGBA, quality=quality)
+        np.testing.assert_array_equal(upright_rgb(path, 0).opaque, USED)
 
 
 def test_opaque_alpha_masks_nothing(tmp_path: Path) -> None:
