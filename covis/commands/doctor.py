@@ -99,10 +99,13 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _kernel() -> Finding:
-    from covis.engines.errors import printable
+    from covis.engines.errors import CovisError, printable
     from covis.engines.system.native import ORT_LIBRARY, find_library, instruction_set
 
-    library = find_library(ORT_LIBRARY)
+    try:
+        library = find_library(ORT_LIBRARY)
+    except CovisError as error:
+        return Finding(False, f"CPU kernel of the ops: {error}")
     if library is None:
         return Finding(
             None,
@@ -176,9 +179,13 @@ def _tensorrt() -> Finding:
 
 def _plugin() -> Finding:
     from covis.engines.bundle.bundle import sha256_of
+    from covis.engines.errors import CovisError
     from covis.engines.system.native import PLUGIN_LIBRARY, find_library
 
-    library = find_library(PLUGIN_LIBRARY)
+    try:
+        library = find_library(PLUGIN_LIBRARY)
+    except CovisError as error:
+        return Finding(None, f"no TensorRT plugin: {error}")
     if library is None:
         about = "no TensorRT plugin (libcovis_trt.so) was built: see docs/how-to/tensorrt.md"
         return Finding(None, about)

@@ -1,4 +1,7 @@
-"""Find the project's native libraries, in an installed package or in a checkout."""
+"""Find the project's native libraries, in an installed package or in a checkout.
+
+A library is code, so it is found only where others cannot write; see `own_files`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import ctypes
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+
+from covis.engines.system.own_files import check_own
 
 ORT_LIBRARY: Final = "libcovis_ort.so"
 PLUGIN_LIBRARY: Final = "libcovis_trt.so"
@@ -25,26 +30,38 @@ def find_library(name: str, path: Path | None = None) -> Path | None:
     Args:
         name: File name of the library, one of the constants above.
         path: File that the user named; no other place is searched then.
+
+    Returns:
+        Its real path, links resolved.
+
+    Raises:
+        CovisError: somebody else could have written the library (exit code 3).
     """
     root = Path(__file__).resolve().parents[2]  # the package `covis`, or a checkout's root
     if path is not None:
-        return path.resolve() if path.is_file() else None
+        return check_own(path) if path.is_file() else None
     places = [root / "lib" / name]
     if name in _BUILD_FOLDER:
         places.append(root / _BUILD_FOLDER[name] / name)
     with contextlib.suppress(metadata.PackageNotFoundError):
         places.append(Path(str(metadata.distribution("covis").locate_file(f"covis/lib/{name}"))))
-    return next((place.resolve() for place in places if place.is_file()), None)
+    return next((check_own(place) for place in places if place.is_file()), None)
 
 
 def find_kernels_of(plugin: Path) -> Path | None:
     """Find the kernels that a plugin library loads: beside it, else in the build tree.
 
-    None: the plugin takes those that the dynamic loader finds when the process runs.
+    None: there are none, and the plugin cannot run its ops.
+
+    Raises:
+        CovisError: somebody else could have written them (exit code 3).
     """
     folder = plugin.resolve().parent
     places = (folder / KERNELS_LIBRARY, folder.parent / "cuda" / KERNELS_LIBRARY)
-    return next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if place.is_file()), None)
+    if found is not None:
+        check_own(found)
+    return found
 
 
 def instruction_set(library: Path) -> str:

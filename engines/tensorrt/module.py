@@ -94,6 +94,7 @@ def load_plugin(path: Path | None = None, *, static: bool = False) -> Path:
     library = find_library(PLUGIN_LIBRARY, path)
     if library is None:
         raise missing_plugin(path)
+    find_kernels_of(library)  # the plugin loads them, so they are checked first
     with _lock:
         if library in _loaded:
             return library

@@ -16,17 +16,19 @@ bool find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
-// The folder of this library, the build tree's ../cuda, then the loader's search path. Full paths,
-// because a RUNPATH is ignored where a tool intercepts dlopen.
+// The folder of this library, then the build tree's ../cuda. Full paths, and no search by the
+// loader: its path may lead to a library that others can write. A RUNPATH would be ignored where a
+// tool intercepts dlopen.
 std::vector<std::string> places() {
   Dl_info self;
   if (dladdr(reinterpret_cast<void*>(&kernels), &self) == 0 || self.dli_fname == nullptr) {
-    return {""};
+    return {};
   }
   const std::string path = self.dli_fname;
   const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "./" : path.substr(0, slash + 1);
-  return {folder, folder + "../cuda/", ""};
+  if (slash == std::string::npos) return {};  // a search has found this library, nobody knows where
+  const std::string folder = path.substr(0, slash + 1);
+  return {folder, folder + "../cuda/"};
 }
 
 Kernels load() {
