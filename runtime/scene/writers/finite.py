@@ -18,7 +18,7 @@ class LeftOut:
     """Views and points that were left out.
 
     Attributes:
-        views: Names of the views whose camera is not finite or has a focal length of 0.
+        views: Names of the views whose camera is not finite or has a focal length of 0 or less.
         points: Number of valid pixels of the other views whose depth, point or confidence is not
             finite.
     """

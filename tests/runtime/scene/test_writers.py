@@ -12,6 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from covis.commands.run import _views
 from covis.engines.errors import CovisError
 from covis.runtime.scene import geometry
 from covis.runtime.scene.scene import Scene
@@ -327,3 +328,10 @@ def test_many_views_without_a_camera_take_one_line() -> None:
     (line,) = LeftOut(views=names, points=0).notes
     assert line.startswith("25 views have no finite camera and are left out: 00\\n.jpg, 01")
     assert line.endswith("09\\n.jpg and 15 more") and "\n" not in line
+
+
+def test_the_screen_counts_the_views_that_are_in_the_output() -> None:
+    extrinsics = random_scene().extrinsics.copy()
+    assert _views(random_scene()) == "3 views"
+    extrinsics[1] = np.nan
+    assert _views(random_scene(extrinsics=extrinsics)) == "2 of 3 views"

@@ -16,6 +16,7 @@ import pytest
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.scene.writers import check_output, npz, write
 from covis.runtime.scene.writers.options import Format, OutputOptions
+from covis.runtime.scene.writers.space import check_space
 from tests.file_limit import file_limit
 from tests.places import ROOT
 from tests.runtime.scene.random_scene import random_scene
@@ -193,6 +194,16 @@ def test_really_full_disk(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_too_small_a_disk_is_named_before_the_work(tmp_path: Path) -> None:
+    """Ten thousand million views of 518 x 518 need 32 exabytes."""
+    out = tmp_path / "new" / "out"
+    with pytest.raises(CovisError, match=r"scene\.npz alone needs 32198\d+\.\d GB, and .* GB") as e:
+        check_space(out, 10**10, (518, 518), OutputOptions())
+    assert e.value.code == ExitCode.ENVIRONMENT and str(out) in str(e.value)
+    check_space(out, 10**10, (518, 518), only("ply", "images"))
+    check_space(out, 10, (518, 518), OutputOptions())
 
 
 def test_interrupt_from_outside(tmp_path: Path) -> None:
