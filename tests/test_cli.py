@@ -208,6 +208,43 @@ def test_reader_that_leaves_is_no_error(mini_bundle: Path) -> None:
     os.close(writing)
 
 
+_FOLDERS = (["run", "nowhere", "p"], ["triton", "nowhere"], ["export", "vggt"], ["demo"])
+_RESULTS = (["eval", "nowhere", "co3d", "d"], ["sweep", "nowhere", "co3d", "d", "--no-pictures"])
+_FILES = (["compare", "nowhere", "p", "--out"], ["bench", "nowhere", "--exportTimes"])
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "words"),
+    [
+        ("/", 2, "name"),
+        (".", 2, "name"),
+        ("..", 2, "name"),
+        ("x" * 256, 3, "File name too long"),
+        ("file/out", 2, "file: is a file, not a folder"),
+        ("/proc/covis/out", 3, "cannot be written"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_first(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    place: str, code: int, words: str,
+) -> None:  # fmt: skip
+    """Before bundle and photos, which do not exist, are looked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for arguments in _FOLDERS:
+        fails(capsys, [*arguments, "--out", place], code, words)
+        fails(capsys, [*arguments, "--out", place, "--force"], code, words)
+    for arguments in _RESULTS:
+        known = words if words != "name" else "exists and holds no"
+        fails(capsys, [*arguments, "--out", place], code, known)
+    for arguments in _FILES:
+        known = words if words != "name" else "is a folder; name a file"
+        if place in ("file/out", "/proc/covis/out"):
+            code, known = 3, "cannot be written (no such folder)"
+        fails(capsys, [*arguments, place], code, known)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

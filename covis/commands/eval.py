@@ -98,8 +98,9 @@ def evaluate(command: EvalCommand) -> None:
 
     from covis.engines.errors import printable
     from covis.evaluation.accuracy.job import chosen_scenes
-    from covis.evaluation.accuracy.results import Results
+    from covis.evaluation.accuracy.results import Results, check_results_folder
 
+    check_results_folder(command.out)
     console = Console(stderr=True)
     with console.status("checking bundle and dataset"):
         job, pipeline = make_job(command)

@@ -21,6 +21,9 @@ def export(options: ExportOptions) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from covis.engines.system.atomic import check_folder_target
+
+    check_folder_target(options.out, force=options.force)  # before PyTorch is imported
     console = Console(stderr=True)
     # Names of files may contain what rich would read as markup.
     show = partial(console.print, highlight=False, markup=False, soft_wrap=True)

@@ -70,7 +70,9 @@ def sweep(command: SweepCommand) -> None:
     from rich.console import Console
 
     from covis.evaluation.accuracy.job import chosen_scenes
+    from covis.evaluation.accuracy.results import check_results_folder
 
+    check_results_folder(command.out, "settings/dense/evaluation.json", "sweep")
     console = Console(stderr=True)
     if command.pictures:
         from covis.evaluation.sweep.pictures import pyplot

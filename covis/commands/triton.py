@@ -54,9 +54,11 @@ def triton(command: TritonCommand) -> None:
     from covis.engines.bundle.bundle import open_bundle
     from covis.engines.bundle.folder import PLANS
     from covis.engines.options import SparsityChanges
+    from covis.engines.system.atomic import check_folder_target
     from covis.engines.tensorrt.triton import TritonOptions, write_repository
     from covis.runtime.flow import stage_names
 
+    check_folder_target(command.out, force=command.force)
     bundle = open_bundle(command.bundle)
     manifest = bundle.manifest
     sparsity = SparsityChanges(selector=command.selector).apply(manifest.sparsity)

@@ -12,6 +12,8 @@ from urllib.parse import quote
 from covis.engines.errors import user_error
 from covis.engines.system.atomic import check_writable, write_file
 from covis.engines.system.csv_file import csv_text
+from covis.engines.system.drafts import PARTIAL
+from covis.engines.system.files import entries
 from covis.evaluation.accuracy.scoring import Record
 from covis.evaluation.accuracy.summary import AVERAGED, aggregate
 from covis.evaluation.datasets.truth import SceneRef
@@ -52,15 +54,11 @@ class Results:
         self.folder = Path(folder)
         self.options = dict(options)
         self.fingerprint = _fingerprint(self.options)
+        check_results_folder(self.folder)
         written = self.folder / _OPTIONS
         if written.exists():
             self._check(written)
-            check_writable(written, cure=_CURE)  # before the first scene is evaluated in vain
             return
-        if self.folder.exists() and not _is_empty(self.folder):
-            raise user_error(
-                "exists and holds no evaluation", where=self.folder, hint="choose another --out"
-            )
         record = {"fingerprint": self.fingerprint, "options": self.options}
         write_result(written, json.dumps(record, indent=1) + "\n")
 
@@ -115,10 +113,27 @@ class Results:
         return report
 
 
+def check_results_folder(folder: Path, content: str = _OPTIONS, what: str = "evaluation") -> None:
+    """Refuse a place for results before anything is loaded and computed.
+
+    Args:
+        folder: Folder to create or to continue.
+        content: File in it that every earlier call has written.
+        what: Noun for the results, for the error.
+
+    Raises:
+        CovisError: The folder contains other files, or nothing can be written.
+    """
+    if not (folder / content).exists() and folder.exists() and not _is_empty(folder):
+        raise user_error(f"exists and holds no {what}", where=folder, hint="choose another --out")
+    check_writable(folder / content, cure=_CURE)
+
+
 def _is_empty(folder: Path) -> bool:
-    """Return whether a folder has no files except those of an interrupted `write_result`."""
+    """Return whether a folder has no files except what a process leaves that is killed at once."""
     return folder.is_dir() and all(
-        path.name.startswith(".") and path.suffix == ".partial" for path in folder.iterdir()
+        name.rpartition("/")[2].startswith(".") and name.endswith(PARTIAL)
+        for name in entries(folder)
     )
 
 

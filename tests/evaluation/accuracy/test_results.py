@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from covis.engines.errors import CovisError
-from covis.evaluation.accuracy.results import Results, write_result
+from covis.evaluation.accuracy.results import Results, check_results_folder, write_result
 from covis.evaluation.datasets.truth import SceneRef
 from tests.file_limit import file_limit
 
@@ -55,9 +55,11 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(CovisError, match="holds no evaluation"):
             Results(place, OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-    (tmp_path / "empty").mkdir()
     # What a process leaves that was killed in its first write.
-    (tmp_path / "empty" / ".evaluation.json.123.partial").write_text("{")
+    for name in (".evaluation.json.12345678.partial", "settings/dense/.evaluation.json.1.partial"):
+        (tmp_path / "empty" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "empty" / name).write_text("{")
+    check_results_folder(tmp_path / "empty", "settings/dense/evaluation.json", "sweep")
     Results(tmp_path / "empty", OPTIONS)
 
 
