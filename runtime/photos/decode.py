@@ -128,8 +128,9 @@ def copyable_as(photo: Path) -> str | None:
     """Return the suffix under which a file's bytes may be copied as the upright photo.
 
     Returns:
-        `.jpg` or `.png` where the stored pixels are upright, opaque, 8-bit RGB or grey and of full
-        size, so that all readers show the same; else None.
+        `.jpg` or `.png` where the stored pixels are upright, opaque, 8-bit RGB and of full size, so
+        that all readers show the same; else None. Trainers take three channels as given, so grey
+        is not copied.
 
     Raises:
         CovisError: The file cannot be opened.
@@ -137,7 +138,7 @@ def copyable_as(photo: Path) -> str | None:
     image = open_file(photo)
     with image:
         suffix = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png"}.get(image.format or "")
-        plain = raw_mode(image) in ("RGB", "L") and "transparency" not in image.info
+        plain = raw_mode(image) == "RGB" and "transparency" not in image.info
         if suffix is None or not plain or halved(image):
             return None
         if suffix == ".png" and getattr(image, "is_animated", False):

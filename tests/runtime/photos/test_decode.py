@@ -326,10 +326,10 @@ def test_which_files_may_be_copied(tmp_path: Path) -> None:
     may = {
         save(tmp_path / "a.jpg", PHOTO): ".jpg",
         save(tmp_path / "upright.jpg", PHOTO, exif=exif(1)): ".jpg",
-        save(tmp_path / "grey.jpeg", grey): ".jpg",
+        save(tmp_path / "grey.jpeg", grey): None,
         save(tmp_path / "a.mpo", Image.fromarray(PHOTO), **two): ".jpg",
         save(tmp_path / "a.png", PHOTO): ".png",
-        save(tmp_path / "grey.png", grey): ".png",
+        save(tmp_path / "grey.png", grey): None,
         save(tmp_path / "png-named.jpg", PHOTO, format="png"): ".png",
         save(tmp_path / "sideways.jpg", PHOTO, exif=exif(6)): None,
         save(tmp_path / "sideways.png", PHOTO, exif=exif(8)): None,

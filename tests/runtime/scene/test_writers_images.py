@@ -172,3 +172,18 @@ def test_masks_of_the_user_at_full_size(tmp_path: Path) -> None:
     written = np.asarray(Image.open(tmp_path / "out/masks/IMG_0001.jpg.png"))
     np.testing.assert_array_equal(written, mask)
     assert (tmp_path / "out/images/IMG_0001.jpg").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_grey_photos_have_three_channels(tmp_path: Path, suffix: str) -> None:
+    """gsplat takes the first three of an array's last axis, which would be columns."""
+    view = random_view(90, 120, 1)
+    grey = view.photo()[:, :, 0]
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(grey).save(path, quality=95)
+    scene = globe_scene([view], load_images([path], RULE))
+    files, _ = write(scene, tmp_path / "out", IMAGES)
+    assert files[0].name == path.name
+    written = np.asarray(Image.open(files[0]))
+    assert written.shape == (90, 120, 3)
+    assert np.abs(written.astype(int) - grey[:, :, None]).mean() < 2
