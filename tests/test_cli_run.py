@@ -90,7 +90,7 @@ def test_nothing_to_run_on(tiny_bundle: Path, place: Path, capsys: Captured) -> 
     (place.parent / "notes\n.txt").touch()
     for photos, message in (
         ("empty", "empty: holds no photo; put jpg, png"),
-        ("absent", "absent: no such folder; check the path"),
+        ("absent", "absent: no such file or folder; check the path"),
         ("notes\n.txt", r"notes\n.txt: "),
     ):
         assert run(tiny_bundle, place.parent / photos, place) == 2

@@ -56,7 +56,7 @@ def k_center(thumbnails: NDArray[np.uint8], count: int) -> list[int]:
     chosen = [0]
     distance = _squared(features, 0)
     while len(chosen) < count and distance.max() > 0:
-        farthest = int(distance.argmax())
+        farthest = int(np.argmax(distance))
         chosen.append(farthest)
         distance = np.minimum(distance, _squared(features, farthest))
     return sorted(chosen)

@@ -176,7 +176,8 @@ class VideoReader:
 
         aspect = float(self._stream.sample_aspect_ratio or 1)
         width = max(1, round(frame.width * aspect))
-        image: PilImage.Image = frame.to_image(width=width, height=frame.height)
+        rgb = frame.to_image(width=width, height=frame.height)  # type: ignore[no-untyped-call]
+        image: PilImage.Image = rgb
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return image
