@@ -67,6 +67,9 @@ DIMENSION: Final = Limit(
     "fixed dimension of a tensor", 2**31 - 1, "elements", "TensorRT counts them in 31 bits"
 )
 FILES: Final = Limit("files of a bundle", 256, "files", "each is open while the bundle is in use")
+FILE_NAME: Final = Limit(
+    "path of a file in a bundle", 255, "bytes", "file systems take no longer names"
+)
 MODEL_BLOCKS: Final = Limit(
     "blocks (`depth`) in a model's configuration",
     1_000,
@@ -93,7 +96,7 @@ PLANS: Final = Limit(
 )
 PLAN_RECORD: Final = Limit("record of a plan", _MIB, "bytes", "a record takes about 1 KiB")
 PLAN_LAYERS: Final = Limit(
-    "layer information of a plan", 256 * _MIB, "bytes", "the largest engines give some 20 MiB"
+    "layer information of a plan", 64 * _MIB, "bytes", "a layer takes a few KiB"
 )
 TIMING_CACHE: Final = Limit(
     "TensorRT's cache of kernel times", _GIB, "bytes", "a cache takes a few MiB"

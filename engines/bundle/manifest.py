@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from covis.engines.bundle.names import IMAGES
 from covis.engines.bundle.pixel_rule import PixelRule
+from covis.engines.limits import FILE_NAME
 from covis.engines.options import Sparsity
 
 FORMAT: Final = 1  # version of the manifest's format; a reader rejects any other
@@ -26,6 +27,8 @@ def _inside(name: str) -> str:
         raise ValueError(f"{name!r} is no plain relative path")
     if name == "." or ".." in path.parts:
         raise ValueError(f"{name!r} leaves the bundle")
+    if len(name.encode()) > FILE_NAME.most:  # else the system's refusal, as if it lacked something
+        raise ValueError(f"a path of more than {FILE_NAME}")
     return name
 
 

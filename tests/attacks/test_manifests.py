@@ -56,6 +56,8 @@ def test_paths_that_leave_the_folder(mini_bundle: Path, place: str, name: str) -
         ("opset", "20", "at opset: Input should be a valid integer"),
         ("opset", 20.0, "at opset: Input should be a valid integer"),
         ("opset", True, "at opset: Input should be a valid integer"),
+        ("files.0.path", "x" * 256, "at files.0.path: .*a path of more than 255 bytes"),
+        ("files.0.path", "a/" * 2000 + "a", "at files.0.path: .*a path of more than 255 bytes"),
         ("files.0.size", -1, "at files.0.size: Input should be greater than or equal to 0"),
         ("files.0.sha256", "ABC", "at files.0.sha256: String should match pattern"),
         ("files.0.sha256", "A" * 64, "at files.0.sha256: String should match pattern"),
