@@ -36,6 +36,7 @@ def inspect(command: InspectCommand) -> None:
     """Open the bundle (every digest is checked) and print its contents."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from covis.engines.bundle.bundle import open_bundle
     from covis.engines.bundle.manifest import Tensor
@@ -74,7 +75,7 @@ def inspect(command: InspectCommand) -> None:
         checks = [c for c in manifest.checks if c.stage == stage.name]
         worst = max((c.max_abs_diff / max(c.tolerance, 1e-30) for c in checks), default=None)
         verdict = "not verified" if worst is None else f"{worst:.2f} of the tolerance"
-        table.add_row(
+        words = (
             stage.name,
             "chunks" if stage.scope == "frames" else "all views",
             f"{sizes[stage.graph] / 1e6:.2f}",
@@ -82,6 +83,7 @@ def inspect(command: InspectCommand) -> None:
             listed(stage.outputs),
             verdict,
         )
+        table.add_row(*map(Text, words))  # as text, not as markup
     console.print(table)
     console.print(f"all {len(manifest.files)} files have their listed size and sha256")
     _show_plans(console, bundle, command)
@@ -109,7 +111,7 @@ def _show_plans(console: Console, bundle: Bundle, command: InspectCommand) -> No
         try:
             found = plan_report(bundle, record, folder)
         except CovisError as error:
-            console.print(f"not proven: {error}", markup=False)
+            console.print(f"not proven: {printable(str(error))}", markup=False, soft_wrap=True)
             continue
         _show_engine(console, bundle, found, command.layers)
 
@@ -118,12 +120,14 @@ def _show_engine(console: Console, bundle: Bundle, found: EngineReport, every: b
     from collections import Counter
 
     from rich.table import Table
+    from rich.text import Text
 
     from covis.engines.errors import printable
 
     table = Table("layers", "class", "reads", "kernel most of them run", box=None)
     for row in found.classes:
-        table.add_row(str(row.count), *map(printable, (row.kind, row.precision, row.kernel)))
+        words = (str(row.count), row.kind, row.precision, row.kernel)
+        table.add_row(*(Text(printable(word)) for word in words))  # as text, not as markup
     console.print(table)
     sparsity = bundle.manifest.sparsity
     groups = Counter((row.op, row.level, row.plugin, row.precision) for row in found.attention)

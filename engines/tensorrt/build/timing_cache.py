@@ -8,7 +8,9 @@ from pathlib import Path
 
 from covis.engines.system.atomic import atomic_file
 from covis.engines.tensorrt.plans.cache import OnProgress, file_lock, locked
-from covis.engines.errors import environment_error
+from covis.engines.errors import CovisError, environment_error
+from covis.engines.limits import TIMING_CACHE
+from covis.engines.system.regular import read_regular
 
 Merge = Callable[[bytes, bytes], bytes]
 """Merges the contents of the file with the times of a build: (known, measured) -> both."""
@@ -28,9 +30,9 @@ class TimingCache:
     def read(self) -> bytes:
         """Return the file's bytes; none if it is missing, or damaged, which is reported."""
         try:
-            data = self.path.read_bytes() if self.path.is_file() else b""
-            digest = self._digest.read_text("ascii").strip() if self._digest.is_file() else None
-        except (OSError, UnicodeDecodeError) as error:
+            data = _contents(self.path)
+            digest = _contents(self._digest).decode("ascii").strip() or None
+        except (CovisError, UnicodeDecodeError) as error:
             self.on_progress(f"{self.path}: cannot be read ({error}); kernels are measured anew")
             return b""
         if data and digest is not None and hashlib.sha256(data).hexdigest() != digest:
@@ -71,3 +73,8 @@ class TimingCache:
                 where=self._digest,
                 hint="check rights, or choose another file with --timingCacheFile",
             ) from error
+
+
+def _contents(path: Path) -> bytes:
+    """Return the bytes of a file; none if it does not exist."""
+    return read_regular(path, TIMING_CACHE, hint="remove it", follow=True) if path.exists() else b""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from covis.engines.bundle.bundle import sha256_of
 from covis.engines.errors import CovisError, environment_error
 from covis.engines.system.atomic import atomic_file, check_file_target
 from covis.engines.tensorrt.plans.record import PlanInputs, PlanRecord, read_record
-from covis.engines.tensorrt.plans.trust import remember_plan
+from covis.engines.tensorrt.plans.trust import check_digest, opened_plan, remember_plan
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -73,18 +72,19 @@ class PlanCache:
         try:
             record = read_record(path)
         except CovisError as error:
-            self._on_progress(f"built anew: {error}")
+            self._on_progress(f"built anew: {error.where}: {error.what}")
             return None
-        plan = self.folder / record.file
         if record.key() != inputs.key():
             self._on_progress(f"built anew: {path} is the record of another plan")
-        elif not plan.is_file() or plan.stat().st_size != record.size:
-            self._on_progress(f"built anew: {plan} is missing or cut off")
-        elif sha256_of(plan) != record.sha256:
-            self._on_progress(f"built anew: {plan} is not what was built (sha256 differs)")
-        else:
-            return record
-        return None
+            return None
+        try:
+            with opened_plan(record, self.folder) as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            check_digest(digest, record, self.folder)
+        except CovisError as error:
+            self._on_progress(f"built anew: {error.where}: {error.what}")
+            return None
+        return record
 
     def get(
         self,

@@ -11,11 +11,12 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from covis.engines.bundle.manifest import Count, Digest, FileName, Identifier, StrictModel
-from covis.engines.errors import environment_error, user_error
+from covis.engines.errors import user_error
+from covis.engines.limits import PLAN_RECORD, PLANS
+from covis.engines.system.regular import read_regular
 
 RECORD_FORMAT: Final = 1
 BUILD_HINT: Final = "build it here with `covis build`"
-_MAX_RECORD: Final = 1 << 20  # bytes; a record takes about one thousand
 
 
 class Range(StrictModel):
@@ -129,21 +130,16 @@ def read_record(path: Path) -> PlanRecord:
     """Read a record file.
 
     Raises:
-        CovisError: the file is not a record of this format (exit code 2).
+        CovisError: the file is no regular file, or not a record of this format (exit code 2).
     """
+    data = read_regular(path, PLAN_RECORD, hint=BUILD_HINT)
     try:
-        if path.stat().st_size > _MAX_RECORD:
-            raise user_error("is too large for a plan's record", where=path, hint=BUILD_HINT)
-        record = PlanRecord.model_validate_json(path.read_bytes())
+        record = PlanRecord.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top"
         raise user_error(
             f"is no valid record of a plan at {place}: {first['msg']}", where=path, hint=BUILD_HINT
-        ) from error
-    except OSError as error:
-        raise environment_error(
-            f"cannot be read ({error.strerror or error})", where=path, hint="check rights and disk"
         ) from error
     if "/" in record.file:
         raise user_error("names a plan in another folder", where=path, hint=BUILD_HINT)
@@ -151,7 +147,15 @@ def read_record(path: Path) -> PlanRecord:
 
 
 def records(folder: Path) -> Iterator[PlanRecord]:
-    """Read every record in a folder, in the order of their names."""
-    if folder.is_dir():
-        for path in sorted(folder.glob("*.plan.json")):
-            yield read_record(path)
+    """Read every record in a folder, in the order of their names.
+
+    Raises:
+        CovisError: one of them is not a record, or there are too many (exit code 2).
+    """
+    paths = sorted(folder.glob("*.plan.json")) if folder.is_dir() else []
+    if len(paths) > PLANS.most:
+        raise user_error(
+            f"has more than {PLANS}", where=folder, hint="remove those that are not needed"
+        )
+    for path in paths:
+        yield read_record(path)

@@ -12,16 +12,20 @@ A plan is executable code and TensorRT does not verify it. A plan is therefore d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.errors import environment_error, user_error
+from covis.engines.limits import OWN_PLANS
 from covis.engines.system.gpu import Gpu
+from covis.engines.system.regular import open_regular, read_regular, unreadable
 from covis.engines.tensorrt.plans.record import BUILD_HINT, PlanRecord
 
 LEDGER = "own-plans.txt"
@@ -136,23 +140,47 @@ def read_plan(record: PlanRecord, folder: Path, trusted: Collection[str] = ()) -
             where=path,
             hint=f"{BUILD_HINT}, or give --trust-plan {record.sha256}",
         )
+    with opened_plan(record, folder) as stream:
+        data = stream.read(record.size)
+    check_digest(hashlib.sha256(data).hexdigest(), record, folder)
+    return memoryview(data)
+
+
+@contextlib.contextmanager
+def opened_plan(record: PlanRecord, folder: Path) -> Iterator[BinaryIO]:
+    """Open the file of a plan, which must be a regular file of the size in its record.
+
+    Raises:
+        CovisError: there is no such file (exit code 2), or it cannot be read (3).
+    """
+    path = folder / record.file
+    descriptor = open_regular(path, hint=BUILD_HINT)
     try:
-        if path.is_symlink() or not path.is_file():
-            raise user_error("is missing or no plain file", where=path, hint=BUILD_HINT)
-        data = path.read_bytes()
+        with os.fdopen(descriptor, "rb") as stream:
+            size = os.fstat(descriptor).st_size
+            if size != record.size:
+                raise user_error(
+                    f"has {size:,} bytes where its record says {record.size:,}",
+                    where=path,
+                    hint=BUILD_HINT,
+                )
+            yield stream
     except OSError as error:
-        raise environment_error(
-            f"cannot be read ({error.strerror or error})", where=path, hint="check rights and disk"
-        ) from error
-    if len(data) != record.size:
+        raise unreadable(path, error, BUILD_HINT) from error
+
+
+def check_digest(sha256: str, record: PlanRecord, folder: Path) -> None:
+    """Compare the digest of a plan's bytes with its record.
+
+    Raises:
+        CovisError: they differ (exit code 2).
+    """
+    if sha256 != record.sha256:
         raise user_error(
-            f"has {len(data):,} bytes where its record says {record.size:,}",
-            where=path,
+            "is not what was built (sha256 differs)",
+            where=folder / record.file,
             hint=BUILD_HINT,
         )
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise user_error("is not what was built (sha256 differs)", where=path, hint=BUILD_HINT)
-    return memoryview(data)
 
 
 def ledger() -> Path:
@@ -173,20 +201,20 @@ def own_plans() -> frozenset[str]:
     path = ledger()
     try:
         facts = path.stat()
-        lines = path.read_text("ascii", "replace").split()
     except FileNotFoundError:
         return frozenset()
     except OSError as error:
         raise environment_error(
             f"cannot be read ({error.strerror or error})", where=path, hint="check rights"
         ) from error
+    data = read_regular(path, OWN_PLANS, hint="remove it", follow=True)
     if os.name == "posix" and (facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022):
         raise environment_error(
             "can be written by others, so it cannot say which plans are yours",
             where=path,
             hint="chmod 600 it, or remove it",
         )
-    return frozenset(line for line in lines if len(line) == 64)
+    return frozenset(line for line in data.decode("ascii", "replace").split() if len(line) == 64)
 
 
 def remember_plan(sha256: str) -> bool:

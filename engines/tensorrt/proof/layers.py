@@ -13,7 +13,10 @@ from typing import Any, Final
 
 from covis.engines.errors import environment_error
 
-_NODE: Final = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX|[\s\x00-\x1f,\ufffd]|$)")
+# No name contains the mark itself; so each mark is searched only up to the next one.
+_NODE: Final = re.compile(
+    r"\[ONNX Layer: ((?:(?!\[ONNX Layer: ).)*?)\](?=\[ONNX|[\s\x00-\x1f,\ufffd]|$)"
+)
 # Newer versions write "Half", older ones "Row major linear FP16 format". Longest names first.
 _TYPES: Final = (
     (re.compile(r"bfloat16|bf16", re.I), "bfloat16"),

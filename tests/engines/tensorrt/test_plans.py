@@ -166,5 +166,5 @@ def test_records_that_are_none(bundle: Bundle, tmp_path: Path) -> None:
             read_record(path)
         assert words in str(caught.value)
     path.write_bytes(b"[" * (1 << 21))
-    with pytest.raises(CovisError, match="is too large"):
+    with pytest.raises(CovisError, match="is larger than 1 MiB"):
         read_record(path)
