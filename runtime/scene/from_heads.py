@@ -67,8 +67,8 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
     return Scene(
         names=images.names,
         paths=images.paths,
-        sources=getattr(images, "sources", None) or None,
-        mask_paths=getattr(images, "mask_paths", None) or None,
+        sources=images.sources or None,
+        mask_paths=images.mask_paths or None,
         image_size=size,
         original_sizes=images.original_sizes,
         images=images.uint8,
@@ -89,15 +89,17 @@ def decode_vggt(values: Values, size: tuple[int, int]) -> dict[str, Any]:
 
     `pose_enc` (M, 9) is translation (3), quaternion x, y, z, w (4, any length), vertical and
     horizontal field of view in radians. The principal point is the image centre. A field of view of
-    0 gives an infinite focal length, which the writers leave out. A bundle without a point head
-    gives no points.
+    0 gives an infinite focal length and one of over 180 degrees a negative one; the writers leave
+    out such views. A bundle without a point head gives no points.
     """
     height, width = size
     pose = values["pose_enc"].astype(np.float64)
     rotation = geometry.quaternion_to_rotation(pose[:, 3:7])
+    # Without the limit, the tangent's next period would give a field of view of 400 degrees a
+    # positive focal length again.
+    half = np.minimum(pose[:, 7:9], 2 * np.pi) / 2
     with np.errstate(divide="ignore"):
-        focal_y = height / 2 / np.tan(pose[:, 7] / 2)
-        focal_x = width / 2 / np.tan(pose[:, 8] / 2)
+        focal_y, focal_x = height / 2 / np.tan(half[:, 0]), width / 2 / np.tan(half[:, 1])
     return {
         "extrinsics": np.concatenate([rotation, pose[:, :3, None]], axis=2),
         "intrinsics": pinhole_matrices(
