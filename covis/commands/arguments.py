@@ -105,7 +105,7 @@ _Estimate = arguments(
 )
 _PHOTO = {
     "masks": "none",
-    "fps": "2 for a video, if no other option chooses frames",
+    "fps": "2, if no other option chooses frames",
     "max_views": "all",
 }
 _Photo = arguments("_Photo", PhotoOptions, defaults=_PHOTO)

@@ -22,8 +22,8 @@ class PhotoOptions:
         masks: Folder of mask images, one for each photo, with the photo's relative path and name:
             `IMG_1.png` or `IMG_1.jpg.png` for `IMG_1.jpg`. Pixels where the mask is 0 (black) are
             left out of the scene; the model still sees the whole photo.
-        fps: Number of frames to take from each second of a video; 2 if neither this nor --every
-            nor --max-views is given.
+        fps: Number of frames to take from each second of a video. Without it, `--every` counts all
+            frames, and so does an even choice of `--max-views`.
         every: Take only every N-th photo or video frame, from the first.
         max_views: Largest number of views; which ones, --choose decides.
         choose: Choice of the views if there are more than --max-views. `even`: evenly spaced, with
