@@ -18,8 +18,8 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
+    "AVIF": (".avif",),  # before HEIF, which accepts any content under their common brand, mif1
     "HEIF": (".heic", ".heif", ".hif"),
-    "AVIF": (".avif",),
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),

@@ -82,6 +82,27 @@ def test_first_image_of_mpo_gif_and_tiff(tmp_path: Path) -> None:
         assert np.abs(pixels(path) - photo).max() <= 4
 
 
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_brand_that_heic_and_avif_share(tmp_path: Path, suffix: str) -> None:
+    options, tolerance = FORMATS[suffix]
+    path = save(tmp_path / f"a.{suffix}", PHOTO, **options)
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + b"mif1" + data[12:])
+    assert np.abs(pixels(path) - PHOTO).max() <= tolerance
+
+
+def test_primary_image_of_heic_and_its_ten_bits(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    options = {**FORMATS["heic"][0], "save_all": True, "primary_index": 1}
+    Image.new("RGB", (64, 64), "red").save(path, append_images=[Image.fromarray(PHOTO)], **options)
+    assert header_size(path, 0) == (60, 80) and np.abs(pixels(path) - PHOTO).max() <= 1
+    deep = (PHOTO.astype(np.uint16) * 257).tobytes()
+    ten = pillow_heif.from_bytes(mode="RGB;16", size=(80, 60), data=deep)
+    ten.save(path, quality=-1, chroma=444)
+    assert pillow_heif.open_heif(path, convert_hdr_to_8bit=False).info["bit_depth"] == 10
+    assert np.abs(pixels(path) - PHOTO).max() <= 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "heic", "avif", "webp", "tif"])
 def test_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:
