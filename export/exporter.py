@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from covis.engines.bundle.bundle import MANIFEST, check_replaceable, describe_file
+from covis.engines.bundle.bundle import check_replaceable, describe_file
+from covis.engines.bundle.folder import MANIFEST
 from covis.engines.bundle.manifest import (
     FORMAT,
     OPSET,
@@ -97,7 +98,7 @@ def export_bundle(
             weights = _place_weights(source, folder, options, on_progress)
             if options.dtype != "float32":
                 # Torch uses the rounded weights too, because the stored weights are to be verified.
-                model = load_model(options.model, config, weights)
+                model = load_model(options.model, dataclasses.asdict(model.config), weights)
                 stages = _stages(model, rule, options)
             records = write_graphs(stages, weights, folder, model, on_progress, options.max_views)
             precision = Precision(passes=record_passes(base_passes("sequence")))
@@ -111,6 +112,7 @@ def export_bundle(
             if options.verify:
                 precision = _measure(precision, stages, folder, rule, on_progress)
         files = [stage.graph for stage in records] + [WEIGHTS]
+        origin = _origin(options.weights or info.repository, source)
         manifest = Manifest(
             format=FORMAT,
             covis_version=__version__,
@@ -119,9 +121,9 @@ def export_bundle(
             model=_describe_model(options.model, model, rule),
             weights=Weights(
                 file=WEIGHTS,
-                source=source.name if revision is None and source.is_file() else info.repository,
+                source=origin,
                 revision=revision,
-                licence=model.licence,
+                licence=_licence(model, origin, info.repository),
                 dtype=stored_dtype(options),
             ),
             pixel_rule=rule,
@@ -147,6 +149,19 @@ def _stages(
     assert isinstance(channels, int)
     rows, columns = patch_grid(rule.height, rule.width)
     return (encoder, saliency_stage(rows, columns, channels, options.pooling), *others)
+
+
+def _origin(weights: str, source: Path) -> str:
+    """Return the Hugging Face id of the weights, or the name of a file of the user's own."""
+    return source.name if Path(weights).expanduser().exists() else weights
+
+
+def _licence(model: MultiViewModel, origin: str, repository: str) -> str:
+    """Return the licence of the weights, which covis knows for published ones alone."""
+    if origin == repository:
+        return model.licence
+    unknown = f"that of {origin}, which covis does not know; the official weights: {model.licence}"
+    return model.other_licences.get(origin, unknown)
 
 
 def _note_absent_parts(model: MultiViewModel, on_progress: OnProgress) -> None:

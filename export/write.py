@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from covis.export.sizes import longest
 from covis.export.stage import FRAMES, VIEWS, OnProgress, Port, StageModule
 from covis.export.trace import export_graph
 from covis.export.weights.convert import convert_weights
-from covis.export.weights.initializers import Entry, point_at_weights, read_entries
-from covis.export.weights.load import canonical
+from covis.export.weights.entries import Entry, read_entries
+from covis.export.weights.initializers import point_at_weights
+from covis.export.weights.keys import canonical
+from covis.export.weights.shards import checkpoint_entries
 
 WEIGHTS = "model.safetensors"
 
@@ -63,12 +65,12 @@ def trace_stages(
     max_views: int = MAX_VIEWS,
 ) -> dict[str, ir.Model]:
     """Return every stage as a float32 graph, with parameters marked as tensors of `source`."""
-    entries = read_entries(source)
-    keys = canonical(entries, model.aliases)
+    names = [name for table in checkpoint_entries(source).values() for name in table]
+    keys = canonical(names, model.aliases)
     graphs = {}
     for stage in stages:
         on_progress(f"exporting {stage.name}")
-        graphs[stage.name] = trace(stage, entries, keys, base_passes(stage.scope, max_views))
+        graphs[stage.name] = trace(stage, names, keys, base_passes(stage.scope, max_views))
     return graphs
 
 
@@ -89,7 +91,7 @@ def write_narrow(
     Args:
         graphs: Traced float32 graphs by stage; rewritten in place.
         stages: Stages in the order of the data flow.
-        source: Weights file of the model in float32.
+        source: Weights file of the model in float32, or the index of its shards.
         folder: Folder for graphs and weights.
         model: Model that the stages belong to.
         options: Options of the export.
@@ -157,13 +159,20 @@ def record_passes(passes: Sequence[Pass]) -> tuple[PassRecord, ...]:
 
 def trace(
     stage: StageModule,
-    entries: Mapping[str, Entry],
+    names: Iterable[str],
     keys: Mapping[str, str],
     passes: Sequence[Pass],
 ) -> ir.Model:
-    """Trace a stage to a graph, mark its parameters, and run `passes` on it."""
+    """Trace a stage to a graph, mark its parameters, and run `passes` on it.
+
+    Args:
+        stage: Stage to trace.
+        names: Names of the tensors of the checkpoint.
+        keys: Name in the checkpoint by parameter name, where they differ.
+        passes: Rewrites of the graph, in order.
+    """
     graph = export_graph(stage)
-    Parameters.mark(graph.graph, entries, keys)
+    Parameters.mark(graph.graph, names, keys)
     run_passes(graph, passes)
     return graph
 

@@ -149,7 +149,7 @@ def test_no_weights(
 
 def test_folder_as_weights(capsys: Captured, place: Path) -> None:
     assert export(place, place.parent) == 2
-    assert "this is a folder; name the .safetensors file in it" in last_line(capsys)
+    assert "this is a folder without weights; name the .safetensors file" in last_line(capsys)
 
 
 def test_hub_out_of_reach(capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,32 @@ def random_weights(folder: Path) -> Path:
     return path
 
 
-def export_tiny_bundle(folder: Path, *, anew: bool = False, **options: Any) -> Path:
+def export_tiny_bundle(
+    folder: Path,
+    *,
+    anew: bool = False,
+    weights: Path | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Path:
     """Export to `folder`/bundle.
 
     Args:
         folder: exists; receives weights and configuration too.
         anew: trace the stages in place of taking the run's traces.
+        weights: weights of the same sizes, in place of the random ones.
+        on_progress: receives the exporter's lines.
         options: further `ExportOptions`. Graphs are not verified unless these say so.
     """
     from covis.export.exporter import export_bundle
     from covis.export.options import ExportOptions
     from tests.traces import shared_traces
 
-    weights, config = weights_and_config(folder)
+    own, config = weights_and_config(folder)
     out = folder / "bundle"
     given = {"verify": False, **options}
     with shared_traces(anew=anew):
-        export_bundle(ExportOptions("vggt", out, str(weights), config, HEIGHT, WIDTH, **given))
+        source = str(weights or own)
+        chosen = ExportOptions("vggt", out, source, config, HEIGHT, WIDTH, **given)
+        export_bundle(chosen, on_progress)
     return out

@@ -13,12 +13,14 @@ from torch import Tensor
 from covis.engines.errors import user_error
 from covis.export.models.config import from_mapping
 from covis.export.models.mapanything import MapAnything
-from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
+from covis.export.models.mapanything_config import MapAnythingConfig, hub_fields, read_hub_config
 from covis.export.models.multiview import MultiViewModel
 from covis.export.models.pi3 import Pi3, Pi3Config
 from covis.export.models.stages import stages
 from covis.export.models.vggt import Vggt, VggtConfig
-from covis.export.weights.load import fill, find_weights, read_weights
+from covis.export.weights.find import find_weights
+from covis.export.weights.keys import canonical
+from covis.export.weights.load import fill, read_weights
 
 __all__ = [
     "MODELS",
@@ -41,20 +43,28 @@ class ModelInfo:
         repository: Default Hugging Face id of the weights.
         revision: Commit of that repository; `main` where the commit could not be verified.
         sizes: Reads the fields of the configuration from a `config.json` beside the weights.
+        fields: Converts a configuration in the model's published form to the fields of `config`;
+            other configurations stay as they are.
     """
 
-    model: Callable[[Any], MultiViewModel]
+    model: type[MultiViewModel]
     config: type[Any]
     repository: str
     revision: str
     sizes: Callable[[Path], Mapping[str, Any] | None] = lambda path: None
+    fields: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config
 
 
 MODELS: dict[str, ModelInfo] = {
     "vggt": ModelInfo(Vggt, VggtConfig, "facebook/VGGT-1B", "main"),
     "pi3": ModelInfo(Pi3, Pi3Config, "yyfz233/Pi3", "main"),
     "mapanything": ModelInfo(
-        MapAnything, MapAnythingConfig, "facebook/map-anything-apache", "main", read_hub_config
+        MapAnything,
+        MapAnythingConfig,
+        "facebook/map-anything-apache",
+        "main",
+        read_hub_config,
+        hub_fields,
     ),
 }
 
@@ -86,10 +96,12 @@ def load_model(
 
     Args:
         name: `vggt`, `pi3` or `mapanything`.
-        config: Fields of the configuration that differ from the official one. None: the
-            `config.json` beside the weights where the model publishes one, else the official
-            configuration.
-        weights: Safetensors file, Hugging Face id, or tensors by key; None: the official weights.
+        config: Fields of the configuration that differ from the official one, or the published
+            `config.json` of a MapAnything. None: the `config.json` beside the weights where the
+            model publishes one, else the official configuration. A part that the model can do
+            without is left out if the weights have nothing of it.
+        weights: Safetensors file, index of a sharded checkpoint, folder with one of these, Hugging
+            Face id, or tensors by key; None: the official weights.
 
     Raises:
         CovisError: an unknown model or field; weights that are missing, unreadable, of another
@@ -105,6 +117,7 @@ def load_model(
         weights = read_weights(where)
         if config is None:
             config = info.sizes(where)
+    config = _without_absent_parts(info, info.fields(config or {}), weights)
     with torch.device("meta"):
         model = build_model(name, config)
     fill(
@@ -117,3 +130,16 @@ def load_model(
         ours=ours,
     )
     return model.requires_grad_(False)
+
+
+def _without_absent_parts(
+    info: ModelInfo, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Mapping[str, Any]:
+    """Return `config` without the optional parts of the model that the weights lack altogether."""
+    names = canonical(weights, info.model.aliases)
+    absent = [
+        part
+        for part in info.model.optional_parts
+        if part not in config and not any(name.startswith(f"{part}.") for name in names)
+    ]
+    return {**config, **dict.fromkeys(absent, False)}

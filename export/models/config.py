@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from covis.engines.errors import user_error
+from covis.engines.limits import Limit
 
+_FAULTS_SHOWN: Final = 8
 C = TypeVar("C")
 
 
@@ -34,12 +37,17 @@ def from_mapping(
             try:
                 values[name] = _as(hints[name], value)
             except TypeError:
-                faults.append(f"{name} = {value!r} is not of type {_words(hints[name])}")
+                faults.append(
+                    f"{name} = {reprlib.repr(value)} is not of type {_words(hints[name])}"
+                )
         elif not _is_note(name, notes):
-            faults.append(f"unknown field {name!r}")
+            faults.append(f"unknown field {reprlib.repr(name)}")
     if faults:
+        rest = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
         raise user_error(
-            "; ".join(faults), where=f"{kind.__name__}", hint=f"known: {', '.join(sorted(known))}"
+            "; ".join(faults[:_FAULTS_SHOWN]) + rest,
+            where=f"{kind.__name__}",
+            hint=f"known: {', '.join(sorted(known))}",
         )
     return kind(**values)
 
@@ -52,23 +60,29 @@ def refuse(kind: type, faults: list[str]) -> None:
         )
 
 
-def positive(config: object, *names: str) -> list[str]:
-    """Return the named fields (numbers or tuples of them) that are not all above 0, as faults."""
+def within(config: object, limit: Limit, *names: str) -> list[str]:
+    """Return the named fields (numbers or tuples of them) that are not all in (0, limit], as
+    faults.
+    """
     faults = []
     for name in names:
         value = getattr(config, name)
-        if any(v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
-            faults.append(f"{name} = {value} must be above 0")
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(v > 0 for v in values):  # NaN neither
+            faults.append(f"{name} = {reprlib.repr(value)} must be above 0")
+        elif max(values) > limit.most:
+            faults.append(f"{name} = {reprlib.repr(value)} is above the limit of {limit.most:,}")
     return faults
 
 
 def divides(config: object, width: str, heads: str, multiple: int = 1) -> list[str]:
     """Return a fault unless `width` splits into `heads` heads of a multiple of `multiple`."""
     w, h = getattr(config, width), getattr(config, heads)
-    if h > 0 and w % (h * multiple) == 0:
+    if w <= 0 or (h > 0 and w % (h * multiple) == 0):  # `within` reports a width below 1
         return []
     each = f" of a multiple of {multiple} features" if multiple > 1 else ""
-    return [f"{width} = {w} does not split into {heads} = {h} heads{each}"]
+    shown = f"{width} = {reprlib.repr(w)} does not split into {heads} = {reprlib.repr(h)}"
+    return [f"{shown} heads{each}"]
 
 
 def _is_note(name: str, notes: Collection[str]) -> bool:
@@ -89,6 +103,8 @@ def _as(hint: Any, value: Any) -> Any:
             raise TypeError
         return tuple(_as(inner[0], v) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 1 << 53:
+            raise TypeError
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError

@@ -147,9 +147,10 @@ class MapAnything(MultiViewModel):
         },
     }
 
+    config: MapAnythingConfig
+
     def __init__(self, config: MapAnythingConfig) -> None:
-        super().__init__()
-        self.config: MapAnythingConfig = config
+        super().__init__(config)
         self.scale_token = nn.Parameter(torch.zeros(config.enc_dim))
         self.encoder = ImageEncoder(config)
         self.fusion_norm_layer = nn.LayerNorm(config.enc_dim, eps=EPS)

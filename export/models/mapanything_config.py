@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from covis.engines.errors import user_error
-from covis.export.models.config import divides, positive, refuse
+from covis.engines.limits import MODEL_BLOCKS, MODEL_SIZE
+from covis.engines.system.json_file import read_json
+from covis.export.models.config import divides, refuse, within
 from covis.export.models.dinov2 import PATCH
 
 # DINOv2's named sizes: width, heads, blocks, gated MLPs (Oquab et al. 2023).
@@ -21,6 +23,8 @@ _VIT = {
 }
 # Defaults of the published code for fields that the file lacks, as the V1 file does.
 _JOINT_DEFAULTS = {"dim": 768, "num_heads": 12}
+# Fields by which the published file is recognised.
+_OWN_FIELDS = {"encoder_config", "info_sharing_config"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ class MapAnythingConfig:
     NOTES: ClassVar[tuple[str, ...]] = ("geo_*",)
 
     def __post_init__(self) -> None:
-        faults = positive(self, "enc_dim", "enc_depth_total", "img_size", "dim", "depth")
-        faults += positive(self, "dpt_features", "dpt_layer_dims", "pose_hidden", "scale_hidden")
+        faults = within(self, MODEL_BLOCKS, "enc_depth_total", "depth")
+        faults += within(self, MODEL_SIZE, "enc_dim", "img_size", "dim", "dpt_features")
+        faults += within(self, MODEL_SIZE, "dpt_layer_dims", "pose_hidden", "scale_hidden")
         faults += divides(self, "enc_dim", "enc_heads") + divides(self, "dim", "heads")
         if self.enc_keep is not None and not 0 < self.enc_keep <= self.enc_depth_total:
             faults.append(f"enc_keep = {self.enc_keep} of enc_depth_total = {self.enc_depth_total}")
@@ -85,29 +90,36 @@ class MapAnythingConfig:
         return self.enc_depth_total if self.enc_keep is None else self.enc_keep
 
 
-def read_hub_config(weights: Path) -> dict[str, Any] | None:
+def read_hub_config(weights: Path) -> Mapping[str, Any] | None:
     """Read fields of MapAnythingConfig from the `config.json` beside a weights file, if it exists.
 
     A file of that name without MapAnything's own fields belongs to something else and is ignored.
     """
     path = weights.parent / "config.json"
-    try:
-        record = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise user_error(f"not readable as JSON ({error})", where=path, hint="mend it") from error
-    own = isinstance(record, dict) and {"encoder_config", "info_sharing_config"} <= record.keys()
+    record = read_json(path, "mend it, or pass the sizes with --config") if path.exists() else {}
+    own = isinstance(record, dict) and record.keys() >= _OWN_FIELDS
     return from_hub_config(record, path) if own else None
 
 
-def from_hub_config(record: Mapping[str, Any], where: Path) -> dict[str, Any]:
+def hub_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Convert a published `config.json` to fields of MapAnythingConfig; return fields as they are.
+
+    Raises:
+        CovisError: see `from_hub_config`.
+    """
+    return from_hub_config(config, "--config") if config.keys() >= _OWN_FIELDS else config
+
+
+def from_hub_config(record: Mapping[str, Any], where: Path | str) -> dict[str, Any]:
     """Convert the published file to fields of MapAnythingConfig.
 
     Raises:
         CovisError: fields that contradict each other, or an unsupported variant; all in one line.
     """
-    encoder = record["encoder_config"]
-    joint = record["info_sharing_config"]
-    arguments = {**_JOINT_DEFAULTS, **joint.get("module_args", {})}
+    encoder = _object(record, "encoder_config", where)
+    joint = _object(record, "info_sharing_config", where)
+    arguments = {**_JOINT_DEFAULTS, **_object(joint, "module_args", where)}
+    prediction = _object(record, "pred_head_config", where)
     v11 = bool(record.get("use_register_tokens_from_encoder", False))
     faults = _unsupported(encoder, joint, arguments) + _contradictions(
         record, encoder, arguments, v11
@@ -129,8 +141,17 @@ def from_hub_config(record: Mapping[str, Any], where: Path) -> dict[str, Any]:
         "depth": arguments["depth"],
         "indices": arguments["indices"],
     }
-    features = record.get("pred_head_config", {}).get("feature_head", {}).get("feature_dim")
+    features = _object(prediction, "feature_head", where).get("feature_dim")
     return fields if features is None else {**fields, "dpt_features": features}
+
+
+def _object(record: Mapping[str, Any], name: str, where: Path | str) -> dict[str, Any]:
+    value = record.get(name, {})
+    if not isinstance(value, dict):
+        raise user_error(
+            f"{name} is no JSON object", where=where, hint="pass the sizes with --config instead"
+        )
+    return value
 
 
 def _unsupported(
@@ -153,7 +174,11 @@ def _unsupported(
             (True,),
         ),
     ]
-    faults = [f"{name} = {got!r} is not supported" for name, got, ok in wanted if got not in ok]
+    faults = [
+        f"{name} = {reprlib.repr(got)} is not supported"
+        for name, got, ok in wanted
+        if got not in ok
+    ]
     return faults + [
         f"module_args.{name} is missing" for name in ("depth", "indices") if name not in arguments
     ]
@@ -164,7 +189,7 @@ def _contradictions(
 ) -> list[str]:
     """Return a fault unless the marks of the V1.1 layout occur all together or not at all."""
     marks = {
-        "info_sharing_mlp_layer_str": "swiglu" in record.get("info_sharing_mlp_layer_str", "mlp"),
+        "info_sharing_mlp_layer_str": "swiglu" in str(record.get("info_sharing_mlp_layer_str")),
         "encoder_config.norm_returned_features": not encoder.get("norm_returned_features", True),
         "module_args.init_values": arguments.get("init_values") is not None,
     }

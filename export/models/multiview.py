@@ -24,21 +24,31 @@ class MultiViewModel(nn.Module):
     Attributes:
         name: Name in the registry.
         licence: Licence of the official weights.
+        other_licences: Licence of other published weights, by their Hugging Face id.
         has_reference: True if view 0 is the reference view; False if the model is equivariant to
             the order of views.
         metric: True if lengths are in metres.
         ignored_keys: Prefixes of checkpoint keys that this module does not use.
         aliases: Official prefix by the prefix that stands for it in a checkpoint.
+        optional_parts: Stage that is left out without a part of the model, by the name of the part.
+            The name is that of the submodule, and of the field of the configuration that is False
+            without it.
         config: Configuration, a frozen dataclass.
     """
 
     name: ClassVar[str]
     licence: ClassVar[str]
+    other_licences: ClassVar[Mapping[str, str]] = {}
     has_reference: ClassVar[bool]
     metric: ClassVar[bool] = False
-    ignored_keys: ClassVar[tuple[str, ...]] = ()
+    ignored_keys: tuple[str, ...] = ()
     aliases: ClassVar[Mapping[str, str]] = {}
+    optional_parts: ClassVar[Mapping[str, str]] = {}
     config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
 
     @property
     def global_layers(self) -> int:

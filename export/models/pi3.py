@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from covis.engines.limits import MODEL_BLOCKS, MODEL_RATIO, MODEL_SIZE
 from covis.export.models.cameras import homogeneous, rotation_from_nine, transform
-from covis.export.models.config import divides, positive, refuse
+from covis.export.models.config import divides, refuse, within
 from covis.export.models.dinov2 import IMAGE_MEAN, IMAGE_STD, PATCH, DinoV2
 from covis.export.models.dpt import tokens_to_map
 from covis.export.models.frame_order import FrameOrder
@@ -68,9 +69,10 @@ class Pi3Config:
     NOTES: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        faults = positive(self, "dec_embed_dim", "mlp_ratio", "dec_depth", "head_depth")
-        faults += positive(self, "head_dim_model", "camera_dim", "dino_depth", "dino_mlp_ratio")
-        faults += positive(self, "img_size")
+        faults = within(self, MODEL_BLOCKS, "dec_depth", "head_depth", "dino_depth")
+        faults += within(self, MODEL_RATIO, "mlp_ratio", "dino_mlp_ratio")
+        faults += within(self, MODEL_SIZE, "dec_embed_dim", "head_dim_model", "camera_dim")
+        faults += within(self, MODEL_SIZE, "img_size")
         faults += divides(self, "dec_embed_dim", "dec_num_heads", 4)
         faults += divides(self, "head_dim_model", "head_heads", 4)
         faults += divides(self, "dec_embed_dim", "dino_heads")
@@ -135,9 +137,10 @@ class Pi3(MultiViewModel):
     licence = "CC BY-NC 4.0 (yyfz233/Pi3)"
     has_reference = False
 
+    config: Pi3Config
+
     def __init__(self, config: Pi3Config) -> None:
-        super().__init__()
-        self.config: Pi3Config = config
+        super().__init__(config)
         c, dim = config.dec_embed_dim, config.head_dim_model
         # Part of the checkpoint, so not the constants of the other models.
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))

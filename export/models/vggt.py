@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from covis.engines.limits import MODEL_BLOCKS, MODEL_RATIO, MODEL_SIZE
 from covis.export.models.cameras import pose_to_cameras
-from covis.export.models.config import divides, positive, refuse
+from covis.export.models.config import divides, refuse, within
 from covis.export.models.dinov2 import PATCH, DinoV2, normalise
 from covis.export.models.frame_order import FrameOrder
 from covis.export.models.layers import AttendSelected, Block
@@ -41,6 +42,8 @@ class VggtConfig:
         dpt_features, dpt_out_channels: Widths of the map heads.
         dpt_layers: The four layers tapped for the map heads, fine to coarse.
         num_register_tokens: Register tokens of the aggregator and of the encoder.
+        point_head: True if the model has a head for points; without it the bundle has no stage
+            `points`, and points come from depth and cameras.
     """
 
     embed_dim: int = 1024
@@ -58,13 +61,15 @@ class VggtConfig:
     dpt_out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
     num_register_tokens: int = 4
+    point_head: bool = True
 
     NOTES: ClassVar[tuple[str, ...]] = ("fov_bias",)
 
     def __post_init__(self) -> None:
-        faults = positive(self, "depth", "mlp_ratio", "img_size", "dino_depth", "dino_mlp_ratio")
-        faults += positive(self, "camera_trunk_depth", "camera_mlp_ratio", "num_register_tokens")
-        faults += positive(self, "embed_dim", "dpt_features", "dpt_out_channels")
+        faults = within(self, MODEL_BLOCKS, "depth", "dino_depth", "camera_trunk_depth")
+        faults += within(self, MODEL_RATIO, "mlp_ratio", "dino_mlp_ratio", "camera_mlp_ratio")
+        faults += within(self, MODEL_SIZE, "embed_dim", "dpt_features", "dpt_out_channels")
+        faults += within(self, MODEL_SIZE, "img_size", "num_register_tokens")
         faults += divides(self, "embed_dim", "num_heads", 4)
         faults += divides(self, "embed_dim", "dino_heads")
         if self.camera_heads <= 0 or 2 * self.embed_dim % self.camera_heads:
@@ -163,25 +168,32 @@ class Aggregator(nn.Module):
 class Vggt(MultiViewModel):
     """The whole model, with the parameter names of the official checkpoint.
 
-    The track head is not built: its keys are skipped when a checkpoint is loaded.
+    The track head is not built: its keys are skipped when a checkpoint is loaded. So are those of
+    the point head, where the configuration leaves it out.
     """
 
     name = "vggt"
     licence = "VGGT licence, non-commercial (facebook/VGGT-1B)"
+    other_licences: ClassVar[Mapping[str, str]] = {
+        "facebook/VGGT-1B-Commercial": "VGGT acceptable-use licence (vggt-aup-license)"
+    }
     has_reference = True
-    ignored_keys = ("track_head.",)
+    ignored_keys: tuple[str, ...] = ("track_head.",)
+    optional_parts: ClassVar[Mapping[str, str]] = {"point_head": "points"}
+    config: VggtConfig
 
     def __init__(self, config: VggtConfig) -> None:
-        super().__init__()
-        self.config: VggtConfig = config
+        super().__init__(config)
         self.aggregator = Aggregator(config)
         c = 2 * config.embed_dim
         self.camera_head = CameraHead(
             c, config.camera_trunk_depth, config.camera_heads, config.camera_mlp_ratio
         )
         dims, features = config.dpt_out_channels, config.dpt_features
-        self.point_head = MapHead(c, dims, features, outputs=4)
+        self.point_head = MapHead(c, dims, features, outputs=4) if config.point_head else None
         self.depth_head = MapHead(c, dims, features, outputs=2)
+        if self.point_head is None:
+            self.ignored_keys = (*self.ignored_keys, "point_head.")
 
     @property
     def global_layers(self) -> int:
@@ -224,7 +236,7 @@ class Vggt(MultiViewModel):
     def head_stages(self, height: int, width: int) -> tuple[StageModule, ...]:
         camera_token, *_ = self.aggregated_ports(height, width, VIEWS)
         _, *taps = self.aggregated_ports(height, width, FRAMES)
-        return (
+        stages = (
             StageModule(
                 "camera",
                 "sequence",
@@ -241,6 +253,11 @@ class Vggt(MultiViewModel):
                 tuple(taps),
                 tuple(Port(n, (FRAMES, height, width)) for n in ("depth", "depth_conf")),
             ),
+        )
+        if self.point_head is None:
+            return stages
+        return (
+            *stages,
             StageModule(
                 "points",
                 "frames",
@@ -260,15 +277,16 @@ class Vggt(MultiViewModel):
 
     def points(self, taps: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """Compute points (N, H, W, 3) in view 0's frame, and confidence, from halves of taps."""
+        assert self.point_head is not None
         raw = self.point_head(_joined(taps), height, width).permute(0, 2, 3, 1)
         return inverse_log(raw[..., :3]), 1 + torch.exp(raw[..., 3])
 
     def forward(self, images: Tensor, selection: Selection = dense_selection) -> dict[str, Tensor]:
         """Images (B, M, 3, H, W) in [0, 1] -> the model's outputs by their published names.
 
-        `pose_enc` (B, M, 9); `depth` (B, M, H, W, 1), `depth_conf` (B, M, H, W); `world_points`
-        (B, M, H, W, 3), `world_points_conf` (B, M, H, W); `extrinsic` (B, M, 3, 4) world to camera;
-        `intrinsic` (B, M, 3, 3) in pixels.
+        `pose_enc` (B, M, 9); `depth` (B, M, H, W, 1), `depth_conf` (B, M, H, W); with a point head
+        `world_points` (B, M, H, W, 3), `world_points_conf` (B, M, H, W); `extrinsic` (B, M, 3, 4)
+        world to camera; `intrinsic` (B, M, 3, 3) in pixels.
         """
         batch, _, _, height, width = images.shape
         encoded = tuple(
@@ -277,15 +295,12 @@ class Vggt(MultiViewModel):
         camera_tokens, *taps = self.aggregate(encoded, height, width, selection)
         frames = [tap.flatten(0, 1) for tap in taps]
         depth, depth_conf = self.depth(frames, height, width)
-        points, points_conf = self.points(frames, height, width)
         pose = self.camera_head(camera_tokens)
         extrinsic, intrinsic = pose_to_cameras(pose, height, width)
-        by_frame = {
-            "depth": depth.unsqueeze(-1),
-            "depth_conf": depth_conf,
-            "world_points": points,
-            "world_points_conf": points_conf,
-        }
+        by_frame = {"depth": depth.unsqueeze(-1), "depth_conf": depth_conf}
+        if self.point_head is not None:
+            points = self.points(frames, height, width)
+            by_frame |= zip(("world_points", "world_points_conf"), points, strict=True)
         return {
             "pose_enc": pose,
             "extrinsic": extrinsic,

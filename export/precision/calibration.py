@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from covis.engines.errors import numerics_error
 from covis.export.check.verify import control_inputs, feed, run_torch
 from covis.export.passes.quantize import scale_of
 from covis.export.stage import OnProgress, StageModule
+from covis.export.weights.load import read_weights
 from covis.export.weights.page_cache import release_pages
 
 MOST_PHOTOS = 16  # of one scene; more photos hardly change maxima, and cost grows with the square
@@ -71,9 +71,9 @@ def input_peaks(
 
 
 def weight_scales(source: Path, keys: Sequence[str]) -> dict[str, float]:
-    """Return, by name, the scale at which a tensor of a safetensors file fills the FP8 range."""
-    with safe_open(source, framework="pt") as file:
-        return {key: scale_of(float(file.get_tensor(key).abs().max())) for key in keys}
+    """Return, by name, the scale at which a tensor of a checkpoint fills the FP8 range."""
+    weights = read_weights(source)
+    return {key: scale_of(float(weights[key].abs().max())) for key in keys}
 
 
 def _run(stage: StageModule, feeds: Mapping[str, Tensor], views: int) -> dict[str, Tensor]:

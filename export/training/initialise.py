@@ -52,6 +52,7 @@ def initialise(model: Vggt, seed: int) -> None:
         normal(last.weight, 0.02 * last.in_features**-0.5)
         # The four refinements are summed.
         last.bias.copy_(torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1]) / 4)
+        assert model.point_head is not None
         for head in (model.depth_head, model.point_head):
             normal(cast(nn.Conv2d, head.scratch.output_conv2[2]).weight, 0.002)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from covis.engines.dtypes import BY_SAFETENSORS
 from covis.engines.errors import numerics_error
+from covis.export.weights.entries import encode_table
+from covis.export.weights.load import read_weights
+from covis.export.weights.page_cache import release_pages
 
 _NAMES = {getattr(torch, kind.name): kind.safetensors for kind in BY_SAFETENSORS.values()}
 _E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -27,7 +28,7 @@ def convert_weights(
     """Write `source` with its tensors rounded.
 
     Args:
-        source: Safetensors file to read.
+        source: Safetensors file, or index of a sharded checkpoint, to read.
         target: File to write.
         dtype: Type of all tensors, or of each tensor by name; tensors without a name are left out.
         cure: Hint of the error message if a number overflows.
@@ -36,18 +37,19 @@ def convert_weights(
     Raises:
         CovisError: a number overflows in its type (exit code 4).
     """
-    with safe_open(source, framework="pt") as file:
-        names = list(file.keys())
-        if isinstance(dtype, Mapping):
-            types = {name: dtype[name] for name in names if name in dtype}
-        else:
-            types = dict.fromkeys(names, dtype)
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in types}
-        tensors = (
-            _rounded(_scaled(file.get_tensor(n), t, (scales or {}).get(n)), n, t, cure)
-            for n, t in types.items()
-        )
-        write_safetensors(target, types, shapes, tensors)
+    weights = read_weights(source)
+    if isinstance(dtype, Mapping):
+        types = {name: dtype[name] for name in weights if name in dtype}
+    else:
+        types = dict.fromkeys(weights, dtype)
+
+    def rounded() -> Iterator[Tensor]:
+        for name, kind in types.items():
+            scaled = _scaled(weights[name], kind, (scales or {}).get(name))
+            yield _rounded(scaled, name, kind, cure)
+            release_pages([weights[name]])
+
+    write_safetensors(target, types, {n: tuple(weights[n].shape) for n in types}, rounded())
 
 
 def write_safetensors(
@@ -58,25 +60,14 @@ def write_safetensors(
 ) -> None:
     """Stream tensors, in the order of `shapes`, into a new safetensors file; one type or by name.
 
-    The library's own writer needs all tensors in memory at once. Format: 8-byte little-endian
-    length of a JSON header, padded with spaces to 8 bytes, then the raw tensors.
+    The library's own writer needs all tensors in memory at once.
     """
-    header: dict[str, object] = {}
-    offset = 0
+    table = {}
     for name, shape in shapes.items():
         kind = dtype[name] if isinstance(dtype, Mapping) else dtype
-        length = torch.Size(shape).numel() * kind.itemsize
-        header[name] = {
-            "dtype": _NAMES[kind],
-            "shape": shape,
-            "data_offsets": [offset, offset + length],
-        }
-        offset += length
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+        table[name] = _NAMES[kind], shape, torch.Size(shape).numel() * kind.itemsize
     with target.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little"))
-        stream.write(text)
+        stream.write(encode_table(table))
         for tensor in tensors:
             stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 

@@ -2,69 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from covis.engines.dtypes import BY_SAFETENSORS
-from covis.engines.errors import user_error
 from covis.export.passes.base import Parameters
-
-_MAX_HEADER = 100 << 20  # safetensors' own limit
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Position of one tensor in a safetensors file; offset and length in bytes from its start."""
-
-    dtype: ir.DataType
-    shape: tuple[int, ...]
-    offset: int
-    length: int
-
-    def rows(self, first: int, count: int) -> Entry:
-        """Return the entry of some rows (first dimension), which are contiguous."""
-        row = self.length // self.shape[0]
-        return Entry(self.dtype, (count, *self.shape[1:]), self.offset + first * row, count * row)
-
-
-def read_entries(path: Path) -> dict[str, Entry]:
-    """Read the table of a safetensors file (an 8-byte length, a JSON header, then raw tensors).
-
-    Raises:
-        CovisError: no safetensors file, a truncated one, or a type that a graph cannot refer to.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise user_error(
-                "is no safetensors file, or cut off", where=path, hint="fetch it again"
-            )
-        header = json.loads(stream.read(length))
-    base = 8 + length
-    entries = {}
-    for name, facts in header.items():
-        if name == "__metadata__":
-            continue
-        if facts["dtype"] not in BY_SAFETENSORS:
-            raise user_error(
-                f"tensor {name!r} has type {facts['dtype']}",
-                where=path,
-                hint="give F32, F16 or BF16",
-            )
-        first, last = facts["data_offsets"]
-        if base + last > size:
-            raise user_error(
-                f"is cut off inside tensor {name!r}", where=path, hint="fetch it again"
-            )
-        shape = tuple(facts["shape"])
-        dtype = ir.DataType(BY_SAFETENSORS[facts["dtype"]].onnx)
-        entries[name] = Entry(dtype, shape, base + first, last - first)
-    return entries
+from covis.export.weights.entries import Entry
 
 
 def point_at_weights(
@@ -79,7 +23,7 @@ def point_at_weights(
     Args:
         graph: Graph whose initializers have the parameters' names in the model.
         weights: Path of the weights file now.
-        entries: Table of the weights file, from `read_entries`.
+        entries: Table of the weights file, from `covis.export.weights.entries`.
         location: Name of the weights file in the bundle.
         keys: Name in the file by parameter name, where they differ (aliases).
     """

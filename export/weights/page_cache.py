@@ -32,10 +32,20 @@ def release_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def _file_mappings() -> list[tuple[int, int]]:
-    """Return the address ranges of mapped safetensors files."""
+    """Return the address ranges of mapped files.
+
+    The name says nothing: a file in Hugging Face's cache is named by its digest. Devices are left
+    out, because what is dropped from shared memory may be its only copy.
+    """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return []
-    found = [line.split()[0].split("-") for line in lines if ".safetensors" in line]
-    return [(int(first, 16), int(last, 16)) for first, last in found]
+    # Address range, rights, offset, device, inode, and the path of a mapping that has a file.
+    fields = [line.split(maxsplit=5) for line in lines]
+    files = [
+        f[0].split("-")
+        for f in fields
+        if len(f) == 6 and f[5].startswith("/") and not f[5].startswith("/dev/")
+    ]
+    return [(int(first, 16), int(last, 16)) for first, last in files]

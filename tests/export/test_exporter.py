@@ -11,7 +11,7 @@ import pytest
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.bundle.manifest import Manifest
 from covis.engines.graphs.read import external_data, load_graph
-from covis.export.weights.initializers import read_entries
+from covis.export.weights.entries import read_entries
 from tests.export.level_check import check_levels
 from tests.places import ROOT
 

@@ -15,8 +15,8 @@ from covis.export.models import MultiViewModel, stages
 from covis.export.selection.block_maps import pooled_head_groups
 from covis.export.sizes import elements
 from covis.export.stage import StageModule
-from covis.export.weights.initializers import read_entries
-from covis.export.weights.load import canonical
+from covis.export.weights.entries import read_entries
+from covis.export.weights.keys import canonical
 from covis.export.write import save, trace_stages
 from tests.export.models.parity import recorded_model
 from tests.golden_data import golden, golden_json

@@ -15,8 +15,8 @@ from covis.engines.graphs.read import load_graph, op_attributes
 from covis.engines.op import ATTENTION, ATTRIBUTES, DOMAIN
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from covis.export.options import Precision
-from covis.export.weights.initializers import read_entries
-from covis.export.weights.load import canonical
+from covis.export.weights.entries import read_entries
+from covis.export.weights.keys import canonical
 from covis.export.write import WEIGHTS, save
 from tests.export.passes.precision_chain import CONFIGS, narrowed, traced
 

@@ -17,7 +17,7 @@ from covis.export.models.config import from_mapping
 from covis.export.models.mapanything import MapAnything
 from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
 from covis.export.selection.block_maps import BlockMap
-from covis.export.weights.load import canonical
+from covis.export.weights.keys import canonical
 from tests.export.models.parity import (
     Recorder,
     assert_same,
@@ -216,7 +216,7 @@ def test_other_config_files_are_left_alone(tmp_path: Path) -> None:
     assert read_hub_config(write_hub(tmp_path, {"architectures": ["Other"]})) is None
     assert read_hub_config(write_hub(tmp_path, [1, 2])) is None
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CovisError, match=r"config\.json: not readable as JSON"):
+    with pytest.raises(CovisError, match=r"config\.json: is not JSON"):
         read_hub_config(tmp_path / "model.safetensors")
 
 

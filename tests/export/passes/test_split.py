@@ -14,8 +14,8 @@ from covis.export.passes import run_passes
 from covis.export.passes.qkv import SplitQkv
 from covis.export.passes.rows import SplitRows
 from covis.export.sizes import elements, longest, too_large
-from covis.export.weights.initializers import read_entries
-from covis.export.weights.load import canonical
+from covis.export.weights.entries import read_entries
+from covis.export.weights.keys import canonical
 from covis.export.write import save
 from tests.export.passes.precision_chain import CONFIGS, traced
 
