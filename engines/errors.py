@@ -6,6 +6,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from covis.engines.limits import ERROR_LINE
+
 
 class ExitCode(IntEnum):
     """Exit code of a failed `covis` command.
@@ -38,9 +40,9 @@ class CovisError(Exception):
         self, code: ExitCode, what: str, *, where: str | Path = "", hint: str = ""
     ) -> None:
         self.code = code
-        self.what = what
-        self.where = printable(where)
-        self.hint = hint
+        self.what = _shortened(what)
+        self.where = _shortened(printable(where))
+        self.hint = _shortened(hint)
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -113,6 +115,12 @@ def numerics_error(what: str, *, where: str | Path = "", hint: str = "") -> Covi
 def first_line(error: BaseException, most: int = 400) -> str:
     """Return the first line of an exception's text, safe to print; its class if it has no text."""
     return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:most])
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a text that quotes a value of any length."""
+    half = ERROR_LINE.most // 2
+    return text if len(text) <= ERROR_LINE.most else f"{text[:half]} ... {text[-half:]}"
 
 
 def printable(name: str | Path) -> str:

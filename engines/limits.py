@@ -32,7 +32,7 @@ class Limit:
 
     def __str__(self) -> str:
         if self.unit != "bytes":
-            return f"{self.most:,} {self.unit}"
+            return f"{self.most:,} {self.unit}".rstrip()
         for size, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
             if self.most % size == 0:
                 return f"{self.most // size:,} {name}"
@@ -111,7 +111,7 @@ DEVICE: Final = Limit("index of a GPU (`--device`)", 1_023, "", "machines have u
 THREADS: Final = Limit(
     "threads of ONNX Runtime (`--threads`)",
     1_024,
-    "threads",
+    "",
     "each stage has so many, and more fill the memory with stacks",
 )
 ERROR_LINE: Final = Limit(

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from covis.engines.errors import user_error
+from covis.engines.limits import DEVICE, TEXT, THREADS, VIEWS
 
 Selector = Literal["dense", "saliency", "pooled", "both"]
 PatchOrder = Literal["raster", "hilbert"]
 
 MOST_VIEWS_AT_ONCE = 20_000  # beyond it even a pair map of one byte takes 0.4 GB
-_MOST_VIEWS = 1_000_000
 _RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Sparsity:
                 where="--tau-low",
                 hint=f"give a number from 0 to {self.tau}",
             )
-        if not 0 <= self.min_neighbours <= _MOST_VIEWS:
+        if not 0 <= self.min_neighbours <= VIEWS.most:
             raise user_error(
-                f"{self.min_neighbours} is not in [0, {_MOST_VIEWS:,}]",
+                f"{self.min_neighbours} is not in [0, {VIEWS}]",
                 where="--min-neighbours",
                 hint="give a number of views",
             )
@@ -101,6 +102,10 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
     Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model. A single
     layer that the model does not have is rejected, and so is a list that leaves no layer at all.
     """
+    if len(text) > TEXT.most:
+        raise user_error(
+            f"is longer than {TEXT}", where="--layers", hint='write ranges such as "0-9", or "all"'
+        )
     words = text.replace(" ", "")
     if words in ("", "none"):
         return ()
@@ -201,6 +206,17 @@ class BackendOptions:
             )
         if self.device < 0:
             raise user_error(f"{self.device} is negative", where="--device", hint="use 0 or more")
+        if self.device > DEVICE.most:
+            raise user_error(
+                f"{self.device} is above {DEVICE}", where="--device", hint="see nvidia-smi"
+            )
+        for digest in self.trust_plan:
+            if not _SHA256.fullmatch(digest):
+                raise user_error(
+                    f"{digest!r} is no sha256",
+                    where="--trust-plan",
+                    hint="give the 64 digits that the refusal of the plan names",
+                )
         for option, value in (("--plans", self.plans), ("--trust-plan", self.trust_plan)):
             if value and self.backend != "tensorrt":
                 raise user_error(
@@ -228,7 +244,6 @@ CPU_CHUNK = 2
 """Frames at once on a CPU: with 8 or 16, covis-mini takes a third more time and more memory."""
 GPU_CHUNK = 16
 """Frames at once on a GPU: the size that the plans of `covis build` are tuned for by default."""
-_MOST_THREADS = 1024  # each stage has so many: more fill the memory with stacks
 
 
 @dataclass(frozen=True)
@@ -259,15 +274,20 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
             raise user_error(f"{self.chunk} is below 1", where="--chunk", hint="use 1 or more")
+        for option, value in (("--chunk", self.chunk or 0), ("--probes", self.probes)):
+            if value > VIEWS.most:
+                raise user_error(
+                    f"{value} is above {VIEWS}", where=option, hint="give a smaller number"
+                )
         if self.probes < 0:
             raise user_error(
                 f"{self.probes} is negative", where="--probes", hint="0 measures nothing"
             )
         if self.threads < 0:
             raise user_error(f"{self.threads} is negative", where="--threads", hint="0 takes all")
-        if self.threads > _MOST_THREADS:
+        if self.threads > THREADS.most:
             raise user_error(
-                f"{self.threads} is above {_MOST_THREADS:,}", where="--threads", hint="0 takes all"
+                f"{self.threads} is above {THREADS}", where="--threads", hint="0 takes all"
             )
 
     @property

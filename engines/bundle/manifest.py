@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from covis.engines.bundle.names import IMAGES
 from covis.engines.bundle.pixel_rule import PixelRule
-from covis.engines.limits import FILE_NAME
+from covis.engines.limits import DIMENSION, FILE_NAME, FILES, RANK, STAGES, TENSORS, TEXT
 from covis.engines.options import Sparsity
 
 FORMAT: Final = 1  # version of the manifest's format; a reader rejects any other
@@ -22,19 +22,20 @@ Dtype = Literal["float32", "float16", "bfloat16", "int8", "int32", "int64", "boo
 
 def _inside(name: str) -> str:
     """Accept only plain relative paths that stay inside the bundle."""
+    if len(name.encode()) > FILE_NAME.most:  # else the system's refusal, as if it lacked something
+        raise ValueError(f"a path of more than {FILE_NAME}")
     path = PurePosixPath(name)
     if not name or "\\" in name or "\0" in name or path.is_absolute() or str(path) != name:
         raise ValueError(f"{name!r} is no plain relative path")
     if name == "." or ".." in path.parts:
         raise ValueError(f"{name!r} leaves the bundle")
-    if len(name.encode()) > FILE_NAME.most:  # else the system's refusal, as if it lacked something
-        raise ValueError(f"a path of more than {FILE_NAME}")
     return name
 
 
 FileName = Annotated[str, AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Text = Annotated[str, Field(max_length=TEXT.most)]
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
@@ -55,7 +56,10 @@ class Tensor(StrictModel):
 
     name: Identifier
     dtype: Dtype
-    shape: tuple[Annotated[int, Field(ge=0)] | Literal["M", "N", "K"], ...]
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=DIMENSION.most)] | Literal["M", "N", "K"], ...],
+        Field(max_length=RANK.most),
+    ]
 
 
 def _plain(tensor: Tensor) -> tuple[str, tuple[int | str, ...]]:
@@ -79,8 +83,8 @@ class Stage(StrictModel):
     name: Identifier
     scope: Scope
     graph: FileName
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: Annotated[tuple[Tensor, ...], Field(max_length=TENSORS.most)]
+    outputs: Annotated[tuple[Tensor, ...], Field(max_length=TENSORS.most)]
     longest: Annotated[int, Field(ge=0)] | None = None
 
     def writes(self, name: str) -> bool:
@@ -92,7 +96,7 @@ class File(StrictModel):
     """Relative path, size in bytes and sha256 of a file of the bundle."""
 
     path: FileName
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: Digest
 
 
@@ -181,11 +185,11 @@ class Precision(StrictModel):
     """
 
     name: Literal["fp32", "fp16", "bf16", "fp8"] = "fp32"
-    keep_fp32: tuple[str, ...] = ()
+    keep_fp32: tuple[Text, ...] = ()
     passes: tuple[PassRecord, ...] = ()
     calibration: Count = 0
     fp8_attention: bool = False
-    ran_as: str = ""
+    ran_as: Text = ""
     drift: tuple[Drift, ...] = ()
     scene: tuple[SceneDrift, ...] = ()
 
@@ -202,9 +206,9 @@ class Weights(StrictModel):
     """
 
     file: FileName
-    source: str
-    revision: str | None
-    licence: str
+    source: Text
+    revision: Text | None
+    licence: Text
     dtype: WeightsDtype
 
 
@@ -253,7 +257,7 @@ class Tuning(StrictModel):
         time_ratio: Time of the whole pipeline, dense over the choice, on the machine that tuned.
     """
 
-    covis_version: str
+    covis_version: Text
     tuned_manifest: Digest
     views: Count
     checked_views: Count
@@ -270,18 +274,18 @@ class Manifest(StrictModel):
     """Contents of `manifest.json`; see docs/explanation/design.md section 3."""
 
     format: Literal[1]
-    covis_version: str
+    covis_version: Text
     op_version: Literal[1]
-    opset: int
+    opset: Count
     model: Model
     weights: Weights
     pixel_rule: PixelRule
     pooling: Literal["descriptor", "best-match"]
     sparsity: Sparsity
     precision: Precision = Precision()
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(max_length=STAGES.most)]
     checks: tuple[Check, ...]
-    files: tuple[File, ...]
+    files: Annotated[tuple[File, ...], Field(max_length=FILES.most)]
     tuning: Tuning | None = None
 
     @model_validator(mode="after")

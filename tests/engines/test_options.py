@@ -43,7 +43,7 @@ def test_layers(text: str, depth: int, layers: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "1-", "-1", "5-2", "1,,2", ",", "0..9", "0-9-12", "1.5", "²", "٣", "1e3", "9" * 5000],
+    ["x", "1-", "-1", "5-2", "1,,2", ",", "0..9", "0-9-12", "1.5", "²", "٣", "1e3", "9" * 4000],
 )
 def test_no_layers(text: str) -> None:
     with pytest.raises(CovisError, match=r"--layers: .* is no layer or range of layers; write"):
