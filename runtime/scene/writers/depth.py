@@ -72,36 +72,40 @@ def check_depth_format(options: OutputOptions) -> None:
 
 
 def _write_view(folder: SceneFolder, view: int, unit: float | None) -> int:
-    """Write one depth image; `unit` None means EXR. Return the number of pixels out of range."""
-    depth = _at_image_size(folder, view)
-    path = folder.place / folder.depth_name(view)
+    """Write one depth image; `unit` None means EXR. Return the number of depths out of range."""
+    scene, path = folder.scene, folder.place / folder.depth_name(view)
+    used = scene.valid[view] & (scene.depth[view] > 0)
+    depth = np.where(used, scene.depth[view], 0.0)
     if unit is None:
-        import OpenEXR
-
-        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-        with OpenEXR.File(header, {"Z": depth.astype(np.float32)}) as file:
-            file.write(str(path))
+        _save_exr(_at_image_size(folder, view, depth.astype(np.float32)), path)
         return 0
     from PIL import Image
 
     steps = np.rint(depth / unit)
     near = steps <= _TOP
-    Image.fromarray(np.where(near, steps, 0).astype(np.uint16)).save(path, compress_level=1)
+    image = _at_image_size(folder, view, np.where(near, steps, 0.0).astype(np.uint16))
+    Image.fromarray(image).save(path, compress_level=1)
     return int(near.size - near.sum())
 
 
-def _at_image_size(folder: SceneFolder, view: int) -> NDArray[np.floating[Any]]:
-    """Return the depth (height, width) of a view's image, 0 outside the model's image."""
-    scene, frames = folder.scene, folder.frames
-    H, W = scene.image_size
+def _save_exr(depth: NDArray[Any], path: Path) -> None:
+    import OpenEXR
+
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with OpenEXR.File(header, {"Z": depth}) as file:
+        file.write(str(path))
+
+
+def _at_image_size(folder: SceneFolder, view: int, model: NDArray[Any]) -> NDArray[Any]:
+    """Enlarge an array (H, W) to a view's image (height, width), 0 outside the model's image."""
+    frames, (H, W) = folder.frames, model.shape
     height, width = frames.sizes[view].tolist()
-    to_model = scene.intrinsics[view].astype(np.float64) @ np.linalg.inv(frames.intrinsics[view])
+    K = folder.scene.intrinsics[view].astype(np.float64)
+    to_model = K @ np.linalg.inv(frames.intrinsics[view])
     columns = np.floor(to_model[0, 0] * (np.arange(width) + 0.5) + to_model[0, 2])
     rows = np.floor(to_model[1, 1] * (np.arange(height) + 0.5) + to_model[1, 2])
-    used = scene.valid[view] & (scene.depth[view] > 0)
     # A border of zeros, to which all pixels outside the model's image go.
-    bordered = np.pad(np.where(used, scene.depth[view], 0), 1)
+    bordered = np.pad(model, 1)
     inside_rows = np.clip(rows + 1, 0, H + 1).astype(np.int64)
     inside_columns = np.clip(columns + 1, 0, W + 1).astype(np.int64)
-    full: NDArray[np.floating[Any]] = bordered[inside_rows[:, None], inside_columns[None, :]]
-    return full
+    return bordered[inside_rows[:, None], inside_columns]
