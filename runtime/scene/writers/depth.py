@@ -108,4 +108,5 @@ def _at_image_size(folder: SceneFolder, view: int, model: NDArray[Any]) -> NDArr
     bordered = np.pad(model, 1)
     inside_rows = np.clip(rows + 1, 0, H + 1).astype(np.int64)
     inside_columns = np.clip(columns + 1, 0, W + 1).astype(np.int64)
-    return bordered[inside_rows[:, None], inside_columns]
+    enlarged: NDArray[Any] = bordered[inside_rows[:, None], inside_columns]
+    return enlarged

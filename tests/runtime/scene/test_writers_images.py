@@ -129,6 +129,18 @@ def test_a_photo_that_has_changed_since(tmp_path: Path, change: str) -> None:
         np.testing.assert_array_equal(mask > 0, scene.valid[i])
 
 
+def test_paths_hold_below_a_link(tmp_path: Path) -> None:
+    """Paths relative to the folder's name, not to the folder itself, pointed nowhere."""
+    scene, _ = one_photo(tmp_path / "photos")
+    (tmp_path / "a/b/c/real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a/b/c/real")
+    out = tmp_path / "link" / "out"
+    write(scene, out, OutputOptions(formats=("nerfstudio",)))
+    for place in (out, tmp_path / "a/b/c/real/out"):
+        for frame in json.loads((place / "transforms.json").read_text())["frames"]:
+            assert (place / frame["file_path"]).is_file()
+
+
 def test_a_photo_that_is_damaged_since(tmp_path: Path) -> None:
     view = random_view(90, 120, 1)
     path = sideways(view.photo(), tmp_path)
