@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 DOMAIN: Final = "covis"  # ONNX domain of the two ops in every exported graph
 VERSION: Final = 1  # version of the contracts in plugins/; a change of their meaning raises it
 MOST_ELEMENTS: Final = 2**31 - 1  # elements of one tensor, because TensorRT counts them in 31 bits
@@ -36,3 +38,13 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, int | float | str]]] = MappingProxyT
     {ATTENTION: ATTENTION_ATTRIBUTES, SELECT: SELECT_ATTRIBUTES}
 )
 """Names and defaults of the attributes by op."""
+
+
+def keep_ratio_input(ratio: float) -> np.float32:
+    """Return the least float32 that is not below a decimal: the input `keep_ratio` of BlockSelect.
+
+    The op multiplies by it and rounds down: 0.9 of 40 blocks are 36, but float32(0.9) is below 0.9,
+    and 40 times it rounds down to 35.
+    """
+    rounded = np.float32(ratio)
+    return rounded if float(rounded) >= ratio else np.nextafter(rounded, np.float32(np.inf))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from covis.engines.bundle.manifest import Manifest
 from covis.engines.bundle.names import PROBE
 from covis.engines.bundle.patch_order import patch_order
+from covis.engines.op import keep_ratio_input
 from covis.engines.options import Sparsity, parse_layers
 
 
@@ -40,17 +41,9 @@ def control_inputs(
         "min_neighbours": np.asarray(sparsity.min_neighbours, np.int64),
         "reference": np.asarray(reference, np.int64),
         "sparse_layers": layers,
-        "keep_ratio": _not_below(sparsity.keep_ratio),
+        "keep_ratio": np.asarray(keep_ratio_input(sparsity.keep_ratio)),
         "cdf": np.asarray(sparsity.cdf, np.float32),
         # ONNX Runtime dies of a division by zero on empty tensors: one query is the least.
         PROBE: np.linspace(0, tokens - 1, min(max(probes, 1), tokens)).astype(np.int64),
         "patch_order": patch_order(sparsity.order, rows, columns),
     }
-
-
-def _not_below(ratio: float) -> NDArray[np.float32]:
-    """Round a decimal up to float32: 0.9 of 10 blocks are 9, but 0.9f x 10 rounds down to 8."""
-    rounded = np.float32(ratio)
-    if float(rounded) < ratio:
-        rounded = np.nextafter(rounded, np.float32(np.inf))
-    return np.asarray(rounded)

@@ -17,7 +17,7 @@ from covis.export.acceleration.structure import Structure, recognise
 
 
 def accelerate(model: nn.Module, sparsity: Sparsity | None = None, **changes: Any) -> Accelerated:
-    """Make the global attention of a VGGT, Pi3 or MapAnything module block-sparse, in place.
+    """Make the global attention of a VGGT, Pi3(X) or MapAnything module block-sparse, in place.
 
     The module is the one of the model's own package, with its weights; it is recognised by its
     structure. Parameters, state dict, device and type stay as they are, and the model is called as

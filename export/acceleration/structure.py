@@ -11,7 +11,7 @@ from covis.engines.errors import CovisError, user_error
 
 LOOKED_FOR = (
     "VGGT has aggregator.patch_embed, aggregator.global_blocks and aggregator.register_token; "
-    "Pi3 has encoder, decoder and register_token; "
+    "Pi3 and Pi3X have encoder, decoder and register_token; "
     "MapAnything has encoder, info_sharing.self_attention_blocks and scale_token"
 )
 _REQUIRED = ("qkv", "proj", "num_heads")
@@ -48,7 +48,7 @@ class Structure:
 
 
 def recognise(model: nn.Module) -> Structure:
-    """Return the structure of a VGGT (or its aggregator), Pi3 or MapAnything module.
+    """Return the structure of a VGGT (or its aggregator), Pi3, Pi3X or MapAnything module.
 
     Raises:
         CovisError: none of them, or one whose attention is not computed as published. The text
@@ -83,12 +83,13 @@ def _vggt(model: Any) -> Structure | None:
 def _pi3(model: Any) -> Structure | None:
     if not _has(model, "encoder", "decoder", "register_token"):
         return None
-    if hasattr(model, "metric_token"):
-        raise user_error("is Pi3X, which is not supported", where=type(model).__name__)
+    # Pi3X adds depth, rays and poses of the user to the tokens, beside the decoder's attention: its
+    # encoder of depth and its blocks for poses are other modules, and stay as they are.
+    name = "Pi3X" if hasattr(model, "metric_token") else "Pi3"
     return Structure(
-        "Pi3",
+        name,
         model.encoder,
-        _attentions("Pi3", list(model.decoder)[1::2]),  # even blocks stay within a frame
+        _attentions(name, list(model.decoder)[1::2]),  # even blocks stay within a frame
         special=(int(model.register_token.shape[-2]),),
         special_first=True,
         has_reference=False,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from covis.engines.op import SELECT_ATTRIBUTES
+from covis.engines.op import SELECT_ATTRIBUTES, keep_ratio_input
 from covis.export.ops.attributes import SelectAttributes, torch_schema
 from covis.export.ops.check import check_select, runs_eagerly
 from covis.export.ops.cuda import dispatch
@@ -21,8 +21,8 @@ def block_select(
     q: Tensor,
     k: Tensor,
     pair: Tensor,
-    keep_ratio: Tensor,
-    cdf: Tensor,
+    keep_ratio: Tensor | float,
+    cdf: Tensor | float,
     *,
     layout: TokenLayout = PLAIN,
     q_block: int = 128,
@@ -37,8 +37,10 @@ def block_select(
         q, k: Queries and keys (B, H, S, D) of one floating type, as they enter attention (after
             norm and RoPE).
         pair: int8 (1, 1, M, M) levels of frame pairs that limit the choice, or (1, 1, 1, 1).
-        keep_ratio: float32 (), share of a row's candidate blocks to select, rounded down.
-        cdf: float32 (), cumulated probability up to which blocks are selected.
+        keep_ratio: Share of a row's candidate blocks to select, rounded down. A tensor, float32
+            (), is taken as it is; a Python number is rounded up to float32, so that 0.9 of 40
+            blocks are 36.
+        cdf: Cumulated probability up to which blocks are selected; float32 (), or a number.
         layout: Which of the S tokens are special, patch and trailing tokens.
         q_block, k_block: Patch tokens pooled into one query block and one key block.
         pool: "mean" or "max" over the tokens of a block.
@@ -50,6 +52,10 @@ def block_select(
         CovisError: a tensor or attribute that the contract forbids; the text has its value.
     """
     attributes = SelectAttributes(layout, q_block, k_block, pool)
+    if not isinstance(keep_ratio, Tensor):
+        keep_ratio = torch.tensor(keep_ratio_input(keep_ratio), dtype=torch.float32)
+    if not isinstance(cdf, Tensor):
+        cdf = torch.tensor(cdf, dtype=torch.float32)
     if runs_eagerly(pair):
         check_select(q, k, pair, keep_ratio, cdf, attributes)
         return _select(q, k, pair, keep_ratio, cdf, attributes)

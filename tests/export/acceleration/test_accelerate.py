@@ -6,12 +6,13 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from covis.engines.bundle.patch_order import patch_order
 from covis.engines.errors import CovisError
@@ -23,7 +24,7 @@ from covis.export.models.mapanything import MapAnything
 from covis.export.ops import dense_level
 from covis.export.selection.block_maps import PairSelection, PooledSelection, Selection
 from covis.export.selection.saliency import descriptor_similarity, pair_levels
-from tests.export.acceleration.upstream_like import like_published
+from tests.export.acceleration.upstream_like import LikePi3X, like_published
 from tests.export.models.parity import recorded_cases
 from tests.golden_data import golden, golden_json, tolerance
 
@@ -193,6 +194,56 @@ def test_dense_is_the_original_and_tau_0_equals_it(pair: Pair, batch: int) -> No
         assert handle.report().kept_blocks == 1.0
 
 
+@pytest.mark.parametrize("conditions", [(), ("depths",), ("poses",), ("depths", "poses")])
+@torch.inference_mode()
+def test_pi3x_is_sparse_with_and_without_its_conditions(conditions: tuple[str, ...]) -> None:
+    """Against its own dense attention with a mask of the same pairs of views."""
+    model = like_published(our_model("pi3_a1"), LikePi3X)  # type: ignore[arg-type]
+    images = scene(batch=2)
+    channels = model.register_token.shape[-1]  # type: ignore[union-attr]
+    given = {"depths": scene(batch=2, seed=1), "poses": torch.randn(2, 8, channels)}
+    given = {name: given[name] for name in conditions}
+    dense = model(images, **given)
+    handle = accelerate(model, selector="saliency", layers="all")
+    assert handle.structure.model == "Pi3X"
+    model(images, **given)
+    handle.change(tau=threshold(handle))
+    sparse = model(images, **given)
+    scenes = handle._scenes
+    assert scenes is not None
+    restore(model)
+    allowed = token_mask(scenes.pair_level > 0, special=5, frame=5 + HEIGHT // 14 * (WIDTH // 14))
+    for attention in recognise(model).attentions:
+        attention.forward = partial(masked, attention, allowed)
+    close(sparse, model(images, **given))
+    unlike(sparse, dense)
+
+
+def token_mask(pairs: Tensor, special: int, frame: int) -> Tensor:
+    """Return the tokens that attend to each other, bool (B, 1, S, S), from pairs of views."""
+    allowed = pairs.repeat_interleave(frame, -2).repeat_interleave(frame, -1)
+    everywhere = torch.arange(allowed.shape[-1]) % frame < special
+    return allowed | everywhere | everywhere[:, None]
+
+
+def masked(attention: Any, allowed: Tensor, x: Tensor, xpos: Tensor) -> Tensor:
+    """The attention of Pi3 and Pi3X, with a mask."""
+    q, k, v = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k = (attention.rope(y, xpos) for y in (attention.q_norm(q), attention.k_norm(k)))
+    out = scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    projected: Tensor = attention.proj(out.transpose(1, 2).flatten(2))
+    return projected
+
+
+@torch.inference_mode()
+def test_a_whole_number_of_blocks_is_kept_whole() -> None:
+    """0.9 of 10 blocks are 9: float32(0.9) is below 0.9, and 10 times it rounds down to 8."""
+    _, model = make_pair("vggt_a1")
+    handle = accelerate(model, selector="pooled", keep_ratio=0.9, cdf=0.0, layers="all")
+    model(scene(views=26))  # 624 patches are 10 blocks of keys
+    assert [entry.kept_blocks for entry in handle.report().layers] == pytest.approx([0.9] * 4)
+
+
 @torch.inference_mode()
 def test_restore_is_exact(pair: Pair) -> None:
     _, model = pair
@@ -340,7 +391,6 @@ BAD_MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another": (lambda: nn.Linear(2, 2), "none of the models .*VGGT has aggregator.patch_embed"),
     "no attn": (lambda: without("attn"), "VGGT: 3 of its 4 global blocks .* name attn"),
     "no qkv": (lambda: without("attn.qkv"), "VGGT global attention 0: has no qkv"),
-    "Pi3X": (lambda: marked("pi3_a1", "metric_token"), "Pi3X, which is not supported"),
     "all global": (
         lambda: marked("mapanything_a1", "info_sharing_type", "global_attention"),
         "info_sharing_type = 'global_attention'",

@@ -8,6 +8,7 @@ originals' recorded numbers.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +254,51 @@ class LikePi3(nn.Module):
         return torch.cat(last, dim=-1)
 
 
+class LikePi3X(LikePi3):
+    """Pi3 with conditions: depth through a second encoder, and poses between blocks.
+
+    `metric_token` marks it. The other heads and the normalisation of the conditions are left out.
+    """
+
+    prefixes = LikePi3.prefixes
+    injected_after = (1, 5)  # blocks of the decoder
+
+    def __init__(self, config: Pi3Config) -> None:
+        super().__init__(config)
+        c = config.dec_embed_dim
+        self.metric_token = nn.Parameter(torch.zeros(1, 1, 2 * c))
+        self.depth_encoder = copy.deepcopy(self.encoder)
+        self.depth_emb = nn.Parameter(torch.randn(1, 1, c))
+        self.pose_inject_blk = nn.ModuleList(
+            PublishedAttention(c, config.dec_num_heads, 1e-5) for _ in self.injected_after
+        )
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, depths: Tensor | None = None, poses: Tensor | None = None
+    ) -> Tensor:
+        """Images and depths (B, M, 3, H, W), poses (B, M, C) -> as Pi3."""
+        batch, views, _, height, width = images.shape
+        flat = (images.flatten(0, 1) - self.image_mean) / self.image_std
+        patches = self.encoder(flat, is_training=True)["x_norm_patchtokens"]
+        if depths is not None:
+            depth = self.depth_encoder(depths.flatten(0, 1), is_training=True)
+            patches = patches + depth["x_norm_patchtokens"] + self.depth_emb
+        x = torch.cat([self.register_token[0].expand(batch * views, -1, -1), patches], dim=1)
+        frame, c = x.shape[1:]
+        where = positions(batch * views, height // PATCH, width // PATCH, 5)
+        last = []
+        for i, block in enumerate(self.decoder):
+            rows = batch if i % 2 else batch * views
+            x = block(x.reshape(rows, -1, c), where.reshape(rows, -1, 2))
+            if poses is not None and i in self.injected_after:
+                x = x.reshape(batch, views, frame, c)
+                posed = (x[:, :, 5:] + poses[:, :, None]).flatten(1, 2)
+                added = self.pose_inject_blk[self.injected_after.index(i)].attend(posed, None, None)
+                x[:, :, 5:] += added.reshape(batch, views, -1, c)
+            last = [*last[-1:], x.reshape(batch, views, frame, c)]
+        return torch.cat(last, dim=-1)
+
+
 @dataclass
 class EncoderOutput:
     features: Tensor
@@ -340,11 +386,14 @@ class LikeMapAnything(nn.Module):
         return out
 
 
-def like_published(ours: Vggt | Pi3 | MapAnything) -> nn.Module:
-    """Return the published structure with the weights of one of our models, by official names."""
+def like_published(ours: Vggt | Pi3 | MapAnything, kind: Any = None) -> nn.Module:
+    """Return the published structure with the weights of one of our models, by official names.
+
+    `kind` is another structure with these weights among its own, as Pi3X is to Pi3.
+    """
     kinds: dict[type, Any] = {Vggt: LikeVggt, Pi3: LikePi3, MapAnything: LikeMapAnything}
-    model = kinds[type(ours)](ours.config)
+    model = (kind or kinds[type(ours)])(ours.config)
     own = {k: v for k, v in ours.state_dict().items() if k.startswith(model.prefixes)}
-    model.load_state_dict(own, strict=True)
+    model.load_state_dict(own, strict=kind is None)
     result: nn.Module = model.eval().requires_grad_(False)
     return result

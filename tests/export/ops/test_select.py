@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from covis.engines.errors import CovisError
+from covis.engines.op import keep_ratio_input
 from covis.export.ops import TokenLayout, block_select
 from covis.export.ops.select import block_levels, choose
 
@@ -56,6 +58,27 @@ def test_a_block_has_the_highest_level_of_the_frame_pairs_it_touches() -> None:
     assert block_levels(pair, 4, 12, 6, 4).tolist() == [[2, 1, 0], [0, 1, 0]]
     assert block_levels(pair, 4, 12, 12, 5).tolist() == [[2, 1, 0]]
     assert block_levels(pair[1:2, 1:2], 4, 12, 6, 5).tolist() == [[1] * 3] * 2
+
+
+def test_a_ratio_of_a_whole_number_of_blocks_keeps_all_of_them() -> None:
+    """Ratios with two and three decimals, given as numbers: exactly floor(ratio x blocks)."""
+    ratios = [*range(10, 1001, 10), 333, 667, 999]
+    for blocks in (7, 10, 40, 64, 1000):
+        q = torch.arange(blocks * 2.0).reshape(1, 1, blocks, 2)
+        one = torch.full((1, 1, 1, 1), 1, dtype=torch.int8)
+        for thousandths in ratios:
+            level = block_select(q, q, one, thousandths / 1000, 0.0, q_block=blocks, k_block=1)
+            assert int(level.sum()) == max(thousandths * blocks // 1000, 1), (thousandths, blocks)
+
+
+def test_the_input_of_the_graphs_is_the_least_float32_that_is_not_below_the_ratio() -> None:
+    for thousandths in range(1001):
+        ratio = thousandths / 1000
+        rounded = keep_ratio_input(ratio)
+        assert float(rounded) >= ratio and rounded.dtype == np.float32
+        assert rounded == 0 or float(np.nextafter(rounded, np.float32(0))) < ratio
+        for blocks in (10, 40, 600, 8000):  # the product is exact: 24 bits times 13
+            assert int(float(rounded) * blocks) == thousandths * blocks // 1000
 
 
 def test_the_registered_op_agrees() -> None:
