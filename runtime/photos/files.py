@@ -13,12 +13,14 @@ from covis.runtime.photos.samples import mend_planes
 if TYPE_CHECKING:
     from PIL import ImageFile
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs: 0.5 GB as RGB
+MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs: 0.7 GB
 # A larger JPEG is decoded at half size, in the frequency domain: the photos of 200-megapixel phones
 # are no sharper. Ordinary photos stay bit for bit as the models' own loaders read them.
 FULL_JPEG_PIXELS = 2**26
 # The decoder keeps up to 6 bytes for each stored pixel of a progressive JPEG: 1.6 GB.
 MAX_JPEG_PIXELS = 2**28
+
+_DNG_VERSION, _NEW_SUBFILE_TYPE = 50706, 254  # tags of TIFF; bit 0 of the type means a preview
 
 
 def check_file(path: Path) -> None:
@@ -140,7 +142,7 @@ def _bomb(path: Path, size: tuple[int, int] | None, limit: int) -> CovisError:
 def _refuse_raw(image: ImageFile.ImageFile, path: Path) -> None:
     """Reject a camera's raw file: it is a TIFF, of which Pillow would read a small preview."""
     tags = getattr(image, "tag_v2", {})
-    dng_version, subfile_type = tags.get(50706), tags.get(254, 0)
+    dng_version, subfile_type = tags.get(_DNG_VERSION), tags.get(_NEW_SUBFILE_TYPE, 0)
     if dng_version is not None or (isinstance(subfile_type, int) and subfile_type & 1):
         raise user_error(
             "is a camera's raw file, of which only a preview could be read",

@@ -89,7 +89,8 @@ def _used(path: Path) -> NDArray[np.bool_]:
         return mask.opaque
     brightness = np.asarray(mask.image).max(axis=2)
     least = (int(brightness.max()) + 1) // 2 if lossy else 1
-    return brightness >= max(least, 1)
+    used: NDArray[np.bool_] = brightness >= max(least, 1)
+    return used
 
 
 def _nonzero(path: Path) -> NDArray[np.bool_]:

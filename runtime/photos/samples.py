@@ -18,6 +18,7 @@ from covis.engines.errors import user_error
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
+_BITS_PER_SAMPLE = 258  # tag of TIFF
 _SENSOR_BITS = (8, 10, 12, 14)
 # Pillow unpacks the high byte of 16-bit colours. In the other byte order it unpacks the low one.
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -37,12 +38,11 @@ def raw_mode(image: PilImage.Image) -> str:
 
 def mend_planes(image: PilImage.Image) -> None:
     """Mend the layout of an uncompressed TIFF of 16-bit planes, which Pillow reads as 8-bit."""
-    from PIL.TiffImagePlugin import TiffImageFile
+    from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, TiffImageFile
 
-    if not isinstance(image, TiffImageFile) or image.tag_v2.get(284) != 2:
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANAR_CONFIGURATION) != 2:
         return
-    raw = raw_mode(image)
-    if 16 in image.tag_v2.get(258, ()) and len(raw) == 1:
+    if 16 in image.tag_v2.get(_BITS_PER_SAMPLE, ()) and len(raw_mode(image)) == 1:
         order = "L" if image.tag_v2.prefix == b"II" else "B"
         image.tile = [_relaid(tile, lambda raw: f"{raw};16{order}") for tile in image.tile]
 
@@ -83,7 +83,8 @@ def _grey(image: PilImage.Image) -> tuple[PilImage.Image, str | None]:
     if image.mode == "F":
         grey = np.multiply(values, 255.0, dtype=np.float32)
         return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8)), None
-    if tuple(getattr(image, "tag_v2", {}).get(258, ())) == (12,):  # packed, so that it is stated
+    bits_stated = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    if tuple(bits_stated) == (12,):  # packed samples
         return Image.fromarray(_table(12)[values]), None
     bits = bits_used(values)
     return Image.fromarray(_table(bits)[values]), _note(bits)
