@@ -89,3 +89,17 @@ def test_without_skip_bad_the_broken_photo_stops_the_run(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "IMG 5.jpg" in line and "--skip-bad" in line
     assert not out.exists()
+
+
+def test_inputs_are_not_replaced_by_their_own_result(
+    phone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on the images of an earlier one, with fewer views, would delete the others."""
+    out, more = tmp_path / "scene", ["--formats", "images", "--skip-bad"]
+    assert run_command(["run", str(DEMO), str(phone), "--out", str(out), *more]) == 0
+    before = sorted((out / "images").iterdir())
+    again = ["run", str(DEMO), str(out / "images"), "--out", str(out), "--force", "--every", "3"]
+    assert run_command(again) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "is an input, and lies in the folder that --force would replace" in line
+    assert sorted((out / "images").iterdir()) == before

@@ -65,7 +65,7 @@ def run(command: RunCommand) -> None:
 
     from covis.engines.bundle.pixel_rule import size_warning
     from covis.runtime.pipeline import load
-    from covis.runtime.scene.writers import check_output, write
+    from covis.runtime.scene.writers import check_inputs, check_output, write
     from covis.runtime.scene.writers.space import check_space
 
     console = Console(stderr=True)
@@ -77,6 +77,7 @@ def run(command: RunCommand) -> None:
         images = pipeline.load_photos(named(command.photos), command.choice, progress)
         early = (*images.notes, size_warning(pipeline.bundle.manifest.pixel_rule, images.sizes))
         warn(console, [note for note in early if note])
+        check_inputs(command.out, [*images.paths, *images.mask_paths])
         check_space(command.out, len(images), images.uint8.shape[2:], command.output)
         scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
         progress("writing", 0, 1)

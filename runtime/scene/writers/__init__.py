@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     Writer = Callable[[SceneFolder], list[Path]]
 
-__all__ = ["FORMATS", "SUMMARY", "Format", "OutputOptions", "Written", "check_output", "write"]
+__all__ = [
+    "FORMATS",
+    "SUMMARY",
+    "Format",
+    "OutputOptions",
+    "Written",
+    "check_inputs",
+    "check_output",
+    "write",
+]
 
 SUMMARY = "scene.json"
 
@@ -66,6 +75,7 @@ def write(
 
     target, options = Path(folder), options or OutputOptions()
     check_output(target, options, force=force)
+    check_inputs(target, [*(scene.paths or ()), *(scene.mask_paths or ())])
     kept, left_out = finite_part(scene)
     notes = list(left_out.notes)
     frames = frames_of(kept, notes)

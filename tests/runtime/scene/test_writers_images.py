@@ -188,7 +188,7 @@ def test_masks_of_the_user_at_full_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_grey_photos_have_three_channels(tmp_path: Path, suffix: str) -> None:
-    """The parser of gsplat takes the first three of an array's last axis, which would be columns."""
+    """The parser of gsplat takes three of an array's last axis, which would be columns."""
     view = random_view(90, 120, 1)
     grey = view.photo()[:, :, 0]
     path = tmp_path / f"grey.{suffix}"
