@@ -121,15 +121,17 @@ def _in_folder(folder: Path, masks: Path | None) -> Found:
             hint="put masks into a folder of their own",
         )
     listing = _list(folder, masks)
+    below = _below(listing, masks)
     if listing.taken:
-        passed = listing.passed + [(sub, "") for sub in listing.folders if _list(sub, masks).taken]
+        passed = listing.passed + [(inner.folder, "") for inner in below]
         return Found(tuple(listing.taken), folder, _passed_over(passed, folder))
-    below = [inner for sub in listing.folders if (inner := _list(sub, masks)).taken]
-    chosen = [inner for inner in below if inner.folder.name.lower() == "images"] or [
-        inner for inner in below if inner.folder.name.lower() not in _NOT_PHOTOS
-    ]
-    if not chosen:
+    if not below:
         raise _nothing(listing)
+    chosen = (
+        [inner for inner in below if inner.folder.name.lower() == "images"]
+        or [inner for inner in below if inner.folder.name.lower() not in _NOT_PHOTOS]
+        or below
+    )
     passed = [entry for inner in (listing, *chosen) for entry in inner.passed]
     passed += [(inner.folder, "") for inner in below if inner not in chosen]
     names = enumerated([inner.folder.name for inner in chosen])
@@ -137,6 +139,20 @@ def _in_folder(folder: Path, masks: Path | None) -> Found:
     note = f"{printable(folder)} has no photo itself: those of {names} are taken"
     photos = tuple(path for inner in chosen for path in inner.taken)
     return Found(photos, base, (note, *_passed_over(passed, folder)))
+
+
+def _below(listing: _Listing, masks: Path | None) -> list[_Listing]:
+    """List the folders in a folder that have photos; one that may not be read is passed over."""
+    found = []
+    for folder in listing.folders:
+        try:
+            inner = _list(folder, masks)
+        except CovisError as error:
+            listing.passed.append((folder, error.what))
+            continue
+        if inner.taken:
+            found.append(inner)
+    return found
 
 
 def _list(folder: Path, masks: Path | None) -> _Listing:
@@ -226,9 +242,12 @@ def _nothing(listing: _Listing) -> CovisError:
 
 
 def _deeper(folder: Path) -> Path | None:
-    """Return the parent of the first folder below that has photos."""
+    """Return the parent of the first folder with photos, two levels below or deeper."""
     for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parent = Path(root).parent
+        if parent in (folder, folder.parent):
+            continue
         if any(_why_not(Path(root, name)) is None for name in files if not name.startswith(".")):
-            return Path(root).parent
+            return parent
     return None

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from covis.engines.errors import user_error
 from covis.runtime.photos import formats
 from covis.runtime.photos.files import io_error
-from covis.runtime.photos.names import enumerated
+from covis.runtime.photos.names import enumerated, shortened
 
 
 def match_masks(
@@ -37,11 +37,11 @@ def match_masks(
     )
     bare = [name for name, mask in zip(names, masks, strict=True) if mask is None]
     if len(bare) == len(names):
-        wanted = PurePosixPath(names[0]).with_suffix(".png")
+        wanted = PurePosixPath(names[0]).with_suffix(".png").as_posix()
         raise user_error(
             f"no file in it is the mask of a photo ({len(files)} images)",
             where=folder,
-            hint=f"name masks like their photos, such as {wanted} for {names[0]}",
+            hint=f"name masks like their photos, such as {shortened(wanted)} for {shortened(names[0])}",
         )
     if not bare:
         return masks, ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from covis.engines.bundle.names import IMAGES
 from covis.engines.bundle.pixel_rule import PixelRule
-from covis.engines.errors import CovisError, user_error
+from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import MOST_VIEWS_AT_ONCE
 from covis.runtime.photos import choose, video
 from covis.runtime.photos.find import find
@@ -178,8 +178,8 @@ def _default_rate(options: PhotoOptions) -> bool:
 
 def _taken(of: video.Video, photos: Sequence[Photo], options: PhotoOptions) -> str:
     count = sum(isinstance(p, video.VideoFrame) and p.path == of.path for p in photos)
-    rate = f", at {FPS:g} a second (change it with --fps)" if _default_rate(options) else ""
-    return f"{of.path.name}: {count} of {len(of)} frames are taken{rate}"
+    rate = f", at most {FPS:g} a second (--fps changes it)" if _default_rate(options) else ""
+    return f"{printable(of.path.name)}: {count} of {len(of)} frames are taken{rate}"
 
 
 def _chosen(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from covis.engines.errors import CovisError, user_error
+from covis.engines.errors import CovisError, printable, user_error
 from covis.runtime.photos.files import damaged
 from covis.runtime.photos.video_reader import VideoReader
 
@@ -122,7 +122,9 @@ def _scan(path: Path) -> Video:
     timestamps, latest = timestamps[playable], latest[playable]
     seconds = (timestamps - timestamps[0]) * tick
     if breaks_off or seconds[-1] < _WHOLE * stated - _PAUSE:
-        notes += (f"{path.name} breaks off after {len(timestamps)} frames, which are used",)
+        notes += (
+            f"{printable(path.name)} breaks off after {len(timestamps)} frames, which are used",
+        )
     return Video(
         path=path,
         timestamps=timestamps,
@@ -148,7 +150,9 @@ def _hdr_note(path: Path, transfer: int) -> tuple[str, ...]:
     curve = _HDR.get(transfer)
     if curve is None:
         return ()
-    return (f"{path.name} is HDR video ({curve}), used without tone mapping: its colours are pale",)
+    return (
+        f"{printable(path.name)} is HDR video ({curve}), used without tone mapping: its colours are pale",
+    )
 
 
 class _Cursor:

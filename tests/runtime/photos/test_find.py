@@ -186,6 +186,22 @@ def test_photos_in_folders_beside_photos_are_named(tmp_path: Path) -> None:
     assert found.notes == (f"passed over 1 in {tmp_path}: more/",)
 
 
+def test_a_folder_whose_only_photos_are_called_depth(tmp_path: Path) -> None:
+    photo(tmp_path / "depth" / "1.png")
+    assert select_photos(tmp_path).names == ("1.png",)
+    with pytest.raises(CovisError, match="holds no photo; put jpg"):
+        find(tmp_path, masks=tmp_path / "depth")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    if os.access(locked, os.R_OK):
+        pytest.skip("this user reads everything")
+    assert find(tmp_path).notes == (f"passed over 1 in {tmp_path}: locked/ (may not be read)",)
+
+
 def test_photos_still_deeper_are_named_in_the_error(tmp_path: Path) -> None:
     photo(tmp_path / "set" / "images" / "cam1" / "1.png")
     error = refused(tmp_path, "holds no photo; photos lie deeper: give ")

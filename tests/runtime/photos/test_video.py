@@ -177,7 +177,7 @@ def test_two_frames_a_second_by_default(clip: Path) -> None:
     selection = select_photos(clip)
     assert indices(selection.photos) == [0, 15, 30, 45]
     assert selection.notes == (
-        "clip.mp4: 4 of 60 frames are taken, at 2 a second (change it with --fps)",
+        "clip.mp4: 4 of 60 frames are taken, at most 2 a second (--fps changes it)",
     )
     assert selection.names[1] == "clip_000015.jpg"
 
@@ -246,6 +246,14 @@ def test_videos_beside_photos_are_taken_in_name_order(tmp_path: Path, clip: Path
     images = load_photos(tmp_path, RULE, PhotoOptions(fps=1))
     assert images.names == ("a.png", "m_000000.jpg", "m_000030.jpg", "z.png")
     assert images.notes == ("m.mp4: 2 of 60 frames are taken",)
+
+
+def test_notes_of_odd_names_are_one_line(tmp_path: Path, clip: Path) -> None:
+    for name in ("a\nb.mp4", "c:d.mp4", "%03d.mp4", "-x.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    images = load_photos(tmp_path, RULE, PhotoOptions(fps=0.1))
+    assert images.names == ("%03d_000000.jpg", "-x_000000.jpg", "a\nb_000000.jpg", "c:d_000000.jpg")
+    assert len(images.notes) == 4 and not any("\n" in note for note in images.notes)
 
 
 def test_two_videos_of_one_stem_keep_different_names(tmp_path: Path, clip: Path) -> None:
