@@ -177,7 +177,9 @@ def read_cloud(path: Path) -> Float64:
     if not path.is_file():
         raise not_there("no such file", path)
     try:
-        points = np.asarray(trimesh.load(path, process=False).vertices, np.float64)
+        # A PLY may name a texture; no file but this one is opened.
+        cloud = trimesh.load(path, file_type="ply", process=False, skip_materials=True)
+        points = np.asarray(cloud.vertices, np.float64)
     except Exception as error:  # the parsers of trimesh raise any exception
         raise damaged(path, str(error).splitlines()[0] if str(error) else "no PLY") from error
     return points[np.isfinite(points).all(axis=1)]

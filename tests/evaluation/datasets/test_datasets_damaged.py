@@ -19,6 +19,7 @@ from covis.commands.demo import demo_bundle
 from covis.engines.errors import CovisError
 from covis.evaluation.datasets import NAMES, open_dataset
 from covis.evaluation.datasets.co3d import Co3d, frame_annotations
+from covis.evaluation.datasets.files import read_cloud
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
 
 pytest.importorskip("scipy", reason="readers need the extra `eval`")
@@ -209,3 +210,18 @@ def test_a_real_layout_through_the_command(
     (record,) = report["scenes"]
     assert record["scene"] == "whiteroom" and record["dropped_views"] == 1
     assert record["abs_rel"] is not None and record["chamfer"] is not None
+
+
+def test_texture_that_a_ply_names_is_not_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It could be of any format, and of any place."""
+    path = tmp_path / "a.ply"
+    rows = "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    path.write_text(
+        "ply\nformat ascii 1.0\ncomment TextureFile ../secret.jpg\nelement vertex 3\n"
+        "property float x\nproperty float y\nproperty float z\n"
+        f"element face 1\nproperty list uchar int vertex_indices\nend_header\n{rows}"
+    )
+    np.testing.assert_array_equal(read_cloud(path), [[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    assert not caplog.records  # trimesh logs a texture that it cannot open
