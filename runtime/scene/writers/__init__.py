@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from covis.engines.errors import user_error
 from covis.engines.system.replace import check_own_files
 from covis.runtime.scene.writers.options import FORMATS, Format, OutputOptions
 
@@ -111,6 +112,25 @@ def check_output(
     target = Path(folder)
     check_folder_target(target, force=force)
     check_own_files(target, listed_files(target).__contains__)
+
+
+def check_inputs(out: Path, files: Iterable[Path | None]) -> None:
+    """Reject a folder that contains a photo or mask of the scene itself.
+
+    `--force` replaces what covis wrote, and the images of an earlier run may be all that is left.
+
+    Args:
+        out: Folder to write.
+        files: Photos and masks; None for those that are not from a file.
+    """
+    folder = out.resolve()
+    for file in files:
+        if file is not None and file.resolve().is_relative_to(folder):
+            raise user_error(
+                "is an input, and lies in the folder that --force would replace",
+                where=file,
+                hint="choose another --out",
+            )
 
 
 def listed_files(folder: Path) -> frozenset[str]:
