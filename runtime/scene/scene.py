@@ -180,16 +180,15 @@ class Scene:
         return out
 
     def usable_cameras(self) -> NDArray[np.bool_]:
-        """Return the mask (M,) of views whose cameras are finite and can be inverted.
+        """Return the mask (M,) of views whose cameras are finite, with positive focal lengths.
 
-        A focal length may be negative, because a model's field of view may exceed 180 degrees, but
-        not 0.
+        A field of view of 180 degrees or more, which a model may return, is no pinhole camera's.
         """
         focal = self.intrinsics[:, [0, 1], [0, 1]]
         finite = np.ones(len(self), bool)
         for array in (self.extrinsics, self.intrinsics, self.intrinsics_original):
             finite &= np.isfinite(array).all(axis=(1, 2))
-        usable: NDArray[np.bool_] = finite & (focal != 0).all(axis=1)
+        usable: NDArray[np.bool_] = finite & (focal > 0).all(axis=1)
         return usable
 
     def confidence(self, source: PointSource = "depth") -> Floats | None:

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from covis.engines.bundle.pixel_rule import PixelRule
+from covis.engines.errors import CovisError
 from covis.runtime.photos.images import load_images
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
@@ -29,9 +30,14 @@ def test_picture_is_up_to_date() -> None:
     ), "run python docs/reference/conventions_picture.py"
 
 
-@pytest.mark.parametrize("case", [0, 1])
-def test_vggt_points_reproject_onto_their_own_pixels(tmp_path: Path, case: int) -> None:
-    """From the original's own numbers to a COLMAP model that COLMAP's code reprojects."""
+@pytest.mark.parametrize(("case", "cameras"), [(0, 0), (1, 2)])
+def test_vggt_points_reproject_onto_their_own_pixels(
+    tmp_path: Path, case: int, cameras: int
+) -> None:
+    """From the original's own numbers to a COLMAP model that COLMAP's code reprojects.
+
+    The record's weights are random: the other views' fields of view are over 180 degrees.
+    """
     record = load_file(golden(f"vggt_a1.case{case}.safetensors"))
     values = {name[4:]: array[0] for name, array in record.items() if name.startswith("out.")}
     M, H, W = values["depth"].shape[:3]
@@ -47,19 +53,27 @@ def test_vggt_points_reproject_onto_their_own_pixels(tmp_path: Path, case: int) 
         valid=valid_pixels(images.transforms),
         **decoded,
     )
-    assert scene.usable_cameras().all()
+    usable = scene.usable_cameras()
+    np.testing.assert_array_equal(usable, (values["pose_enc"][:, 7:] < np.pi).all(axis=1))
+    assert usable.sum() == cameras
     np.testing.assert_allclose(scene.extrinsics, values["extrinsic"], atol=1e-5)
     np.testing.assert_allclose(scene.intrinsics, values["intrinsic"], rtol=1e-5)
     grid = geometry.pixel_centers(H, W).reshape(-1, 2)
     uv, _ = geometry.project(
         scene.points_from_depth().reshape(M, -1, 3), scene.intrinsics, scene.extrinsics
     )
+    assert np.isnan(uv[~usable]).all()
     # Points in float32: up to half a unit in the last place, times the focal length.
-    assert np.abs(uv - grid).max() < 1e-3
+    assert np.abs(uv - grid)[usable].max(initial=0.0) < 1e-3
     options = OutputOptions(formats=("colmap",), conf_percentile=0)
-    write(replace(scene, sources=images.sources), tmp_path / "out", options)
+    scene = replace(scene, sources=images.sources)
+    if not cameras:
+        with pytest.raises(CovisError, match="no view has a finite camera"):
+            write(scene, tmp_path / "out", options)
+        return
+    write(scene, tmp_path / "out", options)
     model = pycolmap.Reconstruction(tmp_path / "out/sparse/0")
-    assert model.num_points3D() == scene.valid.sum()
+    assert model.num_points3D() == scene.valid[usable].sum()
     worst = 0.0
     for image in model.images.values():
         transform = images.transforms[image.image_id - 1]

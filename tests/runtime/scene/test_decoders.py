@@ -100,9 +100,11 @@ def test_a_camera_without_rotation_is_no_camera() -> None:
         assert set(scene.point_samples().view) == {0}
 
 
-def test_a_field_of_view_of_zero_has_no_camera() -> None:
+@pytest.mark.parametrize("degrees", [0.0, 181.0, 400.0])
+def test_a_field_of_view_of_no_pinhole_camera(degrees: float) -> None:
+    """Its points would be mirrored, or at one place."""
     values = vggt_values()
-    values["pose_enc"][0, 7] = 0.0
+    values["pose_enc"][0, 7] = np.radians(degrees)
     np.testing.assert_array_equal(scene_of("vggt", values).usable_cameras(), [False, True])
 
 
