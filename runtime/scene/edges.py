@@ -74,8 +74,7 @@ def _normals(points: Float32, valid: Mask) -> tuple[Float32, Mask]:
 def _unit(vectors: Float32) -> Float32:
     """Return vectors (..., 3) at unit length; those of no length stay as they are."""
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None]
-    unit: Float32 = vectors / np.where(length > 0, length, np.float32(1))
-    return unit
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
 
 
 def _windows(values: NDArray[Any], outside: float) -> Iterator[NDArray[Any]]:

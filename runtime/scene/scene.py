@@ -242,6 +242,8 @@ class Scene:
         self, min_conf: float | None, percentile: float | None, stride: int, source: PointSource
     ) -> float:
         threshold = -np.inf if min_conf is None else float(min_conf)
+        if np.isnan(threshold):
+            raise user_error("is not a number", where="min_conf", hint="give a number")
         if percentile is None:
             return threshold
         if not 0.0 <= percentile <= 100.0:

@@ -130,6 +130,12 @@ def test_camera_centers() -> None:
     np.testing.assert_allclose(scene.camera_centers(), expected)
 
 
+def test_a_confidence_that_is_no_number_is_refused() -> None:
+    """No point would reach it, and the cloud would be empty without a word."""
+    with pytest.raises(CovisError, match="min_conf: is not a number"):
+        random_scene().point_cloud(min_conf=float("nan"))
+
+
 def test_views_have_a_camera_each_unless_they_share_one() -> None:
     np.testing.assert_array_equal(random_scene().camera_groups(), [0, 1, 2])
     shared = random_scene(views=4, shared_cameras=np.array([3, 5, 3, 9]))
