@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.pixel_rule import PixelRule
-from covis.engines.errors import CovisError, ExitCode, environment_error, printable, user_error
-from covis.runtime.photos.decode import header_size, quiet_pillow, title_of, upright_rgb
+from covis.engines.errors import user_error
+from covis.runtime.photos.batch import decode_all, failure_notes
+from covis.runtime.photos.decode import header_size, quiet_pillow, upright_rgb
 from covis.runtime.photos.masks import usable
 from covis.runtime.photos.names import enumerated, names_of
 from covis.runtime.photos.preprocess import PixelTransform, model_mask, preprocess
-from covis.runtime.photos.video import VideoFrame
 
 if TYPE_CHECKING:
     from covis.runtime.photos.decode import Photo
-
-FRAMES_AT_ONCE = 16  # frames of a video that one thread decodes in a row, after one seek
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,8 @@ def load_images(
         mask = usable(upright, masks[index])
         return _Decoded(transform, None if mask is None else model_mask(mask, rule), upright.notes)
 
-    results = _decode_all(photos, decode, skip_bad, threads, progress)
-    passed_over = _failure_notes(photos, results, skip_bad)
+    results = decode_all(photos, decode, skip_bad, threads, progress)
+    passed_over = failure_notes(photos, results, skip_bad)
     kept = [i for i, result in enumerate(results) if isinstance(result, _Decoded)]
     decoded = [result for result in results if isinstance(result, _Decoded)]
     named = names_of(photos) if names is None else names
@@ -143,121 +139,6 @@ class _Decoded:
     transform: PixelTransform
     mask: NDArray[np.bool_] | None
     notes: tuple[str, ...]
-
-
-_Result = _Decoded | CovisError
-
-
-def _decode_all(
-    photos: Sequence[Photo],
-    decode: Callable[[int], _Decoded],
-    skip_bad: bool,
-    threads: int | None,
-    progress: Callable[[], None] | None,
-) -> list[_Result]:
-    """Decode in several threads; stop at the first failure in order that may not be passed over."""
-
-    def attempt(index: int) -> _Result:
-        title = title_of(photos[index], index)
-        try:
-            return decode(index)
-        except CovisError as error:
-            return error if error.where else error.replaced(where=title)
-        except MemoryError:
-            raise environment_error(
-                "not enough memory to decode it",
-                where=title,
-                hint="use fewer threads or a smaller photo",
-            ) from None
-
-    def work(unit: Sequence[int]) -> list[_Result]:
-        return [attempt(index) for index in unit]
-
-    results: list[_Result] = []
-    workers = max(1, threads or min(os.cpu_count() or 1, 8))
-    with quiet_pillow(), ThreadPoolExecutor(workers, "covis-images") as pool:
-        futures = [pool.submit(work, unit) for unit in _units(photos)]
-        try:
-            for future in futures:
-                for result in future.result():
-                    photo = photos[len(results)]
-                    if isinstance(result, CovisError) and not (skip_bad or _at_end(photo, result)):
-                        raise _with_cure(result, len(photos))
-                    results.append(result)
-                    if progress is not None:
-                        progress()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return results
-
-
-def _units(photos: Sequence[Photo]) -> Iterator[Sequence[int]]:
-    """Divide photos among threads: one by one, and frames of a video in rows."""
-
-    def key(index: int) -> tuple[object, int]:
-        photo = photos[index]
-        return (photo.path, 0) if isinstance(photo, VideoFrame) else (None, index)
-
-    for _, group in groupby(range(len(photos)), key):
-        row = list(group)
-        for start in range(0, len(row), FRAMES_AT_ONCE):
-            yield row[start : start + FRAMES_AT_ONCE]
-
-
-def _at_end(photo: Photo, error: CovisError) -> bool:
-    """Return whether a photo may be a frame at the broken end of a video."""
-    return isinstance(photo, VideoFrame) and error.code == ExitCode.USER
-
-
-def _with_cure(error: CovisError, photos: int) -> CovisError:
-    if photos == 1:
-        return error
-    return error.replaced(hint=f"{error.hint}, or pass over it with --skip-bad".lstrip(", "))
-
-
-def _failure_notes(
-    photos: Sequence[Photo], results: Sequence[_Result], skip_bad: bool
-) -> list[str]:
-    """Return a line for each photo and each video that was passed over, in whole or in part.
-
-    Raises:
-        CovisError: Nothing is left, or no frame of a video without `skip_bad`.
-    """
-    failures = {i: error for i, error in enumerate(results) if isinstance(error, CovisError)}
-    if len(failures) == len(photos) == 1:
-        raise failures[0]
-    if len(failures) == len(photos):
-        raise user_error(
-            f"none of {len(photos)} photos can be decoded; the first is {failures[0].where}, which "
-            f"{failures[0].what}",
-            hint="give photos that are whole",
-        )
-    notes = []
-    for _, part in groupby(range(len(photos)), lambda index: _file(photos[index], index)):
-        indices = list(part)
-        failed = [index for index in indices if index in failures]
-        if not failed:
-            continue
-        first = failures[failed[0]]
-        if len(failed) == len(indices) and not skip_bad:
-            raise _with_cure(first, len(photos))
-        if len(indices) > 1:
-            notes.append(f"passed over {len(failed)} frames of {first.where}: {first.what}")
-        else:
-            notes.append(_passed_over(title_of(photos[failed[0]], failed[0]), first))
-    return notes
-
-
-def _passed_over(title: str | Path, error: CovisError) -> str:
-    name = printable(title)
-    return f"passed over {name}: " + (
-        error.what if error.where == name else f"{error.where} {error.what}"
-    )
-
-
-def _file(photo: Photo, index: int) -> object:
-    return photo.path if isinstance(photo, VideoFrame) else index
 
 
 def _notes_by_text(names: Sequence[str], decoded: Sequence[_Decoded]) -> list[str]:

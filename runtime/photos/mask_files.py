@@ -37,11 +37,11 @@ def match_masks(
     )
     bare = [name for name, mask in zip(names, masks, strict=True) if mask is None]
     if len(bare) == len(names):
-        wanted = PurePosixPath(names[0]).with_suffix(".png").as_posix()
+        example = f"{_without_suffix(names[0])}.png for {names[0]}"
         raise user_error(
             f"no file in it is the mask of a photo ({len(files)} images)",
             where=folder,
-            hint=f"name masks like their photos, such as {shortened(wanted)} for {shortened(names[0])}",
+            hint=f"name masks like their photos, such as {shortened(example)}",
         )
     if not bare:
         return masks, ()

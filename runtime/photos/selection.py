@@ -13,6 +13,7 @@ from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import MOST_VIEWS_AT_ONCE
 from covis.runtime.photos import choose, video
+from covis.runtime.photos.batch import or_skip, passed_over
 from covis.runtime.photos.find import find
 from covis.runtime.photos.images import Images, load_images
 from covis.runtime.photos.mask_files import match_masks
@@ -139,8 +140,8 @@ def _with_frames(
             of = video.scan(Path(photo))
         except CovisError as error:
             if not options.skip_bad:
-                raise _with_cure(error, len(photos)) from error
-            notes.append(f"passed over {error.where}: {error.what}")
+                raise or_skip(error, len(photos)) from error
+            notes.append(passed_over(Path(photo), error))
             continue
         videos.append(of)
         notes += of.notes
@@ -153,12 +154,6 @@ def _with_frames(
 def is_video(path: Path) -> bool:
     """Return whether a file has the suffix of a video."""
     return path.suffix.lower() in video.SUFFIXES
-
-
-def _with_cure(error: CovisError, photos: int) -> CovisError:
-    if photos == 1:
-        return error
-    return error.replaced(hint=f"{error.hint}, or pass over it with --skip-bad")
 
 
 def _frames(of: video.Video, options: PhotoOptions) -> Sequence[int]:

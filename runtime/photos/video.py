@@ -150,9 +150,8 @@ def _hdr_note(path: Path, transfer: int) -> tuple[str, ...]:
     curve = _HDR.get(transfer)
     if curve is None:
         return ()
-    return (
-        f"{printable(path.name)} is HDR video ({curve}), used without tone mapping: its colours are pale",
-    )
+    name = printable(path.name)
+    return (f"{name} is HDR video ({curve}), used without tone mapping: its colours are pale",)
 
 
 class _Cursor:

@@ -12,11 +12,13 @@ import numpy as np
 import pillow_heif
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
+from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.photos.decode import copyable_as, header_size, upright_rgb
 from covis.runtime.photos.formats import SUFFIXES
+from covis.runtime.photos.images import load_images
 from tests.runtime.photos.pattern import PHOTO, chunk, exif, png16, save, stored, tiff
 
 pillow_heif.register_heif_opener()
@@ -218,6 +220,18 @@ def test_cut_off_files_are_refused(tmp_path: Path, suffix: str, share: float) ->
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     refused(path, r"is damaged|is no image|file that is damaged")
+
+
+def test_cut_off_file_in_a_program_that_allows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other libraries set this option of Pillow when they are imported."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    path = save(tmp_path / "a.jpg", PHOTO)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CovisError, match="truncated"):
+        load_images([path], PixelRule("vggt_crop", 42, 56))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_jpeg_with_zeros_at_its_end_is_refused(tmp_path: Path) -> None:

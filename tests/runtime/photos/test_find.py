@@ -13,6 +13,7 @@ from PIL import Image
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.photos import find as finding
+from covis.runtime.photos import folder as folder_of
 from covis.runtime.photos import formats
 from covis.runtime.photos.find import find
 from covis.runtime.photos.images import load_images
@@ -55,7 +56,7 @@ def test_natural_order_and_what_is_passed_over(tmp_path: Path) -> None:
         "a b\nc.png", "IMG1.png", "img2.PNG", "img10.png",
     ]  # fmt: skip
     assert find(str(tmp_path)) == found
-    assert found.notes == (f"passed over 1 in {tmp_path}: notes.txt",)
+    assert found.notes == (f"passed over 1 file of {tmp_path}: notes.txt",)
 
 
 def test_every_format_that_pillow_decodes_is_taken(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_photos_without_a_decoder_are_named_with_the_cure(
     found = find(tmp_path)
     assert [Path(str(p)).name for p in found.photos] == ["a.jpg", "d.jpg"]
     assert found.notes == (
-        f"passed over 2 in {tmp_path}: b.heic, c.HEIC (pip install 'covis[heic]')",
+        f"passed over 2 files of {tmp_path}: b.heic, c.HEIC (pip install 'covis[heic]')",
     )
     for name in ("a.jpg", "d.jpg"):
         (tmp_path / name).unlink()
@@ -91,10 +92,10 @@ def test_videos_without_pyav_are_named_with_the_cure(
 ) -> None:
     photo(tmp_path / "a.jpg")
     (tmp_path / "b.mp4").write_bytes(b"0")
-    monkeypatch.setattr(finding.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(folder_of.importlib.util, "find_spec", lambda name: None)
     found = find(tmp_path)
     assert found.photos == (tmp_path / "a.jpg",)
-    assert found.notes == (f"passed over 1 in {tmp_path}: b.mp4 (pip install 'covis[video]')",)
+    assert found.notes == (f"passed over 1 file of {tmp_path}: b.mp4 (pip install 'covis[video]')",)
 
 
 def test_the_line_on_what_was_passed_over_is_bounded(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_links_are_followed_and_dead_ones_named(tmp_path: Path) -> None:
     found = find(folder)
     assert found.photos == (folder / "a.png",)
     assert found.notes == (
-        f"passed over 2 in {folder}: dead.png (leads nowhere), pipe.png (no ordinary file)",
+        f"passed over 2 files of {folder}: dead.png (leads nowhere), pipe.png (no ordinary file)",
     )
     assert len(load_images(found.photos, RULE)) == 1
 
@@ -132,7 +133,7 @@ def test_the_film_of_a_live_photo_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.MOV").write_bytes(b"0")
     found = find(tmp_path)
     assert names(tmp_path) == ["IMG_1.jpg"]
-    assert found.notes == (f"passed over 1 in {tmp_path}: IMG_1.MOV (of a live photo)",)
+    assert found.notes == (f"passed over 1 file of {tmp_path}: IMG_1.MOV (of a live photo)",)
 
 
 def test_thousand_files_are_found_in_order(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_photos_in_a_folder_images_are_taken(tmp_path: Path) -> None:
     assert selection.names == ("2.png", "10.png")
     assert selection.notes == (
         f"{tmp_path} has no photo itself: those of images are taken",
-        f"passed over 3 in {tmp_path}: cameras.txt, images_2/, masks/",
+        f"passed over 1 file and 2 folders of {tmp_path}: cameras.txt, images_2/, masks/",
     )
 
 
@@ -183,7 +184,7 @@ def test_photos_in_folders_beside_photos_are_named(tmp_path: Path) -> None:
     (tmp_path / "no photos").mkdir()
     found = find(tmp_path)
     assert found.photos == (tmp_path / "1.png",)
-    assert found.notes == (f"passed over 1 in {tmp_path}: more/",)
+    assert found.notes == (f"passed over 1 folder of {tmp_path}: more/",)
 
 
 def test_a_folder_whose_only_photos_are_called_depth(tmp_path: Path) -> None:
@@ -199,7 +200,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     locked.mkdir(mode=0)
     if os.access(locked, os.R_OK):
         pytest.skip("this user reads everything")
-    assert find(tmp_path).notes == (f"passed over 1 in {tmp_path}: locked/ (may not be read)",)
+    assert find(tmp_path).notes == (
+        f"passed over 1 folder of {tmp_path}: locked/ (may not be read)",
+    )
 
 
 def test_photos_still_deeper_are_named_in_the_error(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import CovisError, ExitCode
 from covis.runtime.photos import video_reader
-from covis.runtime.photos.images import FRAMES_AT_ONCE, load_images
+from covis.runtime.photos.batch import FRAMES_AT_ONCE
+from covis.runtime.photos.images import load_images
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.photos.selection import load_photos, select_photos
 from covis.runtime.photos.video import Video, VideoFrame, scan
@@ -371,6 +372,9 @@ def test_without_pyav_the_extra_is_named(clip: Path, monkeypatch: pytest.MonkeyP
     ) as c:
         select_photos(clip)
     assert c.value.code == ExitCode.ENVIRONMENT
+    selection = select_photos([frame(0), clip], PhotoOptions(skip_bad=True))
+    (note,) = selection.notes
+    assert note == f"passed over {clip}: PyAV is not installed (pip install 'covis[video]')"
 
 
 def test_videos_are_plain_data(clip: Path) -> None:
