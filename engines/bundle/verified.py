@@ -164,10 +164,12 @@ class VerifiedFile:
     def _check_name(self) -> None:
         try:
             there = self._place.lstat()
-        except OSError as error:
+        except FileNotFoundError:
             raise user_error(
-                f"was removed while it was in use ({error.strerror})", where=self.path, hint=_AGAIN
-            ) from error
+                "was removed while it was in use", where=self.path, hint=_AGAIN
+            ) from None
+        except OSError as error:
+            raise unreadable(self.path, error, _AGAIN) from error
         here = os.fstat(self._descriptor)
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
             raise user_error(

@@ -13,6 +13,7 @@ from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Stage
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import BackendOptions
+from covis.runtime.backends.process import OwnProcess
 from covis.runtime.memory.memory import CudaMemory, HostMemory
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Backend(Protocol):
         """Reject a run that does not fit into memory, before it begins.
 
         Raises:
-            CovisError: Not enough memory (exit code 3), or a plan is missing (2).
+            CovisError: Not enough memory (exit code 3); a plan is missing, or the backend was
+                opened in another process (2).
         """
 
     def release(self) -> None:
@@ -71,11 +73,13 @@ class OnnxRuntimeBackend:
     kernel: bool = True
     memory: Memory = field(default_factory=HostMemory)
     sessions: dict[str, StageSession] = field(default_factory=dict)
+    process: OwnProcess = field(default_factory=OwnProcess)
 
     def session(self, stage: Stage, size: int) -> StageSession:
         """Load a stage; one session serves every size."""
         from covis.runtime.backends.ort_session import Session, SessionOptions
 
+        self.process.check()
         if stage.name not in self.sessions:
             on_gpu = isinstance(self.memory, CudaMemory)
             gpu_provider = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
@@ -97,7 +101,8 @@ class OnnxRuntimeBackend:
         return frames, 1
 
     def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
-        """Accept every run, because ONNX Runtime does not report its memory in advance."""
+        """Accept every run of this process: ONNX Runtime does not report its memory in advance."""
+        self.process.check()
 
     def release(self) -> None:
         """Free the memory of the values; sessions free their own after each run."""
@@ -127,11 +132,13 @@ class TensorRtBackend:
     sessions: dict[str, StageSession] = field(default_factory=dict)
     plans: dict[tuple[str, int], PlanRecord] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    process: OwnProcess = field(default_factory=OwnProcess)
 
     def session(self, stage: Stage, size: int) -> StageSession:
         """Load the plan whose profile is nearest to `size`."""
         from covis.runtime.backends.trt_session import Session, SessionOptions
 
+        self.process.check()
         with self.lock:
             record = self._plan(stage, size)
             if record.sha256 not in self.sessions:
@@ -159,6 +166,7 @@ class TensorRtBackend:
         from covis.engines.tensorrt.stage_memory import largest_views
         from covis.runtime import flow
 
+        self.process.check()
         # All engines are loaded first, so that their weights count as memory in use.
         loaded = {s.stage.name: self._loaded(s.stage, views, chunk) for s in run}
 

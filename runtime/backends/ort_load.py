@@ -7,11 +7,13 @@ from typing import Any, Final
 from covis.engines.bundle.verified import VerifiedGraph
 from covis.engines.errors import CovisError, environment_error, first_line, user_error
 from covis.engines.system.ort_settings import import_onnxruntime
+from covis.runtime.backends.process import keep_in_children
 
 # Folder of the weights of a graph that is given as bytes; ONNX Runtime maps them into memory.
 WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 # Errors of ONNX Runtime that are always about the graph itself.
 _GRAPH_FAULTS: Final = ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "NoSuchFile")
+_NODE_FAILED: Final = "Non-zero status code returned while running"
 _DOCTOR: Final = "see `covis doctor`"
 _EXPORT: Final = "export the bundle again with this version of covis"
 
@@ -34,7 +36,7 @@ def load_session(model: bytes, graph: VerifiedGraph, settings: Any, providers: l
         settings.add_session_config_entry(WEIGHTS_FOLDER, f"{folder}/")
         try:
             # Without enable_fallback=0, a failure is printed and tried again on the CPU.
-            return ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+            session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
         except Exception as error:
             what = f"ONNX Runtime {ort.__version__} cannot load it ({first_line(error)})"
             if lacks_thread(error):
@@ -42,6 +44,8 @@ def load_session(model: bytes, graph: VerifiedGraph, settings: Any, providers: l
             if is_graph_fault(error, on_gpu=len(providers) > 1):
                 raise user_error(what, where=graph.path, hint=_EXPORT) from error
             raise environment_error(what, where=graph.path, hint=_DOCTOR) from error
+    keep_in_children(session)
+    return session
 
 
 def run_failure(error: Exception, stage: str, *, on_gpu: bool) -> CovisError:
@@ -57,12 +61,13 @@ def run_failure(error: Exception, stage: str, *, on_gpu: bool) -> CovisError:
 def is_graph_fault(error: Exception, *, on_gpu: bool) -> bool:
     """Return whether ONNX Runtime blames the graph and not the machine.
 
-    `Fail`, and `RuntimeException` of a kernel that refuses its node, may also come from the driver
+    `Fail`, and errors of a kernel that refuses or fails at its node, may also come from the driver
     of a GPU.
     """
-    kind = type(error).__name__
-    if kind in ("Fail", "RuntimeException"):
-        return not on_gpu and "alloc" not in str(error)
+    kind, text = type(error).__name__, str(error)
+    of_a_node = kind in ("Fail", "RuntimeException") or _NODE_FAILED in text
+    if of_a_node:
+        return not on_gpu and "alloc" not in text
     return kind in _GRAPH_FAULTS
 
 
