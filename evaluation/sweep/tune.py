@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,12 @@ from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
-from covis.runtime.photos.decode import Photo
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.scene import Scene
+
+if TYPE_CHECKING:
+    from covis.runtime.photos.decode import Photo
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 BOTH_SHARES = (0.2, 0.4, 0.65)  # fewer for "both", which combines two numbers
