@@ -25,23 +25,28 @@ if TYPE_CHECKING:
     from covis.runtime.pipeline import Pipeline, load, reconstruct
     from covis.runtime.scene.options import SceneOptions
     from covis.runtime.scene.scene import Scene
+    from covis.runtime.scene.writers import Written, write
+    from covis.runtime.scene.writers.options import OutputOptions
 
 __all__ = [
     "BackendOptions",
     "BuildOptions",
     "CovisError",
     "Images",
+    "OutputOptions",
     "PhotoOptions",
     "Pipeline",
     "RunOptions",
     "Scene",
     "SceneOptions",
     "Sparsity",
+    "Written",
     "__version__",
     "build",
     "export",
     "load",
     "reconstruct",
+    "write",
 ]
 
 _HOME = {
@@ -49,15 +54,18 @@ _HOME = {
     "BuildOptions": "covis.engines.tensorrt.build.options",
     "CovisError": "covis.engines.errors",
     "Images": "covis.runtime.photos.images",
+    "OutputOptions": "covis.runtime.scene.writers.options",
     "PhotoOptions": "covis.runtime.photos.options",
     "Pipeline": "covis.runtime.pipeline",
     "RunOptions": "covis.engines.options",
     "Scene": "covis.runtime.scene.scene",
     "SceneOptions": "covis.runtime.scene.options",
     "Sparsity": "covis.engines.options",
+    "Written": "covis.runtime.scene.writers",
     "build": "covis.engines.tensorrt.build.stages",
     "load": "covis.runtime.pipeline",
     "reconstruct": "covis.runtime.pipeline",
+    "write": "covis.runtime.scene.writers",
 }
 
 
