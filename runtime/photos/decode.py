@@ -62,11 +62,19 @@ class Upright:
 def quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings of broken metadata and large photos, which are checked here.
 
-    Set around a whole batch, because warning filters belong to the process and not to a thread.
+    Files that are cut off are refused inside, even if the program has set Pillow to fill them with
+    grey. Set around a whole batch, because both belong to the process and not to a thread.
     """
+    from PIL import ImageFile
+
+    cut_off_allowed = ImageFile.LOAD_TRUNCATED_IMAGES
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        yield
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = cut_off_allowed
 
 
 def title_of(photo: Photo, index: int) -> str | Path:
