@@ -174,3 +174,28 @@ def test_nothing_is_parsed_before_every_digest_was_checked(
     sign(mini_bundle)
     with pytest.raises(AssertionError, match="was parsed"):
         open_bundle(mini_bundle)
+
+
+def test_bundle_in_the_cache_of_the_hub(mini_bundle: Path, tmp_path: Path) -> None:
+    """There every file is a link, and the error names the download that has none."""
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots"
+    shutil.move(mini_bundle, blobs)
+    (snapshot / "0123").mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / "0123" / file.name).symlink_to(Path("..") / ".." / "blobs" / file.name)
+    refused(
+        snapshot / "0123", r"is a symbolic link; .* snapshot_download\(\.\.\., local_dir=FOLDER\)"
+    )
+
+
+def test_bundle_downloaded_from_the_hub(mini_bundle: Path) -> None:
+    """What a download with `local_dir` adds to the folder is no part of the bundle."""
+    (mini_bundle / ".gitattributes").touch()
+    (mini_bundle / "README.md").touch()
+    cache = mini_bundle / ".cache" / "huggingface" / "download"
+    cache.mkdir(parents=True)
+    (cache / "encoder.onnx.metadata").touch()
+    open_bundle(mini_bundle)
+    (mini_bundle / "README.md").unlink()
+    (mini_bundle / "README.md").mkdir()
+    refused(mini_bundle, "README.md: is not listed in the manifest")
