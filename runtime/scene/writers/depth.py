@@ -92,8 +92,11 @@ def _save_exr(depth: NDArray[Any], path: Path) -> None:
     import OpenEXR
 
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    with OpenEXR.File(header, {"Z": depth}) as file:
-        file.write(str(path))
+    try:
+        with OpenEXR.File(header, {"Z": depth}) as file:
+            file.write(str(path))
+    except RuntimeError as error:  # for every failure of the file system
+        raise OSError(str(error)) from error
 
 
 def _at_image_size(folder: SceneFolder, view: int, model: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from covis.commands.run import _views
+from covis.commands.run import _views, shown
 from covis.engines.errors import CovisError
 from covis.runtime.scene import geometry
 from covis.runtime.scene.scene import Scene
@@ -335,3 +335,10 @@ def test_the_screen_counts_the_views_that_are_in_the_output() -> None:
     assert _views(random_scene()) == "3 views"
     extrinsics[1] = np.nan
     assert _views(random_scene(extrinsics=extrinsics)) == "2 of 3 views"
+
+
+def test_the_screen_names_a_folder_of_many_files_once(tmp_path: Path) -> None:
+    files, _ = write(random_scene(), tmp_path / "out", only("depth", "colmap"))
+    lines = [path.relative_to(tmp_path / "out").as_posix() for path in shown(files)]
+    assert lines[:2] == ["images", "depth"] and lines[-1] == "scene.json"
+    assert len(lines) == 2 + 6 + 1

@@ -162,12 +162,16 @@ def test_failure_in_the_middle_leaves_nothing_or_the_old(
     assert (tmp_path / "out/points.ply").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["images", "depth", "npz", "ply", "glb", "colmap", "saliency"])
+@pytest.mark.parametrize(
+    "name", ["images", "depth", "exr", "npz", "ply", "glb", "colmap", "saliency"]
+)
 def test_full_disk(tmp_path: Path, name: str) -> None:
     code = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    write(random_scene(), sys.argv[1], OutputOptions(formats=(sys.argv[2],)))
+    name = sys.argv[2]
+    exr = OutputOptions(formats=("depth",), depth_format="exr")
+    write(random_scene(), sys.argv[1], exr if name == "exr" else OutputOptions(formats=(name,)))
 except CovisError as error:
     print(error.code, error)
 """
