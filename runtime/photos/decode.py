@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from covis.engines.errors import CovisError, user_error
 from covis.runtime.photos.colour import rgb_and_alpha
 from covis.runtime.photos.files import damaged, halved, open_file
+from covis.runtime.photos.orientation import orientation_of, stated_orientation, turn_left, turned
 from covis.runtime.photos.samples import eight_bit, raw_mode
 from covis.runtime.photos.video import VideoFrame
 
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
     Photo = Path | str | NDArray[np.uint8] | PilImage.Image | VideoFrame
 
-# EXIF orientation to the transposition that makes a photo upright (EXIF 2.32, tag 0x0112).
-_UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
 # A PIL image of the caller loads at its first use, and may stand in a list twice.
 _loading = threading.Lock()
 
@@ -90,7 +80,7 @@ def header_size(photo: Photo, index: int) -> tuple[int, int]:
         return photo.size
     image = _open(photo, index)
     try:
-        across = turn_left(image, orientation_of(image, photo)) >= 5
+        across = turn_left(image, orientation_of(image, _path(photo))) >= 5
         return (image.width, image.height) if across else (image.height, image.width)
     finally:
         if image is not photo:
@@ -152,57 +142,12 @@ def copyable_as(photo: Path) -> str | None:
         if suffix == ".png" and getattr(image, "is_animated", False):
             return None
         try:
-            upright = _stated_orientation(image, photo) == 1
+            upright = stated_orientation(image, photo) == 1
             # Each reader may understand a broken EXIF block in its own way.
             whole = "exif" not in image.info or len(image.getexif()) > 0
         except Exception:
             return None
         return suffix if upright and whole else None
-
-
-def turned(stored: PilImage.Image, orientation: int) -> PilImage.Image:
-    """Turn an image of a photo's stored orientation upright."""
-    from PIL import Image
-
-    name = _UPRIGHT.get(orientation)
-    return stored if name is None else stored.transpose(Image.Transpose[name])
-
-
-def turn_left(image: PilImage.Image, orientation: int) -> int:
-    """Return the orientation that is left to apply: Pillow turns TIFF files itself."""
-    return 1 if image.format == "TIFF" else orientation
-
-
-def orientation_of(image: PilImage.Image, photo: Photo) -> int:
-    """Return the orientation of EXIF, 1 to 8; a broken EXIF block does not affect the pixels."""
-    try:
-        orientation = _stated_orientation(image, photo)
-    except MemoryError:
-        raise
-    except Exception:
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
-
-
-def _stated_orientation(image: PilImage.Image, photo: Photo) -> int:
-    # Pillow would decode a whole PNG, since EXIF data may follow its pixels.
-    path = _path(photo) if image.format == "PNG" and "exif" not in image.info else None
-    if path is not None and not _exif_in_png(path):
-        return 1
-    return int(image.getexif().get(0x0112, 1))
-
-
-def _exif_in_png(path: Path) -> bool:
-    """Walk over the chunks of a PNG, and return whether one may state an orientation."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            text = file.read(min(size, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
-            if kind == b"eXIf" or text.startswith((b"Raw profile type exif", b"XML:com.adobe")):
-                return True
-            file.seek(size - len(text) + 4, os.SEEK_CUR)
-    return False
 
 
 def _open(photo: Photo, index: int) -> PilImage.Image:
@@ -254,7 +199,7 @@ def _load(image: PilImage.Image, photo: Photo) -> tuple[int, str]:
     """Decode the pixels, and return the orientation and the layout of the samples in the file."""
     with _loading if image is photo else contextlib.nullcontext():
         raw = raw_mode(image)
-        orientation = orientation_of(image, photo)
+        orientation = orientation_of(image, _path(photo))
         image.load()
     return orientation, raw
 

@@ -9,15 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import user_error
-from covis.runtime.photos.decode import (
-    Upright,
-    orientation_of,
-    turn_left,
-    turned,
-    upright_rgb,
-)
+from covis.runtime.photos.decode import Upright, upright_rgb
 from covis.runtime.photos.files import damaged, open_file
 from covis.runtime.photos.formats import LOSSY
+from covis.runtime.photos.orientation import orientation_of, turn_left, turned
 
 if TYPE_CHECKING:
     from covis.runtime.photos.decode import Photo
