@@ -63,21 +63,23 @@ def share_cameras(scene: Scene) -> Scene:
     and the model's own points stay; points from depth move with the rays of their pixels. A view
     whose own focal length is not finite gets the shared camera, too.
     """
-    _, group = np.unique(scene.original_sizes, axis=0, return_inverse=True)
-    group = group.reshape(-1).astype(np.int64)
+    _, sizes = np.unique(scene.original_sizes, axis=0, return_inverse=True)
+    sizes = sizes.reshape(-1)  # NumPy 2.0 returns (M, 1)
     usable = scene.usable_cameras()
+    camera = len(scene) + np.arange(len(scene))  # of its own, where no view has a usable camera
     shared = {name: getattr(scene, name).copy() for name in ("intrinsics", "intrinsics_original")}
-    for number in np.unique(group[usable]):
-        views = group == number
+    for size in np.unique(sizes[usable]):
+        views = sizes == size
+        camera[views] = size
         for array in shared.values():
             # Medians of model and of original pixels agree: an affine map lies between the two.
             array[views] = np.median(array[views & usable], axis=0)
     note = _change(scene.intrinsics_original[usable], shared["intrinsics_original"][usable])
-    cameras = len(np.unique(group))
+    cameras = len(np.unique(camera))
     text = (
         f"{len(scene)} views share {cameras} camera{'s' * (cameras > 1)}, one for each photo size"
     )
-    return _noted(scene, text + note, shared_cameras=group, **shared)
+    return _noted(scene, text + note, shared_cameras=camera, **shared)
 
 
 def move_world(scene: Scene, view: int) -> Scene:

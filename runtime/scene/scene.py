@@ -15,7 +15,7 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64, Floats
 
 PointSource = Literal["depth", "points"]
-_BY_VIEW = ("paths", "sources", "mask_paths")  # tuples with one entry for each view
+_BY_VIEW = ("paths", "sources", "stamps", "mask_paths")  # tuples with one entry for each view
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,14 @@ class Scene:
             where each view has a camera of its own.
         sources: Photo of each view as it was given (file, array, PIL image or video frame), from
             which the writers decode it again at full size; None where the photos are unknown.
+        stamps: Size and time of the last change of each photo's file, when it was decoded, by which
+            the writers notice a change; None for a photo that is not from a file.
         mask_paths: Mask file of each photo; None for a photo without one.
         provenance: Model, digests, options and versions, as JSON values.
         notes: Lines about the result that the user should read, such as doubts about a camera.
 
     Raises:
-        CovisError: The shapes do not match.
+        CovisError: The shapes do not match, or views that share a camera differ in it.
     """
 
     names: tuple[str, ...]
@@ -124,6 +126,7 @@ class Scene:
     metric: bool = False
     paths: tuple[Path | None, ...] | None = None
     sources: tuple[Any, ...] | None = None
+    stamps: tuple[tuple[int, int] | None, ...] | None = None
     mask_paths: tuple[Path | None, ...] | None = None
     shared_cameras: NDArray[np.int64] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -145,6 +148,13 @@ class Scene:
                 raise user_error(f"has {len(value)} entries, not {M}", where=f"Scene.{name}")
         if self.valid.dtype != np.bool_:
             raise user_error(f"is {self.valid.dtype}, not bool", where="Scene.valid")
+        _, first, group = np.unique(self.camera_groups(), return_index=True, return_inverse=True)
+        for name in ("intrinsics", "intrinsics_original", "original_sizes"):
+            value = getattr(self, name)
+            if not np.array_equal(value, value[first[group]], equal_nan=True):
+                raise user_error(
+                    f"puts views together that differ in {name}", where="Scene.shared_cameras"
+                )
 
     def __len__(self) -> int:
         return len(self.names)

@@ -92,6 +92,7 @@ def test_without_any_camera_nothing_is_shared() -> None:
     nothing = np.full((2, 3, 3), np.nan)
     scene = share_cameras(photos_of_one_camera([LANDSCAPE] * 2, intrinsics=nothing))
     assert not scene.usable_cameras().any()
+    np.testing.assert_array_equal(scene.camera_groups(), [0, 1])
 
 
 @pytest.mark.parametrize("own_points", [True, False])

@@ -138,6 +138,25 @@ def test_a_confidence_that_is_no_number_is_refused() -> None:
 
 def test_views_have_a_camera_each_unless_they_share_one() -> None:
     np.testing.assert_array_equal(random_scene().camera_groups(), [0, 1, 2])
-    shared = random_scene(views=4, shared_cameras=np.array([3, 5, 3, 9]))
+    same = np.array([0, 1, 0, 3])
+    scene = random_scene(views=4)
+    cameras = {
+        name: getattr(scene, name)[same]
+        for name in ("intrinsics", "intrinsics_original", "original_sizes")
+    }
+    shared = random_scene(views=4, shared_cameras=np.array([3, 5, 3, 9]), **cameras)
     np.testing.assert_array_equal(shared.camera_groups(), [0, 1, 0, 2])
     np.testing.assert_array_equal(shared.select(np.array([3, 2, 0])).camera_groups(), [1, 0, 0])
+
+
+@pytest.mark.parametrize("part", ["intrinsics", "intrinsics_original", "original_sizes"])
+def test_views_of_one_camera_do_not_differ_in_it(part: str) -> None:
+    """The writers would give all of them the camera of the first."""
+    scene = random_scene(views=2)
+    cameras = {
+        name: getattr(scene, name)[[0, 0]]
+        for name in ("intrinsics", "intrinsics_original", "original_sizes")
+        if name != part
+    }
+    with pytest.raises(CovisError, match=f"shared_cameras: puts views together .* in {part}$"):
+        random_scene(views=2, shared_cameras=np.zeros(2, np.int64), **cameras)
