@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # A PIL image of the caller loads at its first use, and may stand in a list twice.
 _loading = threading.Lock()
+# Photos of more pixels are decoded one at a time, so that threads do not multiply their memory.
+_LARGE = 2**26
+_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,10 @@ def upright_rgb(photo: Photo, index: int, *, drop_alpha: bool = False) -> Uprigh
         CovisError: The photo cannot be read, is too large, damaged or cut off.
     """
     image = _open(photo, index)
+    large = halved(image) or image.width * image.height > _LARGE
     try:
-        orientation, raw = _load(image, photo)
-        eight, note = eight_bit(image, raw, _reopen(photo))
-        rgb, alpha = rgb_and_alpha(eight, drop_alpha)
-        turn = turn_left(image, orientation)
-        return Upright(
-            image=turned(rgb, turn) if rgb is not photo or turn > 1 else rgb.copy(),
-            opaque=None if alpha is None else _opaque(turned(alpha, turn)),
-            notes=tuple(line for line in (note, _halved_note(image)) if line),
-            orientation=orientation,
-        )
+        with _large if large else contextlib.nullcontext():
+            return _upright(image, photo, drop_alpha)
     except (CovisError, MemoryError):
         raise
     except Exception as error:  # malformed bytes can raise any exception in a decoder
@@ -193,6 +189,19 @@ def _from_array(array: NDArray[np.uint8], title: str) -> PilImage.Image:
     if array.size == 0:
         raise user_error("has no pixels", where=title, hint="remove it")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
+
+
+def _upright(image: PilImage.Image, photo: Photo, drop_alpha: bool) -> Upright:
+    orientation, raw = _load(image, photo)
+    eight, note = eight_bit(image, raw, _reopen(photo))
+    rgb, alpha = rgb_and_alpha(eight, drop_alpha)
+    turn = turn_left(image, orientation)
+    return Upright(
+        image=turned(rgb, turn) if rgb is not photo or turn > 1 else rgb.copy(),
+        opaque=None if alpha is None else _opaque(turned(alpha, turn)),
+        notes=tuple(line for line in (note, _halved_note(image)) if line),
+        orientation=orientation,
+    )
 
 
 def _load(image: PilImage.Image, photo: Photo) -> tuple[int, str]:

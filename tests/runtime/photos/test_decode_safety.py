@@ -7,14 +7,17 @@ import io
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from covis.engines.errors import CovisError
-from covis.runtime.photos import files
+from covis.runtime.photos import decode, files
 from covis.runtime.photos.decode import copyable_as, header_size, upright_rgb
 from covis.runtime.photos.files import FULL_JPEG_PIXELS, MAX_JPEG_PIXELS, MAX_PIXELS
 from covis.runtime.photos.masks import photo_mask
@@ -219,6 +222,27 @@ def _peak_bytes_per_pixel(path: Path, drop_alpha: bool = False) -> float:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
     return float(done.stdout)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_large_photos_are_decoded_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Threads would multiply the memory of photos that take gigabytes each."""
+    inside, most, eight_bit = [], [], decode.eight_bit
+
+    def watched(*arguments: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return eight_bit(*arguments)
+
+    monkeypatch.setattr(decode, "eight_bit", watched)
+    monkeypatch.setattr(decode, "_LARGE", 100 if large else 60 * 80)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda index: upright_rgb(PHOTO, index), range(4)))
+    assert len(most) == 4 and (max(most) == 1) == large
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
