@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,22 @@ def check_file(path: Path) -> None:
     # Opening a pipe or a device could take for ever.
     if not stat.S_ISREG(mode):
         raise user_error("is no ordinary file", where=path, hint="give a photo file")
+
+
+def stamp(photo: object) -> tuple[int, int] | None:
+    """Return size in bytes and time of the last change, in ns, of the file of a photo or video.
+
+    Two stamps differ if the file was written to between them. None for a photo that is not from a
+    file, or whose file cannot be looked at.
+    """
+    path = photo if isinstance(photo, (str, os.PathLike)) else getattr(photo, "path", None)
+    if path is None:
+        return None
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def io_error(error: Exception, path: Path) -> CovisError:

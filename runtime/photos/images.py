@@ -15,6 +15,7 @@ from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import user_error
 from covis.runtime.photos.batch import decode_all, failure_notes
 from covis.runtime.photos.decode import header_size, quiet_pillow, upright_rgb
+from covis.runtime.photos.files import stamp
 from covis.runtime.photos.masks import usable
 from covis.runtime.photos.names import enumerated, names_of
 from covis.runtime.photos.preprocess import PixelTransform, model_mask, preprocess
@@ -35,6 +36,8 @@ class Images:
         original_sizes: (M, 2) height and width of the upright photos.
         paths: Image file of each photo; None for an array, a PIL image or a frame of a video.
         sources: Photos as they were given, to decode again at full size.
+        stamps: Size and time of the last change of each photo's file, when it was decoded; None for
+            a photo that is not from a file.
         mask_paths: Mask image of each photo; None for a photo without.
         masks: (M, H, W) in the model's pixels, False where a pixel is transparent or masked; None
             where every pixel may be used.
@@ -47,6 +50,7 @@ class Images:
     original_sizes: NDArray[np.int64]
     paths: tuple[Path | None, ...]
     sources: tuple[Photo, ...] = ()
+    stamps: tuple[tuple[int, int] | None, ...] = ()
     mask_paths: tuple[Path | None, ...] = ()
     masks: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
@@ -120,6 +124,7 @@ def load_images(
         original_sizes=np.array([result.transform.original_size for result in decoded], np.int64),
         paths=tuple(_path(photos[i]) for i in kept),
         sources=tuple(photos[i] for i in kept),
+        stamps=tuple(stamp(photos[i]) for i in kept),
         mask_paths=tuple(masks[i] for i in kept),
         masks=_stacked([result.mask for result in decoded], rule),
         notes=(*passed_over, *_notes_by_text(kept_names, decoded)),

@@ -68,6 +68,7 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         names=images.names,
         paths=images.paths,
         sources=images.sources or None,
+        stamps=images.stamps or None,
         mask_paths=images.mask_paths or None,
         image_size=size,
         original_sizes=images.original_sizes,

@@ -65,21 +65,22 @@ def frames_of(scene: Scene, notes: list[str]) -> Frames:
 def _photos_missing(scene: Scene) -> str | None:
     """Return why the photos cannot be taken at full size; None if they can."""
     from covis.runtime.photos.decode import header_size, quiet_pillow, title_of
+    from covis.runtime.photos.files import stamp
 
     if scene.sources is None:
         return "the scene does not know its photos"
+    stamps = scene.stamps or (None,) * len(scene)
     with quiet_pillow():
-        for index, photo in enumerate(scene.sources):
+        for index, (photo, before) in enumerate(zip(scene.sources, stamps, strict=True)):
+            title = title_of(photo, index)
             try:
                 size = header_size(photo, index)
             except CovisError as error:
                 return f"a photo has changed since it was read ({error})"
-            height, width = scene.original_sizes[index]
-            if size != (height, width):
-                return (
-                    f"{title_of(photo, index)} has changed since it was read: it is "
-                    f"{size[1]} x {size[0]}, not {width} x {height}"
-                )
+            if before is not None and stamp(photo) != before:
+                return f"{title} has changed since it was read"
+            if size != tuple(scene.original_sizes[index]):
+                return f"{title} has another size than when it was read"
     return None
 
 

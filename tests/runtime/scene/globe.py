@@ -93,6 +93,7 @@ def globe_scene(views: Sequence[View], images: Images, **changes: Any) -> Scene:
         "pair_level": np.full((len(views), len(views)), 2, np.int8),
         "paths": images.paths,
         "sources": images.sources,
+        "stamps": images.stamps,
         "mask_paths": images.mask_paths or None,
     }
     return Scene(**{**scene, **changes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from covis.engines.errors import CovisError
+from covis.runtime.photos.files import stamp
 from covis.runtime.photos.images import load_images
+from covis.runtime.photos.video import VideoFrame
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers import OutputOptions, write
 from covis.runtime.scene.writers.names import safe_names
@@ -102,7 +105,7 @@ def one_photo(folder: Path, **options: Any) -> tuple[Scene, Path]:
     return globe_scene([view, view], images), path
 
 
-@pytest.mark.parametrize("change", ["removed", "another size", "no image"])
+@pytest.mark.parametrize("change", ["removed", "another size", "other pixels", "no image"])
 def test_a_photo_that_has_changed_since(tmp_path: Path, change: str) -> None:
     """The work is not lost: all images and cameras are at the model's size, and a line says so."""
     scene, path = one_photo(tmp_path / "photos")
@@ -110,6 +113,8 @@ def test_a_photo_that_has_changed_since(tmp_path: Path, change: str) -> None:
         path.unlink()
     elif change == "another size":
         Image.new("RGB", (121, 90)).save(path)
+    elif change == "other pixels":
+        Image.new("RGB", (120, 90)).save(path)
     else:
         path.write_bytes(b"no image")
     _, (note,) = write(scene, tmp_path / "out", OutputOptions(formats=("nerfstudio",)))
@@ -129,6 +134,15 @@ def test_a_photo_that_has_changed_since(tmp_path: Path, change: str) -> None:
         np.testing.assert_array_equal(mask > 0, scene.valid[i])
 
 
+def test_a_video_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    frame = VideoFrame(tmp_path / "clip.mp4", 0, 0, 0, (100, 161))
+    scene = random_scene(views=1, sources=(frame,), stamps=(stamp(frame),))
+    (tmp_path / "clip.mp4").unlink()
+    _, (note,) = write(scene, tmp_path / "out", IMAGES)
+    assert "clip_000000.jpg has changed since it was read; images/ and" in note
+
+
 def test_paths_hold_below_a_link(tmp_path: Path) -> None:
     """Paths relative to the folder's name, not to the folder itself, pointed nowhere."""
     scene, _ = one_photo(tmp_path / "photos")
@@ -146,6 +160,8 @@ def test_a_photo_that_is_damaged_since(tmp_path: Path) -> None:
     path = sideways(view.photo(), tmp_path)
     scene = globe_scene([view], load_images([path], RULE))
     path.write_bytes(path.read_bytes()[:-2000])
+    assert "has changed since it was read" in write(scene, tmp_path / "noticed", IMAGES).notes[0]
+    scene = replace(scene, stamps=None)  # damaged without a trace
     with pytest.raises(CovisError, match=r"IMG 0001\.JPG: is "):
         write(scene, tmp_path / "out", IMAGES)
     assert not (tmp_path / "out").exists()
@@ -179,7 +195,7 @@ def test_masks_of_the_user_at_full_size(tmp_path: Path) -> None:
     view = random_view(90, 120, 1)
     path = plain_jpeg(view.photo(), tmp_path)
     scene = globe_scene([view], load_images([path], RULE))
-    scene = Scene(**{**vars(scene), "mask_paths": (tmp_path / "masks/IMG_0001.png",)})
+    scene = replace(scene, mask_paths=(tmp_path / "masks/IMG_0001.png",))
     write(scene, tmp_path / "out", MASKS)
     written = np.asarray(Image.open(tmp_path / "out/masks/IMG_0001.jpg.png"))
     np.testing.assert_array_equal(written, mask)
