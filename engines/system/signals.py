@@ -67,12 +67,12 @@ def signals_deferred() -> Iterator[None]:
     arrived: list[tuple[int, FrameType | None]] = []
     handlers: dict[int, Any] = {}
     try:
-        for number in _ENDING:
-            handler = signal.getsignal(number)
+        for ending in _ENDING:
+            handler = signal.getsignal(ending)
             # None: a handler that was not installed from Python and could not be restored.
             if handler is not None and handler is not signal.SIG_IGN:
-                handlers[number] = handler
-                signal.signal(number, lambda *received: arrived.append(received))
+                handlers[ending] = handler
+                signal.signal(ending, lambda *received: arrived.append(received))
         yield
     finally:
         for number, handler in handlers.items():

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from covis.engines.errors import CovisError, environment_error
+from covis.engines.system.children import end_with_parent
 from covis.evaluation.accuracy.job import Evaluator, Job
 from covis.evaluation.accuracy.scoring import Record
 from covis.evaluation.datasets.truth import SceneRef
@@ -202,6 +203,7 @@ def _work(job: Job, connection: Connection) -> None:
     """Evaluate scenes in a worker until its connection closes."""
     # Ctrl-C reaches the whole group of processes; the parent reports it and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     evaluator = Evaluator(job)
     while True:
         try:

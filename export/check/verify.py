@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from covis.engines.bundle.manifest import Check
 from covis.engines.errors import environment_error, numerics_error, printable
+from covis.engines.system.children import end_with_parent
 from covis.export.check.run_graph import run_graph
 from covis.export.stage import Port, StageModule
 from covis.export.weights.page_cache import release_pages
@@ -73,7 +74,7 @@ def helper() -> Iterator[ProcessPoolExecutor]:
     """Start a process without torch that ignores Ctrl-C; the parent handles Ctrl-C and ends it."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         # Blocked signals are inherited; a handler would come too late, after the imports.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
