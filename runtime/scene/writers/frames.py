@@ -81,6 +81,9 @@ def _photos_missing(scene: Scene) -> str | None:
                 return f"{title} has changed since it was read"
             if size != tuple(scene.original_sizes[index]):
                 return f"{title} has another size than when it was read"
+    for mask in scene.mask_paths or ():
+        if mask is not None and not mask.is_file():
+            return f"{mask} has gone since it was read"
     return None
 
 

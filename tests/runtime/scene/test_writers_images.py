@@ -200,6 +200,9 @@ def test_masks_of_the_user_at_full_size(tmp_path: Path) -> None:
     written = np.asarray(Image.open(tmp_path / "out/masks/IMG_0001.jpg.png"))
     np.testing.assert_array_equal(written, mask)
     assert (tmp_path / "out/images/IMG_0001.jpg").read_bytes() == path.read_bytes()
+    (tmp_path / "masks/IMG_0001.png").unlink()
+    (note,) = write(scene, tmp_path / "again", MASKS).notes
+    assert "IMG_0001.png has gone since it was read; images/ and its cameras are at" in note
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
