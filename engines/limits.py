@@ -46,7 +46,7 @@ GRAPH: Final = Limit(
     "ONNX graph of a bundle, without its weights",
     256 * _MIB,
     "bytes",
-    "the largest graphs take a few MiB, and a graph is parsed in memory",
+    "a graph is parsed in memory; those of the demo take up to 0.5 MiB",
 )
 ONNX_FILE: Final = Limit(
     "ONNX file of `covis build --onnx`, with weights inside",
@@ -61,7 +61,7 @@ TEXT: Final = Limit(
     "a list of 1,000 single layers takes 3,900",
 )
 STAGES: Final = Limit("stages of a bundle", 64, "stages", "the models have up to 7")
-TENSORS: Final = Limit("inputs or outputs of a stage", 256, "tensors", "the models have up to 12")
+TENSORS: Final = Limit("inputs or outputs of a stage", 256, "tensors", "the demo's have up to 11")
 RANK: Final = Limit("dimensions of a tensor", 8, "dimensions", "TensorRT takes no more")
 DIMENSION: Final = Limit(
     "fixed dimension of a tensor", 2**31 - 1, "elements", "TensorRT counts them in 31 bits"
@@ -91,15 +91,36 @@ CHECKPOINT_TABLE: Final = Limit(
 SHARDS: Final = Limit(
     "files of a sharded checkpoint", 1_000, "files", "models of this size have up to 10"
 )
+PICKLE: Final = Limit(
+    "pickle in a checkpoint that is converted, without its tensors",
+    64 * _MIB,
+    "bytes",
+    "2,000 tensors take 0.3 MiB, an optimizer's state some MiB",
+)
+PICKLED_FILES: Final = Limit(
+    "files in a checkpoint that is converted", 100_000, "files", "each tensor is one"
+)
+GROWTH: Final = Limit(
+    "tensors of a checkpoint that is converted, by its own size",
+    4,
+    "times",
+    "tensors that share memory are written one by one, and could repeat a number to any length",
+)
+CONVERSION: Final = Limit(
+    "processor time to convert a checkpoint, besides 0.1 s a MB",
+    300,
+    "seconds",
+    "loading torch takes some seconds, and each MB some milliseconds",
+)
 PLANS: Final = Limit(
     "records of plans in a folder", 10_000, "records", "all are read to choose one"
 )
 PLAN_RECORD: Final = Limit("record of a plan", _MIB, "bytes", "a record takes about 1 KiB")
 PLAN_LAYERS: Final = Limit(
-    "layer information of a plan", 64 * _MIB, "bytes", "a layer takes a few KiB"
+    "layer information of a plan", 64 * _MIB, "bytes", "it is parsed in memory"
 )
 TIMING_CACHE: Final = Limit(
-    "TensorRT's cache of kernel times", _GIB, "bytes", "a cache takes a few MiB"
+    "TensorRT's cache of kernel times", _GIB, "bytes", "it is read into memory"
 )
 OWN_PLANS: Final = Limit(
     "list of own plans", 16 * _MIB, "bytes", "it has 65 bytes for each plan that was ever built"
