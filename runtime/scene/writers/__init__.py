@@ -79,7 +79,9 @@ def write(
     check_inputs(target, [*(scene.paths or ()), *(scene.mask_paths or ())])
     kept, left_out = finite_part(scene)
     notes = list(left_out.notes)
-    frames = frames_of(kept, notes)
+    frames, note = frames_of(kept)
+    if note and {"images", "depth"}.intersection(options.parts):
+        notes.append(note)
     with atomic_folder(target, force=force) as scratch:
         output = SceneFolder(scratch, kept, frames, options, notes)
         written: list[Path] = []

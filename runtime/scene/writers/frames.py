@@ -38,28 +38,21 @@ class Frames:
     copied: tuple[bool, ...]
 
 
-def frames_of(scene: Scene, notes: list[str]) -> Frames:
-    """Decide which images the folder of `scene` gets; `notes` receives a line if not the photos."""
+def frames_of(scene: Scene) -> tuple[Frames, str | None]:
+    """Decide which images the folder of `scene` gets; the line says why, if not the photos."""
     M = len(scene)
     reason = _photos_missing(scene)
+    original = scene.original_sizes.astype(np.int64), scene.intrinsics_original.astype(np.float64)
     if reason is None and scene.sources is not None:
         copied, suffixes = zip(*(_form(photo) for photo in scene.sources), strict=True)
-        return Frames(
-            safe_names(scene.names, suffixes),
-            scene.original_sizes.astype(np.int64),
-            scene.intrinsics_original.astype(np.float64),
-            "photos",
-            copied,
-        )
+        return Frames(safe_names(scene.names, suffixes), *original, "photos", copied), None
     names = safe_names(scene.names, [".png"] * M)
     if scene.images is None:
-        notes.append(f"{reason}; the scene has no images of its own, so images/ is left out")
-        sizes = scene.original_sizes.astype(np.int64)
-        intrinsics = scene.intrinsics_original.astype(np.float64)
-        return Frames(names, sizes, intrinsics, "none", (False,) * M)
-    notes.append(f"{reason}; images/ and its cameras are at the model's size instead")
+        note = f"{reason}; the scene has no images of its own, so images/ is left out"
+        return Frames(names, *original, "none", (False,) * M), note
     sizes = np.tile(np.array(scene.image_size, np.int64), (M, 1))
-    return Frames(names, sizes, scene.intrinsics.astype(np.float64), "model", (False,) * M)
+    frames = Frames(names, sizes, scene.intrinsics.astype(np.float64), "model", (False,) * M)
+    return frames, f"{reason}; images/ and its cameras are at the model's size instead"
 
 
 def _photos_missing(scene: Scene) -> str | None:

@@ -172,6 +172,10 @@ def test_a_scene_without_any_images(tmp_path: Path) -> None:
     assert "images/ is left out" in note and not (tmp_path / "out/images").exists()
 
 
+def test_no_line_about_images_that_nobody_asked_for(tmp_path: Path) -> None:
+    assert write(random_scene(), tmp_path / "out", OutputOptions(formats=("ply",))).notes == ()
+
+
 def test_images_as_floats(tmp_path: Path) -> None:
     scene = random_scene()
     assert scene.images is not None
