@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from covis.runtime.scene import geometry
 from covis.runtime.scene.edges import surface_edges
 from covis.runtime.scene.options import SceneOptions
 from covis.runtime.scene.scene import Scene
+
+_THREADS = 8  # each with the arrays of one view
 
 
 def adjust(scene: Scene, options: SceneOptions, model: str) -> Scene:
@@ -44,8 +47,9 @@ def mask(scene: Scene, *, edges: bool, min_conf: float | None) -> Scene:
         valid = valid & (scene.depth_conf >= min_conf)
     if edges:
         points = scene.points_from_depth() if scene.points is None else scene.points
-        views = zip(points, scene.depth, valid, strict=True)
-        valid = valid & ~np.stack([surface_edges(*view) for view in views])
+        with ThreadPoolExecutor(_THREADS, "covis-edges") as pool:
+            found = list(pool.map(surface_edges, points, scene.depth, valid))
+        valid = valid & ~np.stack(found)
     before, after = int(scene.valid.sum()), int(valid.sum())
     if before == after:
         return scene

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ pixels. Measured there on synthetic lenses: radial distortion of k1 = +-0.1 at 6
 pixels and a random error of 0.1 degrees 1.0, whereas k1 = -0.2 leaves 3.8 and equidistant fisheyes
 of 90 and 120 degrees 6.4 and 10.8.
 """
+_THREADS = 8  # each with the arrays of one view
 _LEAST_SPREAD = 1e-6  # of x/z about its mean; a rounding error of float32 is a tenth of it
 
 
@@ -90,10 +92,9 @@ def fit_pinhole(
         directions), it is the ratio of the spreads of u and x/z, with the principal point at the
         centre. It is infinite where all directions are parallel and NaN where none points forward.
     """
-    views = [
-        _fit_view(d, None if weight is None else weight[i], size, centred)
-        for i, d in enumerate(directions)
-    ]
+    weights = [None] * len(directions) if weight is None else weight
+    with ThreadPoolExecutor(_THREADS, "covis-cameras") as pool:
+        views = pool.map(lambda d, w: _fit_view(d, w, size, centred), directions, weights)
     intrinsics, median, largest, in_front = zip(*views, strict=True)
     return PinholeFit(
         np.stack(intrinsics),
