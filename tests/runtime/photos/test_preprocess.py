@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file
 
 from covis.engines.bundle.pixel_rule import PixelRule, RuleKind, native_size, place, size_warning
 from covis.engines.errors import CovisError
 from covis.runtime.photos.images import load_images
-from covis.runtime.photos.preprocess import PixelTransform, transform_for
+from covis.runtime.photos.preprocess import (
+    PixelTransform,
+    model_mask,
+    preprocess,
+    transform_for,
+)
 from tests.golden_data import golden
 
 KINDS: tuple[RuleKind, ...] = ("vggt_crop", "vggt_pad", "pi3", "mapanything")
@@ -40,6 +46,22 @@ def test_same_pixels_as_the_models_own_loader(group: int, kind: RuleKind) -> Non
     assert images.pixels.dtype == np.float32
     np.testing.assert_array_equal(images.pixels, reference)
     np.testing.assert_array_equal(images.batch(0, 1), reference[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rgba_has_the_pixels_of_the_models_own_loader(kind: RuleKind) -> None:
+    """VGGT's loader lays RGBA on white; those of pi^3 and MapAnything drop alpha."""
+    rng = np.random.default_rng(5)
+    rgba = Image.fromarray(rng.integers(0, 256, (96, 128, 4), np.uint8))
+    white = Image.new("RGBA", rgba.size, "white")
+    composited = kind.startswith("vggt")
+    photo = (Image.alpha_composite(white, rgba) if composited else rgba).convert("RGB")
+    rule = PixelRule(kind, 56, 70)
+    images = load_images([rgba], rule)
+    np.testing.assert_array_equal(images.uint8[0].transpose(1, 2, 0), preprocess(photo, rule)[0])
+    assert images.masks is not None
+    opaque = np.asarray(rgba)[..., 3] >= 128
+    np.testing.assert_array_equal(images.masks[0], model_mask(opaque, rule))
 
 
 def test_native_sizes_by_hand() -> None:
