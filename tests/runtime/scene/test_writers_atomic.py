@@ -210,7 +210,9 @@ def test_too_small_a_disk_is_named_before_the_work(tmp_path: Path) -> None:
     check_space(out, 10, (518, 518), OutputOptions())
 
 
-def test_interrupt_from_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupt_from_outside(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C cleans up; what a killed process of the API leaves, the next call removes."""
     code = """
 import time
 from covis.runtime.scene.writers import npz
@@ -224,8 +226,10 @@ write(random_scene(), sys.argv[1], OutputOptions(formats=("npz",)))
     process = python(code, str(tmp_path / "out"))
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 2  # the temporary folder and its lock
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     start = time.monotonic()
     process.communicate(timeout=20)
     assert time.monotonic() - start < 20 and process.returncode != 0
+    assert (list(tmp_path.iterdir()) == []) == (number == signal.SIGINT)
+    check_output(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
