@@ -40,6 +40,11 @@ COMMANDS = {
         "covis.commands.export:export",
         "Turn a checkpoint into a bundle of ONNX graphs.",
     ),
+    "convert-checkpoint": _Command(
+        "covis.commands.convert_checkpoint:ConvertCommand",
+        "covis.commands.convert_checkpoint:convert",
+        "Convert your own pickled checkpoint to safetensors, in a limited process of its own.",
+    ),
     "run": _Command(
         "covis.commands.run:RunCommand",
         "covis.commands.run:run",
