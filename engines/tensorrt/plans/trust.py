@@ -18,8 +18,8 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.errors import environment_error, user_error
@@ -147,7 +147,7 @@ def read_plan(record: PlanRecord, folder: Path, trusted: Collection[str] = ()) -
 
 
 @contextlib.contextmanager
-def opened_plan(record: PlanRecord, folder: Path) -> Iterator[BinaryIO]:
+def opened_plan(record: PlanRecord, folder: Path) -> Iterator[BufferedReader]:
     """Open the file of a plan, which must be a regular file of the size in its record.
 
     Raises:
