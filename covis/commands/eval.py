@@ -167,6 +167,7 @@ def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
         sampling=command.sampling,
         seed=command.seed,
         run=pipeline.options,
+        digest=pipeline.bundle.digest(),
     )
     return job, pipeline
 

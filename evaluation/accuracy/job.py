@@ -31,6 +31,7 @@ class Job:
         sampling: Sampling of the views; see `truth.sample_views`.
         seed: Seed of the sampling.
         run: Options of the run, which do not change the result.
+        digest: Digest that the bundle must have when a worker opens it; "" accepts any.
     """
 
     bundle: Path
@@ -41,6 +42,7 @@ class Job:
     sampling: Literal["random", "even"] = "random"
     seed: int = 0
     run: RunOptions = field(default_factory=RunOptions)
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.views < 0 or self.views == 1:
@@ -85,7 +87,7 @@ class Evaluator:
         job = self.job
         try:
             if self.pipeline is None:
-                self.pipeline = load(job.bundle, job.run)
+                self.pipeline = _opened(job)
             truth = sample_views(job.dataset.load(ref), job.views, job.sampling, job.seed)
             return evaluate_scene(self.pipeline, truth, job.sparsity, job.score, progress=progress)
         except MemoryError:
@@ -97,6 +99,18 @@ class Evaluator:
             if not where:
                 where = f"{ref.name}, {error.where}" if error.where else ref.name
             raise error.replaced(where=where) from error
+
+
+def _opened(job: Job) -> Pipeline:
+    """Load the bundle of a job, which must still be the one that the job was made for."""
+    pipeline = load(job.bundle, job.run)
+    if job.digest and pipeline.bundle.digest() != job.digest:
+        raise user_error(
+            "was replaced by another bundle since the evaluation began",
+            where=job.bundle,
+            hint="start again, and change no bundle while it is in use",
+        )
+    return pipeline
 
 
 def chosen_scenes(dataset: Dataset, patterns: Sequence[str], limit: int) -> list[SceneRef]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from covis.commands.demo import demo_bundle
-from covis.engines.errors import CovisError
+from covis.engines.bundle.bundle import open_bundle
+from covis.engines.errors import CovisError, ExitCode
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.evaluation.accuracy.execution import Crew, Died, LocalCrew, Outcome, run_crew, run_here
 from covis.evaluation.accuracy.job import Job, chosen_scenes
@@ -131,6 +134,20 @@ def test_one_error_does_not_stop_the_others(tmp_path: Path) -> None:
         assert str(outcome).startswith(name)
 
 
+def test_a_worker_opens_no_other_bundle(tmp_path: Path) -> None:
+    """Results of two bundles in one folder could not be told apart."""
+    dataset = Crashing(tmp_path, range(FIRST, FIRST + 1))
+    right = open_bundle(demo_bundle()).digest()
+    for digest, done in ((right, True), ("0" * 64, False)):
+        job_of_one = replace(job(dataset), digest=digest)
+        outcomes = collect(partial(run_here, job_of_one, dataset.scenes()))
+        (outcome,) = outcomes.values()
+        assert isinstance(outcome, dict) == done
+        if isinstance(outcome, CovisError):
+            assert "was replaced by another bundle since the evaluation began" in outcome.what
+            assert outcome.code == ExitCode.USER
+
+
 class Scripted(Crew):
     """A crew that answers in the worst order, without processes."""
 
@@ -186,8 +203,6 @@ def test_scenes_are_chosen_by_pattern(tmp_path: Path) -> None:
 
 
 def test_options_that_decide_a_number_are_in_the_fingerprint(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     base = job(Crashing(tmp_path, range(FIRST, FIRST + 1)))
     same = replace(base, run=RunOptions(chunk=7, threads=2), bundle=tmp_path)
     assert same.options("d") == base.options("d") != base.options("e")
