@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto
 
+from covis.engines.bundle.verified import verified_onnx
 from covis.engines.errors import CovisError
 from covis.engines.graphs.read import load_graph
 from covis.engines.tensorrt.build import engine as builder
@@ -142,7 +143,7 @@ def build_errors(graph: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     plan: list[bytes] = []
     try:
-        build_engine(EngineRequest(graph, shapes, EngineOptions()), plan.append)
+        build_engine(EngineRequest(verified_onnx(graph), shapes, EngineOptions()), plan.append)
     except CovisError as error:
         assert log.errors, error
         skip_without_builder(log.errors)
