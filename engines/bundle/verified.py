@@ -94,6 +94,14 @@ class VerifiedFile:
         if sha256 is not None and self.sha256 != sha256:
             raise user_error("is not what was exported (sha256 differs)", where=path, hint=hint)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Refuse copies, in this process or by pickle in another: the open file cannot go along."""
+        raise user_error(
+            "an opened bundle cannot be copied or sent to another process",
+            where=self.path,
+            hint="pass its path, and open it there",
+        )
+
     @property
     def links(self) -> int:
         """Number of names (hard links) of the file."""

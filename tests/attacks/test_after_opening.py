@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -235,6 +237,15 @@ def test_a_file_that_changes_while_it_is_hashed(
 
     monkeypatch.setattr(os, "pread", slow)
     refused(lambda: VerifiedFile(path), path)
+
+
+def test_an_opened_bundle_is_not_copied(mini_bundle: Path) -> None:
+    bundle = open_bundle(mini_bundle)
+    for call in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(CovisError, match="cannot be copied or sent to another process; pass"):
+            call(bundle.weights)
+    with pytest.raises(CovisError, match="cannot be copied"):
+        pickle.dumps(bundle)
 
 
 def open_files(folder: Path) -> int:

@@ -68,6 +68,23 @@ def test_a_pipeline_in_a_forked_process() -> None:
     assert anew == again == "(2, 112, 112)"
 
 
+def test_engines_in_a_forked_process(mini_bundle: Path) -> None:
+    """Nothing of CUDA or TensorRT is touched before the process is compared."""
+    code = _PIPELINE.replace("pipeline = load(sys.argv[1])", "") + (
+        "from covis.engines.bundle.bundle import open_bundle\n"
+        "from covis.engines.options import BackendOptions\n"
+        "from covis.runtime.backends.backend import TensorRtBackend\n"
+        "bundle = open_bundle(sys.argv[1])\n"
+        "options = BackendOptions(backend='tensorrt')\n"
+        "backend = TensorRtBackend(bundle, options, memory=None, gpu=None, plugin_digest=None)\n"
+        "print(in_child(lambda: backend.check((), 2, 2, 0)))\n"
+        "print(in_child(lambda: backend.session(bundle.manifest.stages[0], 1)))\n"
+    )
+    lines = output(code, mini_bundle).splitlines()
+    assert lines[1] == lines[3] == "7"
+    assert all(line.startswith("2 pipeline: was opened in process ") for line in lines[::2])
+
+
 def test_a_pipeline_that_has_not_run_yet_works_in_a_forked_process() -> None:
     code = _PIPELINE + "print(in_child(lambda: print(pipeline(photos).depth.shape)))\n"
     assert output(code, DEMO).splitlines() == ["(2, 112, 112)", "7"]
