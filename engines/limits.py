@@ -125,6 +125,37 @@ TIMING_CACHE: Final = Limit(
 OWN_PLANS: Final = Limit(
     "list of own plans", 16 * _MIB, "bytes", "it has 65 bytes for each plan that was ever built"
 )
+VIEWS_AT_ONCE: Final = Limit(
+    "views of a run", 20_000, "views", "more need 0.4 GB for a map of their pairs alone"
+)
+IMAGE_SIDE: Final = Limit("side of the model's image", 16_384, "pixels", "the models use about 500")
+PHOTO: Final = Limit(
+    "photo, mask or frame of a video",
+    178_956_970,
+    "pixels",
+    "Pillow's limit against decompression bombs, which decode to 0.7 GB",
+)
+JPEG: Final = Limit(
+    "JPEG, which is decoded at half size from 2^26 pixels on",
+    2**28,
+    "pixels",
+    "a progressive one takes 6 bytes for each, 1.6 GB",
+)
+PHOTO_ASPECT: Final = Limit(
+    "longer side of a photo, by its shorter side",
+    100,
+    "times",
+    "a longer strip would take gigabytes at the width of the model's image",
+)
+VIDEO_FRAMES: Final = Limit(
+    "frames of a video", 2_000_000, "frames", "nine hours at 60 frames a second"
+)
+LISTED_PHOTOS: Final = Limit(
+    "photos in a list, before a choice", 1_000_000, "photos", "it ends an endless iterator"
+)
+JSON_FILE: Final = Limit(
+    "JSON file that a command line names", 64 * _MIB, "bytes", "it is parsed in memory"
+)
 VIEWS: Final = Limit(
     "views or frames in an option, and probes", 1_000_000, "", "no memory holds more views"
 )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from covis.engines.errors import user_error
-from covis.engines.limits import DEVICE, TEXT, THREADS, VIEWS
+from covis.engines.limits import DEVICE, TEXT, THREADS, VIEWS, VIEWS_AT_ONCE
 
 Selector = Literal["dense", "saliency", "pooled", "both"]
 PatchOrder = Literal["raster", "hilbert"]
 
-MOST_VIEWS_AT_ONCE = 20_000  # beyond it even a pair map of one byte takes 0.4 GB
+MOST_VIEWS_AT_ONCE = VIEWS_AT_ONCE.most
 _RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from covis.engines.errors import user_error
+from covis.engines.limits import IMAGE_SIDE, PHOTO_ASPECT
 
 RuleKind = Literal["vggt_crop", "vggt_pad", "pi3", "mapanything"]
 
 _VGGT_SIDE = 37  # patches: 518 pixels, the side in the training of VGGT and MapAnything
 _PI3_PIXELS = 255_000
-_MAX_SIDE = 16_384
-_MAX_ASPECT = 100  # scaling a longer strip to the width would take gigabytes
+_MAX_SIDE = IMAGE_SIDE.most
+_MAX_ASPECT = PHOTO_ASPECT.most
 
 # MapAnything's training sizes in patches (height, width), by the aspect ratio W / H that selects
 # each. The ratios are copied from the published table; they are not quotients of the sizes.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from covis.engines.errors import user_error
-
-_MOST_BYTES: Final = 64 << 20
+from covis.engines.limits import JSON_FILE
 
 
 def read_json(path: Path, hint: str) -> Any:
@@ -25,8 +24,8 @@ def read_json(path: Path, hint: str) -> Any:
     try:
         if path.exists() and not path.is_file():
             raise user_error("is no regular file", where=path, hint="check the path")
-        if path.stat().st_size > _MOST_BYTES:
-            raise user_error("is larger than 64 MiB", where=path, hint="check the path")
+        if path.stat().st_size > JSON_FILE.most:
+            raise user_error(f"is larger than {JSON_FILE}", where=path, hint="check the path")
         return json.loads(path.read_bytes())
     except OSError as error:
         raise user_error(

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covis.engines.errors import CovisError, environment_error, first_line, user_error
+from covis.engines.limits import JPEG, PHOTO
 from covis.runtime.photos.formats import decoders, unidentified
 from covis.runtime.photos.samples import mend_planes
 
 if TYPE_CHECKING:
     from PIL import ImageFile
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs: 0.7 GB
+MAX_PIXELS = PHOTO.most
 # A larger JPEG is decoded at half size, in the frequency domain: the photos of 200-megapixel phones
 # are no sharper. Ordinary photos stay bit for bit as the models' own loaders read them.
 FULL_JPEG_PIXELS = 2**26
-# The decoder keeps up to 6 bytes for each stored pixel of a progressive JPEG: 1.6 GB.
-MAX_JPEG_PIXELS = 2**28
+MAX_JPEG_PIXELS = JPEG.most
 
 _DNG_VERSION, _NEW_SUBFILE_TYPE = 50706, 254  # tags of TIFF; bit 0 of the type means a preview
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covis.engines.errors import user_error
+from covis.engines.limits import LISTED_PHOTOS
 from covis.runtime.photos.files import io_error
 from covis.runtime.photos.folder import Found, in_folder
 from covis.runtime.photos.video import VideoFrame
@@ -18,7 +19,7 @@ from covis.runtime.photos.video import VideoFrame
 if TYPE_CHECKING:
     from covis.runtime.photos.decode import Photo
 
-MOST_LISTED = 1_000_000  # photos in a list, which ends an endless iterator
+MOST_LISTED = LISTED_PHOTOS.most
 
 
 def find(source: object, masks: Path | None = None) -> Found:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covis.engines.errors import environment_error, first_line, user_error
+from covis.engines.limits import VIDEO_FRAMES
 from covis.runtime.photos.files import MAX_PIXELS, check_file
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 INSTALL = "pip install 'covis[video]'"
-MOST_FRAMES = 2_000_000  # nine hours at 60 frames a second
+MOST_FRAMES = VIDEO_FRAMES.most
 
 _FORMATS = "mov,matroska,avi,mpegts"
 _CODECS = (

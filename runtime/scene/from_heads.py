@@ -119,8 +119,8 @@ def decode_pi3(values: Values, size: tuple[int, int]) -> dict[str, Any]:
     `rotation9` (M, 9) is a 3 x 3 matrix by rows: its rows are scaled to unit length, then the
     nearest rotation is taken. z of the local points is the depth. `conf` is a logit; it becomes a
     probability. The model has no intrinsics: focal lengths are fitted to the local points, weighted
-    by confidence. The principal point stays in the middle, where the model's own code puts it,
-    because errors of points, other than those of rays, may be mistaken for a shift of it.
+    by confidence. The principal point stays in the middle, where the model's own example puts
+    it, so that the cameras agree with that.
     """
     local = values["local_points"]
     rotation = nearest_rotation(values["rotation9"].reshape(-1, 3, 3))
