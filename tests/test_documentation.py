@@ -96,7 +96,7 @@ def help_of(command: str) -> str:
 @pytest.mark.parametrize("name", [n for n in pages() if n not in HISTORY])
 def test_inline_commands_and_their_options_exist(name: str) -> None:
     for code in inline_code(name):
-        match = re.match(r"covis ([a-z-]+)\b", code)
+        match = re.match(r"covis ([a-z][a-z-]*)\b", code)
         if match:
             assert match[1] in cli.COMMANDS, f"{name}: {code}"
             for option in re.findall(r"(?<!\S)--[A-Za-z][\w-]*", code):
