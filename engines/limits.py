@@ -72,7 +72,7 @@ FILE_NAME: Final = Limit(
 )
 MODEL_BLOCKS: Final = Limit(
     "blocks (`depth`) in a model's configuration",
-    1_000,
+    128,
     "blocks",
     "the models have up to 40, and each is built before the weights are compared with it",
 )

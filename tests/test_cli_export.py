@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -176,16 +177,51 @@ def test_hub_out_of_reach(capsys: Captured, place: Path, monkeypatch: pytest.Mon
         ('{"depth": true}', "depth = True is not of type int"),
         ('{"depth": -4}', "depth = -4 must be above 0"),
         ('{"embed_dim": 100, "num_heads": 3}', "does not split into num_heads = 3"),
+        ('{"depth": 1000000}', "depth = 1000000 is above the limit of 128"),
+        ('{"dino_depth": 1000000000000}', "dino_depth = 1000000000000 is above the limit of 128"),
+        ('{"embed_dim": 1000000000000}', "embed_dim = 1000000000000 is above the limit of 65,536"),
+        ('{"mlp_ratio": NaN}', "mlp_ratio = nan must be above 0"),
+        ('{"mlp_ratio": Infinity}', "mlp_ratio = inf is above the limit of 64"),
+        ('{"mlp_ratio": 1e300}', "mlp_ratio = 1e+300 is above the limit of 64"),
+        ('{"depth": 1e300}', "depth = 1e+300 is not of type int"),
+        ('{"depth": ' + "9" * 4000 + "}", "is above the limit of 128"),
+        ('{"mlp_ratio": ' + "9" * 4000 + "}", "is not of type float"),
+        ('{"depth": ' + "9" * 5000 + "}", "is not JSON"),
+        ('{"num_heads": ' + "9" * 4000 + "}", "does not split into num_heads = 99999"),
+        ('{"img_size": 1400000000}', "img_size = 1400000000 is above the limit of 65,536"),
+        (
+            '{"dpt_out_channels": [8, 16, 24, 10e9]}',
+            "dpt_out_channels = [8, 16, 24, 10000000000.0]",
+        ),
+        (
+            '{"depth": ' + "[" * 900 + "1" + "]" * 900 + "}",
+            "depth = [[[[[[[...]]]]]]] is not of",
+        ),
+        ('{"depth": "' + "x" * 1_000_000 + '"}', "is not of type int"),
+        (json.dumps({f"{n}" * 50: 1 for n in range(20_000)}), "; and 19992 more; known: camera"),
     ],
+    ids=lambda value: value[:32],
 )
-def test_wrong_configurations(
+def test_wrong_configurations_are_refused_within_a_second(
     capsys: Captured, place: Path, weights: Path, text: str, message: str
 ) -> None:
     config = place.parent / "config\n.json"
     config.write_bytes(text.encode("latin-1"))
+    importlib.import_module("covis.export.exporter")
+    start = time.process_time()
     assert export(place, weights, config=config) == 2
-    assert message in last_line(capsys)
+    assert time.process_time() - start < 1
+    line = last_line(capsys)
+    assert message in line and len(line) < 2000
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("side", ["0", "-14", "15", "1400000000000"])
+def test_image_sizes_that_no_bundle_has(
+    capsys: Captured, place: Path, weights: Path, side: str
+) -> None:
+    assert export(place, weights, "--height", side) == 2
+    assert side in last_line(capsys) and list(place.iterdir()) == []
 
 
 def test_absent_configuration(capsys: Captured, place: Path, weights: Path) -> None:
