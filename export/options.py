@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from covis.engines.errors import user_error
+from covis.engines.limits import VIEWS
 from covis.engines.options import Sparsity
 from covis.engines.system.json_file import read_json
 
 MAX_VIEWS = 1000
-_MOST_VIEWS = 1_000_000
 
 ModelName = Literal["vggt", "pi3", "mapanything"]
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -106,9 +106,9 @@ class ExportOptions:
                     where=f"--{option.replace('_', '-')}",
                     hint="give --precision fp8 with it, or leave it out",
                 )
-        if not 1 <= self.max_views <= _MOST_VIEWS:
+        if not 1 <= self.max_views <= VIEWS.most:
             raise user_error(
-                f"{self.max_views} is not in [1, {_MOST_VIEWS:,}]",
+                f"{self.max_views} is not in [1, {VIEWS}]",
                 where="--max-views",
                 hint="give a number of views",
             )

@@ -97,7 +97,7 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
         (["--views", "4", "--chunk", "0"], "--chunk: 0 is below 1"),
         (["--views", "4", "--probes", "-1"], "--probes: -1 is negative"),
         (["--views", "4", "--backend", "cuda"], "--backend: there is no estimate for cuda; use"),
-        (["--views", "4", "--probes", "9" * 23], "is no number of tokens or frames"),
+        (["--views", "4", "--probes", "9" * 23], "is above 1,000,000"),
         (["--views", "4", "--memory", "0"], "--memory: 0 GiB is no size"),
         (["--views", "4", "--memory", "nan"], "--memory: nan GiB is no size"),
     ],

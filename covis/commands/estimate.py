@@ -55,13 +55,6 @@ class EstimateCommand:
                 where="--views",
                 hint="give a number",
             )
-        for name, value in (("--chunk", self.run.frames_at_once), ("--probes", self.run.probes)):
-            if value >= 2**31:
-                raise user_error(
-                    f"{value} is no number of tokens or frames",
-                    where=name,
-                    hint="use less than 2^31",
-                )
         if self.run.backend.backend not in ("cpu", "tensorrt"):
             raise user_error(
                 f"there is no estimate for {self.run.backend.backend}",
