@@ -352,6 +352,23 @@ def test_links_to_weights_stay(place: Path, weights: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_graphs")
+def test_files_of_a_download_cache_are_not_moved(place: Path, weights: Path) -> None:
+    """The links of its snapshots would lead nowhere."""
+    cache = place.parent / "models--somebody--model"
+    snapshot = cache / "snapshots" / "0123"
+    for folder in (cache / "blobs", snapshot):
+        folder.mkdir(parents=True)
+    blob = cache / "blobs" / "d1635"
+    blob.write_bytes(weights.read_bytes())
+    (snapshot / "model.safetensors").symlink_to(blob)
+    for number, given in enumerate((cache, snapshot, snapshot / "model.safetensors", blob)):
+        options = ["--no-verify", "--move-weights", *(["--force"] if number else [])]
+        assert export(place, given, *options) == 0
+        stored = place / "out" / "model.safetensors"
+        assert stored.read_bytes() == blob.read_bytes() and not stored.is_symlink()
+
+
+@pytest.mark.usefixtures("no_graphs")
 def test_moved_weights_stay_where_the_export_fails(
     place: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

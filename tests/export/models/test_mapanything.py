@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from covis.engines.errors import CovisError
-from covis.export.models import build_model
+from covis.export.models import build_model, load_model
 from covis.export.models.config import from_mapping
 from covis.export.models.mapanything import MapAnything
-from covis.export.models.mapanything_config import MapAnythingConfig, read_hub_config
+from covis.export.models.mapanything_config import MapAnythingConfig, hub_fields, read_hub_config
 from covis.export.selection.block_maps import BlockMap
 from covis.export.weights.keys import canonical
 from tests.export.models.parity import (
@@ -233,3 +235,42 @@ def test_contradictions_and_unsupported_variants_are_all_named(tmp_path: Path) -
         "use_register_tokens_from_encoder",
     ):
         assert name in str(caught.value)
+
+
+BAD: tuple[Any, ...] = (None, True, -1, 3, 1e300, 10**12, float("nan"), "x", [], [[]], {}, {"a": 1})
+
+
+def places(record: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every field of a record at any depth, as the object that contains it and its name."""
+    for name, value in record.items():
+        yield record, name
+        if isinstance(value, dict):
+            yield from places(value)
+
+
+def test_a_published_config_of_any_other_form_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Or taken: no value in any field raises another error."""
+    count = len(list(places(hub_record())))
+    refused = 0
+    for place in range(count):
+        for value in BAD:
+            record = copy.deepcopy(hub_record())
+            owner, name = list(places(record))[place]
+            owner[name] = value
+            try:
+                from_mapping(MapAnythingConfig, read_hub_config(write_hub(tmp_path, record)))
+            except CovisError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 1000
+    assert refused > count * len(BAD) / 2
+
+
+def test_the_published_config_is_taken_where_it_is_named(tmp_path: Path) -> None:
+    """Fine-tuned weights have none beside them; --config names that of the original."""
+    assert hub_fields(hub_record()) == read_hub_config(write_hub(tmp_path, hub_record()))
+    assert hub_fields({"dim": 768}) == {"dim": 768}
+    with torch.device("meta"):
+        weights = build_model("mapanything").state_dict()
+    del weights["dense_head.1.conv1.bias"]
+    with pytest.raises(CovisError, match=r"configuration: 1 missing \(dense_head.1.conv1.bias\);"):
+        load_model("mapanything", hub_record(), weights)

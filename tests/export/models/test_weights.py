@@ -17,6 +17,7 @@ from covis.export.weights.entries import read_entries
 from covis.export.weights.find import find_weights
 from covis.export.weights.keys import identify
 from covis.export.weights.load import read_weights
+from covis.export.weights.page_cache import release_pages
 from tests.golden_data import golden, golden_json
 
 CONFIGS = {
@@ -236,17 +237,23 @@ def test_sizes_beside_the_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "pass the configuration that the weights were trained with" in message
 
 
-def test_reading_maps_the_file_and_copies_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
+def resident_kib() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("memory is read from /proc")
+    return int(status.read_text().split("VmRSS:")[1].split()[0])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "d1635"])
+def test_reading_maps_the_file_and_copies_nothing(tmp_path: Path, name: str) -> None:
+    """Also a file that a download cache names by its digest."""
+    path = tmp_path / name
     save_file({"weight": torch.zeros(32 << 20, dtype=torch.float16)}, path)
-
-    def resident_kib() -> int:
-        status = Path("/proc/self/status")
-        if not status.exists():
-            pytest.skip("memory is read from /proc")
-        return int(status.read_text().split("VmRSS:")[1].split()[0])
-
     before = resident_kib()
     weights = read_weights(path)
     assert weights["weight"].shape == (32 << 20,)
+    assert resident_kib() - before < 16 << 10
+    assert weights["weight"].sum() == 0
+    assert resident_kib() - before > 48 << 10
+    release_pages(weights.values())
     assert resident_kib() - before < 16 << 10
