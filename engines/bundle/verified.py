@@ -7,10 +7,11 @@ place. A `VerifiedFile` therefore stays open from its check on:
 - a memory map is one of the open file;
 - what another library opens by its name (the weights, in ONNX Runtime) is compared with the open
   file before and after: the name must still stand for the same file on the same device, with the
-  same size and times. If only the times differ, the digest decides.
+  same size and times. If only the times differ before, the digest decides.
 
 Not covered: a program of the same user, or of an administrator, that changes weights while a
-computation has them mapped, and is not noticed until the check that follows it.
+computation has them mapped, which the check that follows it reports; or that exchanges a whole
+folder above, and puts it back, while a library opens a file by its name.
 """
 
 from __future__ import annotations
@@ -136,14 +137,20 @@ class VerifiedFile:
     def by_name(self) -> Iterator[Path]:
         """Provide the file's real path to code that opens it by name; it is checked on both ends.
 
+        Meanwhile not even its times may change: a renaming there and back leaves no other trace.
+
         Raises:
             CovisError: the file was changed or replaced (exit code 2).
         """
         self.check()
+        before = self._facts
         try:
             yield self._place
         finally:
-            self.check()
+            self._check_name()
+            with self._reading():
+                if _facts(self._descriptor) != before:
+                    raise self._changed()
 
     def check(self) -> None:
         """Check that the name still stands for the verified file, and that its bytes are the same.

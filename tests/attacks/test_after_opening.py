@@ -134,6 +134,21 @@ def test_a_link_to_the_bundle_may_point_elsewhere_meanwhile(
     assert colours(loaded(bundle)).any()
 
 
+def test_renamed_and_put_back_while_it_is_opened(mini_bundle: Path, tmp_path: Path) -> None:
+    weights = open_bundle(mini_bundle).weights
+
+    def opened() -> None:
+        with weights.by_name() as path:
+            path.rename(tmp_path / "first")
+            shutil.copy(tmp_path / "first", path)
+            path.unlink()  # at this moment another library would have opened the copy
+            (tmp_path / "first").rename(path)
+
+    refused(opened, mini_bundle / WEIGHTS)
+    with weights.by_name():
+        pass
+
+
 def test_new_times_alone_are_no_change(mini_bundle: Path) -> None:
     bundle = open_bundle(mini_bundle)
     for name in ("encoder.onnx", WEIGHTS):

@@ -9,13 +9,12 @@ from typing import Final, Literal
 
 from covis.engines.bundle.manifest import Stage
 from covis.engines.errors import user_error
+from covis.engines.limits import VIEWS
 from covis.engines.tensorrt.plans.record import Range
 
 Symbol = Literal["M", "N", "K"]
 Shape = tuple[int, ...]
 
-# No tensor may have 2^31 elements or more in TensorRT, so larger sizes cannot be built anyway.
-_MOST: Final = 1_000_000
 _NAME: Final = re.compile(r"[^,\s]+")  # names of tensors may contain colons
 
 
@@ -50,7 +49,7 @@ def parse_range(text: str, option: str) -> Range:
         numbers *= 3
     elif len(numbers) == 2:
         numbers = [numbers[0], numbers[1], numbers[1]]
-    rising = len(numbers) == 3 and 1 <= numbers[0] <= numbers[1] <= numbers[2] <= _MOST
+    rising = len(numbers) == 3 and 1 <= numbers[0] <= numbers[1] <= numbers[2] <= VIEWS.most
     if not rising:
         raise _bad_range(text, option)
     return Range(min=numbers[0], opt=numbers[1], max=numbers[2])
