@@ -194,7 +194,7 @@ def test_graph_that_onnxruntime_refuses(
 ) -> None:
     """Forged with all digests right: ours is the message, not a traceback."""
     edit_graph(tiny_copy, "depth", lambda m: m.graph.node[0].__setattr__("op_type", "Nonsense"))
-    assert run(tiny_copy, photos, place) == 3
+    assert run(tiny_copy, photos, place) == 2  # a fault of the bundle, not of the machine
     line = last_line(capsys)
     assert "depth.onnx: ONNX Runtime" in line and "cannot load it" in line
     assert list(place.iterdir()) == []
