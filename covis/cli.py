@@ -40,11 +40,6 @@ COMMANDS = {
         "covis.commands.export:export",
         "Turn a checkpoint into a bundle of ONNX graphs.",
     ),
-    "convert-checkpoint": _Command(
-        "covis.commands.convert_checkpoint:ConvertCommand",
-        "covis.commands.convert_checkpoint:convert",
-        "Convert your own pickled checkpoint to safetensors, in a limited process of its own.",
-    ),
     "run": _Command(
         "covis.commands.run:RunCommand",
         "covis.commands.run:run",
@@ -84,6 +79,11 @@ COMMANDS = {
         "covis.commands.estimate:EstimateCommand",
         "covis.commands.estimate:estimate",
         "Estimate the memory of a run, and name what limits the number of views.",
+    ),
+    "convert-checkpoint": _Command(
+        "covis.commands.convert_checkpoint:ConvertCommand",
+        "covis.commands.convert_checkpoint:convert",
+        "Convert your own pickled checkpoint to safetensors, in a limited process of its own.",
     ),
     "triton": _Command(
         "covis.commands.triton:TritonCommand",

@@ -32,7 +32,8 @@ class ExportOptions:
     Attributes:
         model: Architecture of the checkpoint.
         out: Folder of the bundle to write; it must not exist yet.
-        weights: Safetensors file or Hugging Face id of the weights.
+        weights: Safetensors file, index of several, folder with one of these, or Hugging Face id of
+            the weights.
         config: JSON file with the configuration of the model.
         height: Height of the images in pixels, a multiple of 14.
         width: Width of the images in pixels, a multiple of 14.

@@ -7,9 +7,11 @@ import hashlib
 import io
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections import OrderedDict
@@ -308,6 +310,37 @@ def test_time_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             convert_checkpoint(source, tmp_path / "a.safetensors")
         assert time.perf_counter() - start < 20
         assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_an_interrupt_ends_the_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(A, tmp_path / "a.pt")
+    (tmp_path / "sleeps.py").write_text(
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text("
+        "str(os.getpid())); time.sleep(60)"
+    )
+    monkeypatch.setattr(
+        "covis.export.weights.convert_checkpoint._COMMAND",
+        (sys.executable, str(tmp_path / "sleeps.py")),
+    )
+
+    def interrupt() -> None:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.02)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    thread.join()
+    status = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    deadline = time.monotonic() + 10
+    # Killed, and perhaps not yet collected by this process: a zombie.
+    while status.exists() and ") Z " not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "pid", "sleeps.py"]
 
 
 def test_a_process_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
