@@ -290,6 +290,34 @@ def test_each_note_is_printed_once(
     assert any(line.startswith("2 views") for line in lines)
 
 
+def test_compare_and_bench_take_the_same_photos(photos: Path) -> None:
+    from covis.commands.bench import BenchCommand
+    from covis.commands.bench import pictures as bench_pictures
+    from covis.commands.compare import CompareCommand
+    from covis.commands.compare import _images as compare_pictures
+    from covis.evaluation.compare.stages import Side
+
+    (photos / "notes.txt").touch()
+    pipeline = covis.load(DEMO)
+    side = Side(pipeline, pipeline.bundle.manifest.sparsity)
+    command = CompareCommand(DEMO, (photos,), views=2, choice=PhotoOptions(every=2))
+    compared = compare_pictures(command, side)
+    assert compared.names == ("IMG_0.jpg", "IMG_2.jpg") and "notes.txt" in compared.notes[0]
+    measured = bench_pictures(BenchCommand(DEMO, photos, views=8), pipeline.bundle)
+    assert len(measured) == 8 and measured.names[6] == "IMG_0 (2).jpg"
+    assert "notes.txt" in measured.notes[0]
+
+
+def test_tuning_passes_over_broken_photos(photos: Path) -> None:
+    from covis.engines.options import Sparsity
+    from covis.evaluation.sweep.tune import Tuner
+
+    (photos / "IMG_3.jpg").write_bytes(b"broken")
+    tuner = Tuner(covis.load(DEMO), 1.0, 0.1, skip_bad=True)
+    scene, _ = tuner._run(select_photos(photos).photos, Sparsity("dense"))
+    assert len(scene) == 5
+
+
 def test_a_run_without_a_usable_photo_writes_nothing(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
