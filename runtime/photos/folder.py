@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from covis.runtime.photos.decode import Photo
 
 _IGNORED = frozenset({"thumbs.db", "desktop.ini"})
-_RAW = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw"})
+# Photos and videos that are not read, by suffix, and what to do with them.
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")
+_OTHER_VIDEOS = (".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".vob")
+_CONVERT = {
+    **dict.fromkeys(_RAW, "raw: develop to JPEG"),
+    **dict.fromkeys(_OTHER_VIDEOS, "convert to MP4"),
+    ".jxl": "convert to JPEG",
+}
 _NOT_PHOTOS = frozenset({"mask", "masks", "depth", "depths", "__macosx"})
 _MOST_FOLDERS = 1000
 
@@ -124,7 +131,7 @@ def _why_not(path: Path) -> str | None:
     elif suffix in formats.SUFFIXES:
         cure = formats.missing_decoder(path)
     else:
-        return "raw: develop to JPEG" if suffix in _RAW else ""
+        return _CONVERT.get(suffix, "")
     if not path.exists():
         return "leads nowhere"
     return cure if path.is_file() else "no ordinary file"

@@ -113,6 +113,18 @@ def test_the_line_on_what_was_passed_over_is_bounded(tmp_path: Path) -> None:
     assert r"line\nbreak.NEF, z.dng (raw: develop to JPEG)" in note and "\n" not in note
 
 
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("b.CR2", "raw: develop to JPEG"), ("b.mpg", "convert to MP4"), ("b.jxl", "convert to JPEG")],
+)
+def test_formats_that_are_not_read_are_named_with_the_cure(
+    tmp_path: Path, name: str, cure: str
+) -> None:
+    photo(tmp_path / "a.jpg")
+    (tmp_path / name).touch()
+    assert find(tmp_path).notes == (f"passed over 1 file of {tmp_path}: {name} ({cure})",)
+
+
 def test_links_are_followed_and_dead_ones_named(tmp_path: Path) -> None:
     real = photo(tmp_path / "real" / "1.png")
     folder = tmp_path / "photos"
