@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -203,3 +204,12 @@ def _cursor(path: Path) -> _Cursor:
         _of_thread.cursor = None
         cursor = _of_thread.cursor = _Cursor(path)
     return cursor
+
+
+def _forget_cursor() -> None:
+    """Open videos anew in a forked process: its parent goes on reading from the same open file."""
+    _of_thread.cursor = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_cursor)

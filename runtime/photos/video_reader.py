@@ -172,12 +172,18 @@ class VideoReader:
                     yield from (frame for frame in packet.decode() if not frame.is_corrupt)
 
     def upright(self, frame: av.VideoFrame) -> PilImage.Image:
-        """Convert a frame to RGB with square pixels, turned as its display matrix says."""
+        """Convert a frame to RGB with square pixels, turned as its display matrix says.
+
+        In one thread: videos are decoded in several threads already, and FFmpeg would wait for
+        ever for threads of its own in a forked process.
+        """
         from PIL import Image
 
         aspect = float(self._stream.sample_aspect_ratio or 1)
         width = max(1, round(frame.width * aspect))
-        rgb = frame.to_image(width=width, height=frame.height)  # type: ignore[no-untyped-call]
+        rgb = frame.to_image(  # type: ignore[no-untyped-call]
+            width=width, height=frame.height, threads=1
+        )
         image: PilImage.Image = rgb
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +22,7 @@ from covis.runtime.photos.images import load_images
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.photos.selection import load_photos, select_photos
 from covis.runtime.photos.video import Video, VideoFrame, scan
+from tests.places import ROOT
 from tests.runtime.photos.videos import HEIGHT, WIDTH, frame, write_video
 
 av = pytest.importorskip("av")
@@ -73,6 +77,24 @@ def test_every_frame_is_found_in_any_order(tmp_path: Path, suffix: str, codec: s
     assert len(video) == len(expected) == 40
     for index in [*range(40), 39, 0, 17, 16, 35, 3, 38]:
         np.testing.assert_array_equal(pixels(video.frame(index)), expected[index])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_frames_are_decoded_in_a_forked_process(clip: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from covis.runtime.photos.video import scan\n"
+        "video = scan(Path(sys.argv[1]))\n"
+        "expected = [np.asarray(video.frame(i).decode()) for i in range(20)]\n"
+        "child = os.fork()\n"
+        "signal.alarm(60)\n"
+        "for i in range(20):\n"
+        "    np.testing.assert_array_equal(video.frame(i).decode(), expected[i])\n"
+        "child and sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, clip], cwd=ROOT, check=True)
 
 
 def test_frames_in_order_are_decoded_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
