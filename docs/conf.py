@@ -24,7 +24,6 @@ extensions = [
     "repository",
     "command_line",
     "manifest_fields",
-    "limits_table",
 ]
 exclude_patterns = ["_extensions"]
 highlight_language = "none"
