@@ -15,12 +15,36 @@ _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 
 
 def entries(folder: Path) -> Iterator[str]:
-    """Iterate over all files below a folder, as paths relative to it; links count as files."""
-    for place, folders, names in os.walk(folder):
-        here = Path(place)
-        links = [name for name in folders if (here / name).is_symlink()]
-        for name in [*names, *links]:
+    """Iterate over all files below a folder, as paths relative to it; links count as files.
+
+    An absent folder has none.
+    """
+    for here, _, names in walk(folder) if folder.is_dir() else ():
+        for name in names:
             yield (here / name).relative_to(folder).as_posix()
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk over a folder from the top, in order of names, however deep it is.
+
+    `os.walk` recurses up to Python 3.11, and ends with RecursionError some 1,000 folders down.
+
+    Yields:
+        Each folder with the names of its folders and of everything else, links included. Folders
+        whose names are removed from the first list are not entered.
+
+    Raises:
+        OSError: a folder cannot be read, or its path is too long.
+    """
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        with os.scandir(here) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        inner = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        folders = [entry.name for entry in entries if entry.name in inner]
+        yield here, folders, [entry.name for entry in entries if entry.name not in inner]
+        waiting += [here / name for name in reversed(folders)]
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covis.engines.errors import CovisError, environment_error, printable, user_error
+from covis.engines.system.files import walk
 from covis.runtime.photos import formats, video
 from covis.runtime.photos.files import io_error
 from covis.runtime.photos.names import enumerated, shortened
@@ -190,11 +192,11 @@ def _nothing(listing: _Listing) -> CovisError:
 
 def _deeper(folder: Path) -> Path | None:
     """Return the parent of the first folder with photos, two levels below or deeper."""
-    for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parent = Path(root).parent
-        if parent in (folder, folder.parent):
-            continue
-        if any(_why_not(Path(root, name)) is None for name in files if not name.startswith(".")):
-            return parent
+    with contextlib.suppress(OSError):  # a hint is no reason for another error
+        for here, folders, names in islice(walk(folder), _MOST_FOLDERS):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if here.parent in (folder, folder.parent):
+                continue
+            if any(_why_not(here / name) is None for name in names if not name.startswith(".")):
+                return here.parent
     return None

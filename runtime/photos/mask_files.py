@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from covis.engines.errors import user_error
+from covis.engines.system.files import walk
 from covis.runtime.photos import formats
 from covis.runtime.photos.files import io_error
 from covis.runtime.photos.names import enumerated, shortened
@@ -50,18 +50,16 @@ def match_masks(
 
 def _images(folder: Path) -> Iterator[Path]:
     """List the image files below a folder, in order."""
-
-    def refuse(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise user_error("no such folder", where=folder, hint="check the path") from None
+    try:
+        for here, _, names in walk(folder):
+            for name in names:
+                path = here / name
+                if path.suffix.lower() in formats.SUFFIXES and not name.startswith("."):
+                    yield path
+    except FileNotFoundError:
+        raise user_error("no such folder", where=folder, hint="check the path") from None
+    except OSError as error:
         raise io_error(error, folder) from error
-
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(root, name)
-            if path.suffix.lower() in formats.SUFFIXES and not name.startswith("."):
-                yield path
 
 
 def _key(name: str) -> str:

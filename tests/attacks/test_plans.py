@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,8 @@ def test_deep_folders_are_not_walked(mini_bundle: Path) -> None:
         here = inner
     os.close(here)
     open_bundle(mini_bundle)
+    # pytest cannot remove what no path can name.
+    subprocess.run(["rm", "-r", deep], check=True)
 
 
 def test_names_are_text_and_no_markup(
