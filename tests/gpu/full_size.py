@@ -23,8 +23,7 @@ from typing import Any, BinaryIO
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from covis.engines.bundle.bundle import MANIFEST  # noqa: E402
-from covis.engines.bundle.folder import 
+from covis.engines.bundle.folder import MANIFEST  # noqa: E402
 
 KEPT, FACTS = "weights.kept", "weights.json"
 Entry = dict[str, Any]
