@@ -15,6 +15,7 @@ from covis.engines.errors import user_error
 from covis.engines.options import Sparsity, parse_layers
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
+from covis.runtime.photos.choose import evenly
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.pipeline import Pipeline, StageProgress
 from covis.runtime.scene.scene import Scene
@@ -92,15 +93,9 @@ def subsets(photos: Sequence[Photo], views: int) -> tuple[list[Photo], list[Phot
         )
     if views < 2:
         raise user_error(f"{views} is below 2", where="--views", hint="use 8 or more")
-    first = _evenly(photos, views)
+    first = [photos[i] for i in evenly(len(photos), views)]
     others = [photo for photo in photos if photo not in set(first)]
-    return first, _evenly(others, views) if len(others) >= 3 else []
-
-
-def _evenly(photos: Sequence[Photo], count: int) -> list[Photo]:
-    if len(photos) <= count:
-        return list(photos)
-    return [photos[i] for i in np.round(np.linspace(0, len(photos) - 1, count)).astype(int)]
+    return first, [others[i] for i in evenly(len(others), views)] if len(others) >= 3 else []
 
 
 def candidates(
