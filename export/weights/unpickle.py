@@ -157,8 +157,8 @@ def _write(handle: int, start: bytes, tensors: list[Tensor]) -> None:
         with os.fdopen(handle, "wb", closefd=False) as stream:
             stream.write(start)
             for tensor in tensors:
-                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-                for first in range(0, data.size, _PIECE):
+                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                for first in range(0, data.nbytes, _PIECE):
                     stream.write(data[first : first + _PIECE])
                 release_pages([tensor])
     except OSError as error:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -185,7 +185,7 @@ class VideoReader:
             width=width, height=frame.height, threads=1
         )
         image: PilImage.Image = rgb
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer
         if matrix is None:
             return image
         fixed_point = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]]
