@@ -20,10 +20,15 @@ from filelock import FileLock
 from tests.engines.mini_bundle import write_bundle
 from tests.tiny_vggt import export_tiny_bundle
 
-# Shells start background jobs with Ctrl-C ignored, and children inherit that; the tests that press
-# it would then wait for ever, or fail.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Shells start background jobs with Ctrl-C ignored, and nohup with SIGHUP. Children inherit that,
+# and the tests that send these signals would then wait for ever, or fail.
+for _signal, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, _handler)
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
