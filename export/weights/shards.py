@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final
 
 from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import CovisError, printable, user_error
-from covis.engines.limits import SHARDS
+from covis.engines.limits import FILE_NAME, SHARDS
 from covis.engines.system.json_file import read_json
 from covis.export.weights.entries import Entry, encode_table, read_entries
 from covis.export.weights.keys import some
@@ -32,14 +32,16 @@ def weights_files(path: Path) -> tuple[Path, ...]:
         CovisError: an index that is none, or names a shard outside its folder or one that is
             missing.
     """
-    if not is_index(path):
-        return (path,)
-    files = tuple(path.parent / name for name in shard_names(path))
+    return _shard_files(path, _weight_map(path)) if is_index(path) else (path,)
+
+
+def _shard_files(index: Path, weight_map: dict[str, str]) -> tuple[Path, ...]:
+    files = tuple(index.parent / name for name in _names(weight_map))
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise user_error(
             f"names {len(missing)} of {len(files)} files that are not there ({some(missing)})",
-            where=path,
+            where=index,
             hint=_HINT,
         )
     return files
@@ -47,7 +49,11 @@ def weights_files(path: Path) -> tuple[Path, ...]:
 
 def shard_names(index: Path) -> list[str]:
     """Return the names of the files that an index names, each once."""
-    return sorted(set(_weight_map(index).values()))
+    return _names(_weight_map(index))
+
+
+def _names(weight_map: dict[str, str]) -> list[str]:
+    return sorted(set(weight_map.values()))
 
 
 def checkpoint_entries(path: Path) -> dict[Path, dict[str, Entry]]:
@@ -57,14 +63,14 @@ def checkpoint_entries(path: Path) -> dict[Path, dict[str, Entry]]:
         CovisError: a file that is no safetensors file; a tensor that is in two shards, or not in
             the shard that the index says.
     """
-    tables = {file: read_entries(file) for file in weights_files(path)}
     if not is_index(path):
-        return tables
+        return {path: read_entries(path)}
+    weight_map = _weight_map(path)
+    tables = {file: read_entries(file) for file in _shard_files(path, weight_map)}
     counts = Counter(name for table in tables.values() for name in table)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise _contradiction(path, f"{len(twice)} tensors are in two shards ({some(twice)})")
-    weight_map = _weight_map(path)
     names = {file.name: table for file, table in tables.items()}
     absent = [key for key, file in weight_map.items() if key not in names[file]]
     if absent:
@@ -140,7 +146,7 @@ def _plain_name(file: object) -> bool:
         and Path(file).name == file
         and file.isprintable()
         and "\\" not in file
-        and len(file.encode()) <= 255
+        and len(file.encode()) <= FILE_NAME.most
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, user_error
 from covis.runtime.photos.colour import rgb_and_alpha
-from covis.runtime.photos.files import damaged, halved, open_file
+from covis.runtime.photos.files import FULL_JPEG_PIXELS, damaged, halved, open_file
 from covis.runtime.photos.orientation import orientation_of, stated_orientation, turn_left, turned
 from covis.runtime.photos.samples import eight_bit, raw_mode
 from covis.runtime.photos.video import VideoFrame
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # A PIL image of the caller loads at its first use, and may stand in a list twice.
 _loading = threading.Lock()
 # Photos of more pixels are decoded one at a time, so that threads do not multiply their memory.
-_LARGE = 2**26
+_LARGE = FULL_JPEG_PIXELS
 _large = threading.Lock()
 
 
