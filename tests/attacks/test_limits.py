@@ -16,7 +16,7 @@ from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode, user_error
 from covis.engines.limits import ERROR_LINE, GRAPH, MANIFEST_FILE, TABLE
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
-from tests.engines.mini_bundle import edit, edit_graph, sign
+from tests.engines.mini_bundle import edit, edit_graph, put, sign
 
 Captured = pytest.CaptureFixture[str]
 MEGABYTES = 4 << 20
@@ -35,18 +35,6 @@ def refused(bundle: Path, words: str, capsys: Captured) -> None:
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and len(line) < 3 * ERROR_LINE.most, len(line)
     assert words in line, line[:500]
-
-
-def put(bundle: Path, place: str, value: Any) -> None:
-    """Set the field at a dotted place of the manifest."""
-    *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
-
-    def change(manifest: Any) -> None:
-        for part in path:
-            manifest = manifest[part]
-        manifest[last] = value
-
-    edit(bundle, change)
 
 
 def test_the_table_is_complete_and_readable() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode
-from tests.engines.mini_bundle import edit
+from tests.engines.mini_bundle import edit, put
 
 OUTSIDE = ["../secret", "/etc/passwd", "a/../../secret", "./encoder.onnx", "a//b", "..", ".", "",
            "a\\..\\b", "encoder.onnx/", "a\0b"]  # fmt: skip
@@ -22,18 +22,6 @@ def refused(bundle: Path, message: str) -> None:
     assert caught.value.code == ExitCode.USER
     assert str(caught.value).startswith(str(bundle / "manifest.json"))
     assert "\n" not in str(caught.value)
-
-
-def put(bundle: Path, place: str, value: Any) -> None:
-    """Set the field at a dotted place."""
-    *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
-
-    def change(manifest: Any) -> None:
-        for part in path:
-            manifest = manifest[part]
-        manifest[last] = value
-
-    edit(bundle, change)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -184,3 +184,15 @@ def _model(
         initializers,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def put(bundle: Path, place: str, value: Any) -> None:
+    """Set the field at a dotted place of the manifest."""
+    *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+
+    def change(manifest: Any) -> None:
+        for part in path:
+            manifest = manifest[part]
+        manifest[last] = value
+
+    edit(bundle, change)

@@ -21,6 +21,7 @@ from covis.runtime.photos import decode, files
 from covis.runtime.photos.decode import copyable_as, header_size, upright_rgb
 from covis.runtime.photos.files import FULL_JPEG_PIXELS, MAX_JPEG_PIXELS, MAX_PIXELS
 from covis.runtime.photos.masks import photo_mask
+from tests.peak_memory import PEAK
 from tests.places import ROOT
 from tests.runtime.photos.pattern import PHOTO, chunk, claiming, exif, png16, save, stored
 
@@ -201,14 +202,12 @@ def test_other_formats_keep_their_limit(tmp_path: Path, suffix: str) -> None:
 
 def _peak_bytes_per_pixel(path: Path, drop_alpha: bool = False) -> float:
     """Return the peak memory of decoding one photo, over that of the process before."""
-    code = (
-        "import pathlib, re, sys\n"
+    code = PEAK + (
+        "import pathlib, sys\n"
         "from covis.runtime.photos.decode import header_size, upright_rgb\n"
         "path, drop = pathlib.Path(sys.argv[1]), sys.argv[2] == 'True'\n"
         "small = pathlib.Path(sys.argv[3])\n"
         "upright_rgb(small, 0, drop_alpha=drop)\n"
-        "status = pathlib.Path('/proc/self/status')\n"
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+) kB', status.read_text())[1])\n"
         "before = peak()\n"
         "upright_rgb(path, 0, drop_alpha=drop)\n"
         "height, width = header_size(path, 0)\n"

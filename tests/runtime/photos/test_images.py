@@ -22,6 +22,8 @@ from covis.runtime.photos.find import find
 from covis.runtime.photos.images import Images, load_images, photo_sizes
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from tests.golden_data import scenes
+from tests.peak_memory import PEAK
+from tests.runtime.photos.pattern import TO_STORED
 
 RULE = PixelRule("vggt_crop", 42, 56)
 # Bigger than the canvas needs, and unlike itself under every turn and mirror.
@@ -65,16 +67,7 @@ def test_plain_rgb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
     upright = Image.fromarray(PHOTO)
-    inverse = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = upright.transpose(inverse[orientation]) if orientation > 1 else upright
+    stored = upright.transpose(TO_STORED[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
@@ -313,17 +306,15 @@ def test_progress() -> None:
 def test_decoded_originals_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "big.png"
     Image.new("RGB", (2000, 1500), "gray").save(path, compress_level=1)  # 12 MB decoded in Pillow
-    code = (
-        "import re, sys\n"
-        "from pathlib import Path\n"
+    code = PEAK + (
+        "import sys\n"
         "from covis.runtime.photos.images import load_images\n"
         "from covis.engines.bundle.pixel_rule import PixelRule\n"
-        "rule, peak = PixelRule('vggt_crop', 42, 56), []\n"
+        "rule, peaks = PixelRule('vggt_crop', 42, 56), []\n"
         "for count in (2, 22):\n"
         "    load_images([sys.argv[1]] * count, rule, threads=2)\n"
-        "    status = Path('/proc/self/status').read_text()\n"  # ru_maxrss begins with the parent's
-        "    peak.append(int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]))\n"
-        "print((peak[1] - peak[0]) / 1024)"
+        "    peaks.append(peak())\n"
+        "print((peaks[1] - peaks[0]) / 1024)"
     )
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ from covis.runtime.photos.images import load_images
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.photos.selection import load_photos, select_photos
 from covis.runtime.photos.video import Video, VideoFrame, scan
+from tests.peak_memory import PEAK
 from tests.places import ROOT
 from tests.runtime.photos.videos import HEIGHT, WIDTH, frame, write_video
 
@@ -133,9 +134,8 @@ def test_frames_are_right_from_several_threads(clip: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_long_video_does_not_grow(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [np.zeros((720, 1280, 3), np.uint8)] * 120)
-    code = (
-        "import re, sys\n"
-        "from pathlib import Path\n"
+    code = PEAK + (
+        "import sys\n"
         "from covis.engines.bundle.pixel_rule import PixelRule\n"
         "from covis.runtime.photos.images import load_images\n"
         "from covis.runtime.photos.video import scan\n"
@@ -143,8 +143,7 @@ def test_memory_of_a_long_video_does_not_grow(tmp_path: Path) -> None:
         "for count in (20, 120):\n"
         "    frames = [video.frame(i) for i in range(count)]\n"
         "    load_images(frames, PixelRule('vggt_crop', 28, 42), threads=1)\n"
-        "    status = Path('/proc/self/status').read_text()\n"
-        "    peaks.append(int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]))\n"
+        "    peaks.append(peak())\n"
         "print((peaks[1] - peaks[0]) / 1024)"
     )
     command = [sys.executable, "-c", code, path]
