@@ -1,4 +1,4 @@
-// The parts of ONNX Runtime's C API that both ops use. The C API is used directly, because it is
+// The parts of ONNX Runtime's C API that the ops use. The C API is used directly, because it is
 // versioned and append-only: a library built for version 17 runs on every later runtime, and no
 // exception has to cross a library boundary.
 #pragma once
@@ -82,5 +82,6 @@ inline constexpr int kTypeCount = 3;
 // The three typed ops of each name, to be added to the domain.
 const OrtCustomOp* attention_op(int type);
 const OrtCustomOp* select_op(int type);
+const OrtCustomOp* farthest_op();  // has one type alone
 
 }  // namespace covis::ort

@@ -24,5 +24,6 @@ COVIS_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* option
     COVIS_RETURN_IF_FAILED(api->CustomOpDomain_Add(domain, attention_op(type)));
     COVIS_RETURN_IF_FAILED(api->CustomOpDomain_Add(domain, select_op(type)));
   }
+  COVIS_RETURN_IF_FAILED(api->CustomOpDomain_Add(domain, farthest_op()));
   return api->AddCustomOpDomain(options, domain);
 }

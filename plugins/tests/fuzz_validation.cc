@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
 #include "block_select/cpu/select.h"
 #include "block_sparse_attention/cpu/attention.h"
+#include "farthest_first/cpu/farthest.h"
 
 namespace {
 
@@ -127,14 +129,35 @@ void select(Source& source) {
   covis::block_select(p, {serial, nullptr});
 }
 
+// Arbitrary bits as similarities, NaN and Inf among them. Whatever is given, a run takes as many
+// views as it says, one a step.
+void farthest(Source& source) {
+  covis::FarthestParams p;
+  p.views = source.integer();
+  if (!covis::check_farthest(p).empty() || p.views > 64) return;
+  p.count = source.integer();
+  const std::unique_ptr<char[]> similarity = buffer(source, p.views * p.views * 4);
+  const std::unique_ptr<int64_t[]> given(new int64_t[size_t(p.views)]);
+  std::generate_n(given.get(), p.views, [&source] { return source.integer() - 4; });
+  const std::unique_ptr<int32_t[]> rank(new int32_t[size_t(p.views)]);
+  p.similarity = reinterpret_cast<const float*>(similarity.get());
+  p.given = given.get(), p.rank = rank.get();
+  if (!covis::farthest_first(p).empty()) return;
+  const int64_t steps = std::clamp<int64_t>(p.count, 0, p.views);
+  std::sort(rank.get(), rank.get() + p.views);
+  for (int64_t i = 0; i < p.views; ++i) {
+    if (rank[size_t(i)] != (i < steps ? i : p.views)) std::abort();
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Source source(data, size);
-  if (source.any<uint8_t>() % 2 == 0) {
-    attention(source);
-  } else {
-    select(source);
+  switch (source.any<uint8_t>() % 3) {
+    case 0: attention(source); break;
+    case 1: select(source); break;
+    default: farthest(source);
   }
   return 0;
 }

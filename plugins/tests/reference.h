@@ -1,5 +1,5 @@
 // Cases with buffers of exactly the right size (so that AddressSanitizer sees every step outside),
-// and both ops by their definitions in float64.
+// and the ops by their definitions in float64.
 #pragma once
 
 #include <cstdint>

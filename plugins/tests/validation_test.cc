@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "farthest_first/cpu/farthest.h"
 #include "reference.h"
 #include "test.h"
 
@@ -84,6 +85,16 @@ COVIS_TEST(select_errors_name_the_input) {
   const int8_t wrong[4] = {2, 2, 5, 2};
   p.pair = wrong, p.pair_columns = 2;
   expect(check_select(p), {"pair", "5", "element 2"});
+}
+
+COVIS_TEST(farthest_errors_name_the_input) {
+  FarthestParams p;
+  for (const int64_t bad : {int64_t{-1}, int64_t{0}, int64_t{1} << 31}) {
+    p.views = bad;
+    expect(check_farthest(p), {"similarity", std::to_string(bad).c_str(), "1 to 2147483647"});
+  }
+  p.views = 1;
+  CHECK(check_farthest(p).empty(), "one view is enough");
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ from tests.places import ROOT
 # What libcovis_ort is compiled from.
 SOURCES = ("CMakeLists.txt", "cmake/*", "plugins/common/*", "plugins/cpu/*")
 SOURCES += ("plugins/block_sparse_attention/cpu/*", "plugins/block_select/cpu/*")
-SOURCES += ("plugins/onnxruntime/*",)
+SOURCES += ("plugins/farthest_first/cpu/*", "plugins/onnxruntime/*")
 
 
 def cmake(*arguments: str | Path, timeout: float = 500) -> str:
