@@ -1,4 +1,4 @@
-"""Domain, version, attributes and size limit of the two ops.
+"""Domain, version, attributes and size limit of the three ops.
 
 The contracts in `plugins/` define the meaning of every attribute. This module is the one place on
 the Python side that spells their names and defaults.
@@ -12,12 +12,13 @@ from typing import Final
 
 import numpy as np
 
-DOMAIN: Final = "covis"  # ONNX domain of the two ops in every exported graph
+DOMAIN: Final = "covis"  # ONNX domain of the three ops in every exported graph
 VERSION: Final = 1  # version of the contracts in plugins/; a change of their meaning raises it
 MOST_ELEMENTS: Final = 2**31 - 1  # elements of one tensor, because TensorRT counts them in 31 bits
 
 ATTENTION: Final = "BlockSparseAttention"
 SELECT: Final = "BlockSelect"
+FARTHEST: Final = "FarthestFirst"  # has no attributes
 
 LAYOUT_ATTRIBUTES: Final[Mapping[str, int]] = MappingProxyType(
     {"frame_tokens": 1, "special_first": 0, "special_last": 0, "trailing_tokens": 0}
@@ -35,7 +36,7 @@ SELECT_ATTRIBUTES: Final[Mapping[str, int | str]] = MappingProxyType(
 """Names and defaults of the attributes of `BlockSelect`; pool is "mean" or "max"."""
 
 ATTRIBUTES: Final[Mapping[str, Mapping[str, int | float | str]]] = MappingProxyType(
-    {ATTENTION: ATTENTION_ATTRIBUTES, SELECT: SELECT_ATTRIBUTES}
+    {ATTENTION: ATTENTION_ATTRIBUTES, SELECT: SELECT_ATTRIBUTES, FARTHEST: {}}
 )
 """Names and defaults of the attributes by op."""
 

@@ -1,4 +1,4 @@
-"""Check the nodes of the two ops in a graph: version of their domain, and their attributes."""
+"""Check the nodes of the three ops in a graph: version of their domain, and their attributes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXPORT: Final = "export the bundle again with this version of covis"
 
 
 def check_ops(model: onnx.ModelProto, where: Path) -> None:
-    """Check that every node of the two ops means what this version of covis computes.
+    """Check that every node of the three ops means what this version of covis computes.
 
     Raises:
         CovisError: the graph follows another version of the domain, or an attribute is unknown, is

@@ -69,6 +69,17 @@ def check_select(
             raise user_error(f"is {float(value)}", where=name, hint="give a number from 0 to 1")
 
 
+def check_farthest(similarity: Tensor, given: Tensor, count: Tensor) -> None:
+    """Raise CovisError for the first input that FarthestFirst's contract forbids."""
+    views = similarity.shape[0] if similarity.dim() else 0
+    if similarity.dtype != torch.float32 or tuple(similarity.shape) != (views, views) or not views:
+        raise _rejected("similarity", similarity, "float32 (M, M) of at least one view")
+    if given.dtype != torch.int64 or tuple(given.shape) != (views,):
+        raise _rejected("given", given, f"int64 ({views},)")
+    if count.dtype != torch.int64 or count.dim() != 0:
+        raise _rejected("count", count, "int64 ()")
+
+
 def _check_tokens(tensors: dict[str, Tensor], layout: TokenLayout) -> None:
     first = tensors["Q"]
     for name, tensor in tensors.items():

@@ -1,7 +1,8 @@
-"""The two ops as ONNX functions of standard operators, so that any runtime can run a model.
+"""The three ops as ONNX functions of standard operators, so that any runtime can run a model.
 
-They compute the dense meaning: the score matrix of the whole sequence is allocated, and a bias with
-the batch and heads of the map. A runtime that has a kernel for the op uses the kernel instead.
+Attention computes the dense meaning: the score matrix of the whole sequence is allocated, and a
+bias with the batch and heads of the map. A runtime that has a kernel for an op uses the kernel
+instead.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 from onnx import FunctionProto, parser
 
 from covis.engines.op import ATTENTION_ATTRIBUTES, SELECT_ATTRIBUTES
+from covis.export.ops.farthest_function import FARTHEST_FIRST
 
 # Types of Cast: 1 is float32, 3 int8, 6 int32, 7 int64, 9 bool.
 # - Maps are int32 inside the function, because runtimes have few operators for int8 (TensorRT only
@@ -280,7 +282,7 @@ BlockSelect <{attributes}>
 
 
 def functions(pool: str = "mean") -> list[FunctionProto]:
-    """Return the function bodies of both ops as fresh copies.
+    """Return the function bodies of the three ops as fresh copies.
 
     Args:
         pool: `pool` of the graph's BlockSelect nodes, "mean" or "max". The body ignores the
@@ -303,7 +305,7 @@ def _parsed(pool: str) -> tuple[FunctionProto, ...]:
     attention = _ATTENTION.replace("{attributes}", _declared(ATTENTION_ATTRIBUTES))
     select = _SELECT.replace("{attributes}", _declared(SELECT_ATTRIBUTES))
     select = select.replace("{pool}", pool).replace("{blocks}", "".join(blocks))
-    return parser.parse_function(attention), parser.parse_function(select)
+    return tuple(parser.parse_function(text) for text in (attention, select, FARTHEST_FIRST))
 
 
 def _declared(attributes: Mapping[str, int | float | str]) -> str:

@@ -1,4 +1,4 @@
-"""The two ops as ONNX schemas: inputs, outputs, types and attributes of an exported node."""
+"""The three ops as ONNX schemas: inputs, outputs, types and attributes of an exported node."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from covis.engines.op import (
     ATTENTION,
     ATTENTION_ATTRIBUTES,
     DOMAIN,
+    FARTHEST,
     SELECT,
     SELECT_ATTRIBUTES,
     VERSION,
@@ -30,6 +31,7 @@ def _schema(
     output: OpSchema.FormalParameter,
     attributes: Mapping[str, int | float | str],
 ) -> OpSchema:
+    tokens = any(parameter.type_str == "T" for parameter in inputs)
     return OpSchema(
         name,
         DOMAIN,
@@ -37,7 +39,7 @@ def _schema(
         doc=doc,
         inputs=inputs,
         outputs=[output],
-        type_constraints=[("T", list(FLOAT_TYPES), "Tokens")],
+        type_constraints=[("T", list(FLOAT_TYPES), "Tokens")] if tokens else [],
         attributes=[
             OpSchema.Attribute(key, onnx.helper.make_attribute(key, default), "")
             for key, default in attributes.items()
@@ -76,5 +78,18 @@ BLOCK_SELECT = _schema(
     SELECT_ATTRIBUTES,
 )
 
+FARTHEST_FIRST = _schema(
+    FARTHEST,
+    "Step at which each view is taken by a farthest-first traversal.",
+    [
+        _Input("similarity", "tensor(float)", "(M, M)"),
+        _Input("given", "tensor(int64)", "(M,): view to take at each step, or -1"),
+        _Input("count", "tensor(int64)", "(): number of steps"),
+    ],
+    _Input("rank", "tensor(int32)", "(M,): step, or M for a view that is not taken"),
+    {},
+)
+
 block_sparse_attention_op = _op(BLOCK_SPARSE_ATTENTION)
 block_select_op = _op(BLOCK_SELECT)
+farthest_first_op = _op(FARTHEST_FIRST)

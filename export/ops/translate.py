@@ -16,11 +16,11 @@ from onnxscript.values import Op
 from covis.engines.errors import user_error
 from covis.engines.op import ATTENTION_ATTRIBUTES, DOMAIN, SELECT, SELECT_ATTRIBUTES, VERSION
 from covis.export.ops.functions import functions
-from covis.export.ops.schema import block_select_op, block_sparse_attention_op
+from covis.export.ops.schema import block_select_op, block_sparse_attention_op, farthest_first_op
 
 
 def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
-    """Return the `custom_translation_table` of `torch.onnx.export(dynamo=True)` for both ops.
+    """Return the `custom_translation_table` of `torch.onnx.export(dynamo=True)` for the three ops.
 
     Import `covis.export.ops` first: it registers the torch ops that are the table's keys.
     """
@@ -29,6 +29,7 @@ def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
             block_sparse_attention_op, ATTENTION_ATTRIBUTES
         ),
         torch.ops.covis.block_select.default: _node_of(block_select_op, SELECT_ATTRIBUTES),
+        torch.ops.covis.farthest_first.default: _node_of(farthest_first_op, {}),
     }
 
 
