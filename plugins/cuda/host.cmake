@@ -5,6 +5,8 @@ add_library(covis_cuda_host SHARED EXCLUDE_FROM_ALL ${plugins}/cuda/checks.cc
   ${plugins}/block_sparse_attention/cuda/host/attention.cc
   ${plugins}/block_sparse_attention/cuda/launch_plan.cc
   ${plugins}/block_select/cuda/host/select.cc ${plugins}/block_select/cuda/launch_plan.cc
+  ${plugins}/farthest_first/cuda/host/farthest.cc
+  ${plugins}/farthest_first/cuda/launch_plan.cc
   ${plugins}/saliency/cuda/host/saliency.cc ${plugins}/saliency/cuda/launch_plan.cc)
 target_include_directories(covis_cuda_host PRIVATE ${plugins})
 target_compile_options(covis_cuda_host PRIVATE -Wall -Wextra -Werror)
