@@ -16,7 +16,7 @@ from torch import Tensor
 
 from covis.engines.errors import CovisError
 from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
-from covis.export.ops.cuda import attention, binding, saliency, select
+from covis.export.ops.cuda import attention, binding, farthest, saliency, select
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "cuda" / "emulator"
 # Products and copies happen as late as they may; every checker but the race detector, which costs
@@ -115,7 +115,7 @@ class Emulator:
     def call(
         self,
         function: str,
-        params: attention.AttentionParams | select.SelectParams | saliency.SaliencyParams,
+        params: ctypes.Structure,
         inputs: tuple[Tensor, ...],
         outputs: tuple[Tensor, ...],
     ) -> None:
@@ -194,6 +194,13 @@ class Emulator:
         params = select.pack(*inputs, level, chosen)
         self.call("covis_select", params, inputs, (level,))
         return level
+
+    def farthest_first(self, similarity: Tensor, given: Tensor, count: Tensor) -> Tensor:
+        """FarthestFirst on host memory; the ranks are poisoned with 77777 first."""
+        rank = torch.full(given.shape, 77777, dtype=torch.int32)
+        params = farthest.pack(similarity, given, count, rank)
+        self.call("covis_farthest", params, (similarity, given, count), (rank,))
+        return rank
 
     def saliency(
         self,

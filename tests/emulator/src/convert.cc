@@ -117,6 +117,8 @@ void Decoder::convert(const Statement& s, const std::vector<std::string>& parts,
     integer_type(to, [&](auto d) { ins.fn = do_truncate<decltype(d), double>; });
   } else if (from == "f32" && to == "f64") {
     ins.fn = do_convert<double, float>;
+  } else if (from == "f64" && to == "f32" && has(parts, "rn")) {
+    ins.fn = do_convert<float, double>;
   } else if (from == "f32" && to == "f32" && has(parts, "sat") && parts.size() == 4) {
     ins.fn = op1<float, float,
                  [](float x) { return x != x ? 0.0f : std::fmin(1.0f, std::fmax(0.0f, x)); }>;
