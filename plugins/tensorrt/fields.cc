@@ -146,8 +146,7 @@ void FieldReader::choice(const char* name, int32_t& value, const Choices& choice
   const PluginField* const field = take(name);
   if (field == nullptr) return;
   if (field->type != PluginFieldType::kCHAR) {
-    return fail(std::string("field ") + name + " is " + type_name(field->type) +
-                ", must be kCHAR");
+    return fail(std::string("field ") + name + " is " + type_name(field->type) + ", must be kCHAR");
   }
   std::string text(static_cast<const char*>(field->data), field->length);
   while (!text.empty() && text.back() == '\0') text.pop_back();  // some callers count the zero
@@ -157,8 +156,7 @@ void FieldReader::choice(const char* name, int32_t& value, const Choices& choice
       return;
     }
   }
-  fail(value_of(name, quoted(text)) + ", must be \"" + choices[0] + "\" or \"" +
-       choices[1] + '"');
+  fail(value_of(name, quoted(text)) + ", must be \"" + choices[0] + "\" or \"" + choices[1] + '"');
 }
 
 std::string FieldReader::finish() {

@@ -45,6 +45,7 @@ struct AttentionFields {
     field.number("scale", scale);
     field.choice("precision", precision, kPrecisions);
   }
+  std::string check() const { return check_special_tokens(layout); }
 };
 
 struct SelectFields {
@@ -58,6 +59,16 @@ struct SelectFields {
     visit_layout(layout, field);
     field.choice("pool", pool, kPools);
   }
+  std::string check() const { return check_special_tokens(layout); }
+};
+
+// The op has no attributes.
+struct FarthestFields {
+  static constexpr const char* kName = "FarthestFirst";
+
+  template <typename Visitor>
+  void visit(Visitor&) {}
+  std::string check() const { return ""; }
 };
 
 using Choices = std::array<const char*, 2>;

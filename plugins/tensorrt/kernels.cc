@@ -53,7 +53,9 @@ Kernels load() {
   if (!find(library, "covis_attention_workspace", &found.attention_workspace) ||
       !find(library, "covis_attention_launch", &found.attention_launch) ||
       !find(library, "covis_select_workspace", &found.select_workspace) ||
-      !find(library, "covis_select_launch", &found.select_launch)) {
+      !find(library, "covis_select_launch", &found.select_launch) ||
+      !find(library, "covis_farthest_workspace", &found.farthest_workspace) ||
+      !find(library, "covis_farthest_launch", &found.farthest_launch)) {
     k.error = std::string(kLibrary) + " is not complete; build it from this checkout";
     return k;
   }

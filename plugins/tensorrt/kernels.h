@@ -5,6 +5,7 @@
 
 #include "block_select/cuda/covis_select.h"
 #include "block_sparse_attention/cuda/covis_attention.h"
+#include "farthest_first/cuda/covis_farthest.h"
 
 namespace covis::trt {
 
@@ -14,6 +15,8 @@ struct Kernels {
   decltype(&covis_attention_launch) attention_launch = nullptr;
   decltype(&covis_select_workspace) select_workspace = nullptr;
   decltype(&covis_select_launch) select_launch = nullptr;
+  decltype(&covis_farthest_workspace) farthest_workspace = nullptr;
+  decltype(&covis_farthest_launch) farthest_launch = nullptr;
 };
 
 // Found beside the plugin, in the build tree's ../cuda, or on the loader's search path.

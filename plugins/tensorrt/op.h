@@ -65,7 +65,25 @@ struct SelectOp {
   static std::string launch(const Fields& fields, const Call& call, uint64_t bytes, void* stream);
 };
 
-// Shared by the two: Q, K (and V) have one shape (B, H, S, D), and S fits the layout.
+struct FarthestOp {
+  using Fields = FarthestFields;
+  static constexpr int kInputs = 3;
+  static constexpr const char* kInputNames[kInputs] = {"similarity", "given", "count"};
+
+  static bool fits(int pos, const DataType* types);
+  static std::string check_types(const DataType* inputs);
+  static DataType output_type(const DataType*) { return DataType::kINT32; }
+  static std::string check_shapes(const Fields& fields, const std::vector<Dims>& inputs);
+  static void output_shape(const Fields& fields, const nvinfer1::DimsExprs* inputs,
+                           nvinfer1::DimsExprs* output, nvinfer1::IExprBuilder& builder);
+  static std::vector<Call> extremes(const Fields& fields, const Call& least, const Call& most);
+  static std::vector<int32_t> tactics(const Fields&, const Call&) { return {}; }
+  static std::string workspace(const Fields& fields, const Call& call, uint64_t* bytes);
+  static std::string launch(const Fields& fields, const Call& call, uint64_t bytes, void* stream);
+};
+
+// Shared by the attention and its selector: Q, K (and V) have one shape (B, H, S, D), and S fits
+// the layout.
 std::string check_tokens(const TokenLayout& layout, const std::vector<Dims>& inputs,
                          const char* const* names, int count);
 // The numbers of whole frames from `least` to `most` tokens at which sizes are tried: all of them

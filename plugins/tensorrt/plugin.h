@@ -1,4 +1,4 @@
-// The IPluginV3 implementation of both ops. It stores the fields and the tactic, calls the op for
+// The IPluginV3 implementation of the ops. It stores the fields and the tactic, calls the op for
 // everything else, and catches every exception.
 #pragma once
 
@@ -46,7 +46,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   explicit Plugin(const Fields& fields) : fields_(fields) {
     FieldText line;
     fields_.visit(line);
-    text_ = std::string(Fields::kName) + " " + line.text;
+    text_ = Fields::kName + (line.text.empty() ? "" : " " + line.text);
   }
 
   // IPluginV3
@@ -270,7 +270,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
       FieldReader reader(given, phase == TensorRTPhase::kRUNTIME);
       fields.visit(reader);
       std::string error = reader.finish();
-      if (error.empty()) error = check_special_tokens(fields.layout);
+      if (error.empty()) error = fields.check();
       if (error.empty()) made = new Plugin<Op>(fields);
       return error;
     });

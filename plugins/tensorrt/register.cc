@@ -6,6 +6,7 @@
 // to standard error, because that version's logger cannot be called.
 #include <atomic>
 #include <cstdio>
+#include <iterator>
 
 #include "tensorrt/plugin.h"
 
@@ -18,8 +19,9 @@ using nvinfer1::IPluginRegistry;
 
 // Never destroyed: TensorRT may read their names while the process ends.
 struct Creators {
-  IPluginCreatorV3One* ours[2] = {new Creator<AttentionOp>, new Creator<SelectOp>};
-  IPluginCreatorInterface* all[2] = {ours[0], ours[1]};
+  IPluginCreatorV3One* ours[3] = {new Creator<AttentionOp>, new Creator<SelectOp>,
+                                  new Creator<FarthestOp>};
+  IPluginCreatorInterface* all[3] = {ours[0], ours[1], ours[2]};
 };
 
 Creators& creators() {
@@ -106,8 +108,9 @@ __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const*
     int32_t& count) noexcept {
   covis::trt::self_registration().take_back();
   covis::trt::tell_misfit();
-  count = covis::trt::fits_tensorrt() ? 2 : 0;
-  return covis::trt::creators().all;
+  auto& all = covis::trt::creators().all;
+  count = covis::trt::fits_tensorrt() ? static_cast<int32_t>(std::size(all)) : 0;
+  return all;
 }
 
 }  // extern "C"

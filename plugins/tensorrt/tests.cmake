@@ -2,13 +2,15 @@
 set(tests ${plugins}/../tests/tensorrt)
 set(attention ${plugins}/block_sparse_attention)
 set(select ${plugins}/block_select)
+set(farthest ${plugins}/farthest_first)
 
 # The kernels' C ABI on the host, in the plugin's folder, where the plugin searches for it.
 add_library(covis_kernels_on_host SHARED ${tests}/host_kernels.cc
   ${plugins}/cuda/checks.cc ${attention}/cuda/launch_plan.cc ${select}/cuda/launch_plan.cc
+  ${farthest}/cuda/launch_plan.cc
   ${plugins}/common/token_layout.cc
   ${attention}/cpu/attention.cc ${attention}/cpu/dispatch.cc ${attention}/cpu/tile.cc
-  ${select}/cpu/select.cc)
+  ${select}/cpu/select.cc ${farthest}/cpu/farthest.cc)
 target_include_directories(covis_kernels_on_host PRIVATE ${plugins})
 target_compile_definitions(covis_kernels_on_host PRIVATE COVIS_LANES=4 COVIS_ISA_NAME="portable"
   COVIS_KERNELS=kKernelsPortable)

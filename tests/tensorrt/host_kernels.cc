@@ -6,6 +6,8 @@
 #include "block_sparse_attention/cpu/attention.h"
 #include "block_sparse_attention/cuda/launch_plan.h"
 #include "cuda/layout_fields.h"
+#include "farthest_first/cpu/farthest.h"
+#include "farthest_first/cuda/launch_plan.h"
 
 namespace {
 
@@ -99,6 +101,22 @@ int covis_select_launch(const CovisSelectParams* params, void*, char* message,
   cpu.pool = p.pool == 0 ? covis::Pool::kMean : covis::Pool::kMax;
   cpu.level = p.level;
   return finish(m, covis::block_select(cpu, kSerial));
+}
+
+int covis_farthest_workspace(const CovisFarthestParams* params, uint64_t* bytes, char* message,
+                             size_t message_bytes) {
+  *bytes = 0;
+  return covis::check_farthest(*params, false, covis::Message{message, message_bytes});
+}
+
+int covis_farthest_launch(const CovisFarthestParams* params, void*, char* message,
+                          size_t message_bytes) {
+  const covis::Message m{message, message_bytes};
+  const CovisFarthestParams& p = *params;
+  const int status = covis::check_farthest(p, true, m);
+  if (status != kCovisOk) return status;
+  const covis::FarthestParams cpu{p.views, p.similarity, p.given, *p.count, p.rank};
+  return finish(m, covis::farthest_first(cpu));
 }
 
 }  // extern "C"

@@ -38,9 +38,13 @@ COVIS_TEST(format_table) {
                 return type == (pos < 2                ? first
                                 : pos == 3 || pos == 4 ? DataType::kFLOAT
                                                        : DataType::kINT8);
+              }},
+             {"FarthestFirst", 3, {DataType::kFLOAT}, [](int pos, DataType first, DataType type) {
+                return type == (pos == 0 ? first : pos == 3 ? DataType::kINT32 : DataType::kINT64);
               }}};
   for (const auto& op : ops) {
-    const auto plugin = frames().create(op.op);
+    const bool plain = std::strcmp(op.op, "FarthestFirst") == 0;
+    const auto plugin = (plain ? Fields() : frames()).create(op.op);
     for (DataType first : all) {
       const bool known = std::find(op.first.begin(), op.first.end(), first) != op.first.end();
       for (int pos = known ? 1 : 0; pos <= (known ? op.inputs : 0); ++pos) {
@@ -126,6 +130,24 @@ COVIS_TEST(configure_tactics_workspace) {
         "pooled queries and keys");
 }
 
+COVIS_TEST(configure_farthest) {
+  const auto plugin = Fields().create("FarthestFirst");
+  const auto out = dynamic(DataType::kINT32, dims({1}));
+  const auto profile = [](int64_t most) {
+    return std::vector<DynamicPluginTensorDesc>{
+        dynamic(DataType::kFLOAT, dims({1, 1}), dims({most, most})),
+        dynamic(DataType::kINT64, dims({1}), dims({most})), dynamic(DataType::kINT64, dims({}))};
+  };
+  const auto wide = profile(16384);
+  CHECK(build(*plugin).configurePlugin(wide.data(), 3, &out, 1) == 0, "%s",
+        reports().take().c_str());
+  CHECK(build(*plugin).getNbTactics() == 0, "tactics");
+  CHECK(build(*plugin).getWorkspaceSize(wide.data(), 3, &out, 1) == 0, "workspace");
+  const auto wider = profile(16385);
+  CHECK(build(*plugin).configurePlugin(wider.data(), 3, &out, 1) != 0, "too many views");
+  CHECK(reports().take().find("views is 16385; up to 16384") != std::string::npos, "named");
+}
+
 std::string serialised(IPluginV3& plugin) {
   const PluginFieldCollection* all = runtime(plugin).getFieldsToSerialize();
   std::string text;
@@ -139,13 +161,11 @@ std::string serialised(IPluginV3& plugin) {
 }
 
 COVIS_TEST(serialise_deserialise_clone) {
-  for (const char* op : {"BlockSparseAttention", "BlockSelect"}) {
-    Fields fields = frames();
-    if (std::strcmp(op, "BlockSelect") == 0) {
-      fields.text("pool", "max");
-    } else {
-      fields.text("precision", "fp8").number("scale", 0.5f);
-    }
+  const std::pair<const char*, Fields> ops[] = {
+      {"BlockSparseAttention", frames().text("precision", "fp8").number("scale", 0.5f)},
+      {"BlockSelect", frames().text("pool", "max")},
+      {"FarthestFirst", {}}};
+  for (const auto& [op, fields] : ops) {
     auto plugin = fields.create(op);
     const std::string before = serialised(*plugin);
     auto again =
@@ -336,6 +356,32 @@ COVIS_TEST(enqueue_select) {
     }
     CHECK(kept == 2, "row %d keeps %d of 5 at 0.4", row, kept);
   }
+}
+
+COVIS_TEST(enqueue_farthest) {
+  const auto made = Fields().create("FarthestFirst");
+  std::unique_ptr<IPluginV3> plugin(runtime(*made).attachToContext(nullptr));
+  // Views 0 and 1 are alike, 3 is like no other; 2 is given first.
+  const float similarity[16] = {1.0f, 0.9f, 0.5f, 0.1f,  0.9f, 1.0f, 0.5f,  0.1f,
+                                0.5f, 0.5f, 1.0f, 0.25f, 0.1f, 0.1f, 0.25f, 1.0f};
+  const int64_t given[4] = {2, -1, -1, -1}, count = 3;
+  int32_t rank[4] = {77, 77, 77, 77};
+  const PluginTensorDesc in[3] = {desc(DataType::kFLOAT, dims({4, 4})),
+                                  desc(DataType::kINT64, dims({4})),
+                                  desc(DataType::kINT64, dims({}))};
+  const PluginTensorDesc out = desc(DataType::kINT32, dims({4}));
+  const void* const inputs[3] = {similarity, given, &count};
+  void* const outputs[1] = {rank};
+  CHECK(runtime(*plugin).onShapeChange(in, 3, &out, 1) == 0, "%s", reports().take().c_str());
+  CHECK(runtime(*plugin).enqueue(in, &out, inputs, outputs, nullptr, nullptr) == 0, "%s",
+        reports().take().c_str());
+  const int32_t wanted[4] = {2, 4, 0, 1};
+  CHECK(std::equal(rank, rank + 4, wanted), "%d %d %d %d", rank[0], rank[1], rank[2], rank[3]);
+  const PluginTensorDesc wrong[3] = {in[0], desc(DataType::kINT64, dims({5})), in[2]};
+  CHECK(runtime(*plugin).onShapeChange(wrong, 3, &out, 1) != 0, "given of another size");
+  CHECK(
+      reports().take().find("given is (5), must be (M), similarity is (4, 4)") != std::string::npos,
+      "given is named");
 }
 
 }  // namespace

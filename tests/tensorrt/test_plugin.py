@@ -55,7 +55,8 @@ registry, library = trt.get_plugin_registry(), sys.argv[1]
 dlclose = ctypes.CDLL(None).dlclose
 dlclose.argtypes = [ctypes.c_void_p]
 def ours():
-    return sorted(c.name for c in registry.all_creators if c.name.startswith("Block"))
+    names = ("BlockSelect", "BlockSparseAttention", "FarthestFirst")
+    return sorted(c.name for c in registry.all_creators if c.name in names)
 def show(when):
     print(when, *ours())
 """
@@ -65,15 +66,15 @@ def show(when):
     ("steps", "said"),
     [
         ("""h = ctypes.CDLL(library)._handle; show("opened"); dlclose(h); show("closed")""",
-         ["opened BlockSelect BlockSparseAttention", "closed"]),
+         ["opened BlockSelect BlockSparseAttention FarthestFirst", "closed"]),
         ("""
 for _ in range(3):
     h = registry.load_library(library); show("loaded"); registry.deregister_library(h); show("left")
-""", 3 * ["loaded BlockSelect BlockSparseAttention", "left"]),
+""", 3 * ["loaded BlockSelect BlockSparseAttention FarthestFirst", "left"]),
         ("""
 h = ctypes.CDLL(library)._handle; r = registry.load_library(library); show("both")
 registry.deregister_library(r); show("left"); dlclose(h); show("closed")
-""", ["both BlockSelect BlockSparseAttention", "left", "closed"]),
+""", ["both BlockSelect BlockSparseAttention FarthestFirst", "left", "closed"]),
     ],
     ids=["dlopen", "load_library", "both"],
 )  # fmt: skip
@@ -106,7 +107,7 @@ print(creator.create_plugin("test", fields, trt.TensorRTPhase.BUILD))
         env={**os.environ, **without_device()},
     )  # fmt: skip
     before, loaded, refused, made = done.stdout.splitlines()
-    assert before == "before" and loaded == "loaded BlockSelect BlockSparseAttention"
+    assert before == "before" and loaded == "loaded BlockSelect BlockSparseAttention FarthestFirst"
     assert refused.startswith("covis BlockSelect: k_block is 0") and made == "None"
 
 
@@ -159,11 +160,12 @@ def created(trt: Any, op: str, phase: str = "BUILD", **fields: Any) -> Any:
 def test_field_names(trt: Any) -> None:
     names = {
         op: [field.name for field in trt.get_plugin_registry().get_creator(op, "1", "").field_names]
-        for op in ("BlockSparseAttention", "BlockSelect")
+        for op in ("BlockSparseAttention", "BlockSelect", "FarthestFirst")
     }
     assert names == {
         "BlockSparseAttention": [*ATTENTION_ATTRIBUTES, "precision"],
         "BlockSelect": [*SELECT_ATTRIBUTES],
+        "FarthestFirst": [],
     }
 
 
@@ -175,6 +177,7 @@ def test_field_names(trt: Any) -> None:
         ("BlockSparseAttention", {**FRAMES, "scale": 0.25, "precision": "fp8"}),
         ("BlockSparseAttention", {**FRAMES, "precision": "full"}),
         ("BlockSelect", {**FRAMES, "pool": "max\0"}),
+        ("FarthestFirst", {}),
     ],
 )
 def test_good_fields(trt: Any, op: str, fields: dict[str, Any]) -> None:
@@ -197,6 +200,7 @@ def test_good_fields(trt: Any, op: str, fields: dict[str, Any]) -> None:
         ("BlockSelect", {"pool": "m\n"}, 'pool is "m?", must be "mean" or'),
         ("BlockSelect", {"pool": 1}, "pool is kINT32, must be kCHAR"),
         ("BlockSelect", {"scale": 1.0}, 'field "scale" is not known'),
+        ("FarthestFirst", {"frame_tokens": 6}, 'field "frame_tokens" is not known'),
         ("BlockSelect", {"frame_tokens": 6, "special_first": 4, "special_last": 2},
          "special_first 4 and special_last 2 leave no patch of frame_tokens 6"),
     ],
@@ -215,6 +219,22 @@ def test_a_plan_of_other_fields(trt: Any) -> None:
 
 
 Q = (2, 3, 88, 64)  # 3 frames of 29 and a trailing token
+Shapes = list[tuple[int, ...]]
+SHAPES: dict[str, Shapes] = {
+    "BlockSparseAttention": [Q, Q, Q, (1, 1, 3, 3)],
+    "BlockSelect": [Q, Q, (1, 1, 3, 3), (), ()],
+    "FarthestFirst": [(4, 4), (4,), ()],
+}
+TYPES = {
+    "BlockSparseAttention": ["HALF", "HALF", "HALF", "INT8"],
+    "BlockSelect": ["HALF", "HALF", "INT8", "FLOAT", "FLOAT"],
+    "FarthestFirst": ["FLOAT", "INT64", "INT64"],
+}
+FIELDS: dict[str, dict[str, int]] = {
+    "BlockSparseAttention": {**FRAMES, "q_block": 24, "k_block": 24},
+    "BlockSelect": FRAMES,
+    "FarthestFirst": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -231,11 +251,13 @@ Q = (2, 3, 88, 64)  # 3 frames of 29 and a trailing token
         ("BlockSelect", [Q, Q, (2, 1, 3, 3), (), ()], "pair is (2, 1, 3, 3), must be"),
         ("BlockSelect", [Q, Q, (1, 1, 3, 3), (1,), ()], "keep_ratio is (1), must be a"),
         ("BlockSelect", [(2, 3, 1, 64), (2, 3, 1, 64), (1, 1, 1, 1), (), ()], "hold no frame"),
+        ("FarthestFirst", [(4, 5), (4,), ()], "similarity is (4, 5), must be (M, M)"),
+        ("FarthestFirst", [(4, 4, 1), (4,), ()], "similarity is (4, 4, 1), must be (M, M)"),
+        ("FarthestFirst", [(4, 4), (5,), ()], "given is (5), must be (M), similarity is (4, 4)"),
+        ("FarthestFirst", [(4, 4), (4,), (1,)], "count is (1), must be a scalar"),
     ],
 )  # fmt: skip
-def test_shapes_that_do_not_fit(
-    trt: Any, op: str, shapes: list[tuple[int, ...]], words: str
-) -> None:
+def test_shapes_that_do_not_fit(trt: Any, op: str, shapes: Shapes, words: str) -> None:
     assert any(words in line for line in connected(trt, op, shapes)[1])
 
 
@@ -246,35 +268,39 @@ def test_shapes_that_do_not_fit(
         ("BlockSparseAttention", ["HALF", "HALF", "HALF", "INT32"], "level is int32, must be int8"),
         ("BlockSelect", ["HALF", "HALF", "INT8", "HALF", "FLOAT"], "keep_ratio is float16, must"),
         ("BlockSelect", ["HALF", "HALF", "INT8", "FLOAT"], "4 inputs and 1 outputs are connected"),
+        ("FarthestFirst", ["HALF", "INT64", "INT64"], "similarity is float16, must be float32"),
+        ("FarthestFirst", ["FLOAT", "INT32", "INT64"], "given is int32, must be int64"),
     ],
 )  # fmt: skip
 def test_types_that_do_not_fit(trt: Any, op: str, types: list[str], words: str) -> None:
-    shapes = [Q, Q, (1, 1, 3, 3), (), ()] if op == "BlockSelect" else [Q, Q, Q, (1, 1, 3, 3)]
-    assert any(words in line for line in connected(trt, op, shapes[: len(types)], types)[1])
+    shapes = SHAPES[op][: len(types)]
+    assert any(words in line for line in connected(trt, op, shapes, types)[1])
 
 
 @pytest.mark.parametrize("kind", ["HALF", "BF16", "FLOAT"])
 def test_outputs(trt: Any, kind: str) -> None:
     """Attention returns the type and shape of Q; the selector returns int8, a row a query block."""
-    shape, errors = connected(
-        trt, "BlockSparseAttention", [Q, Q, Q, (1, 1, 3, 3)], [kind] * 3 + ["INT8"]
-    )
+    op = "BlockSparseAttention"
+    shape, errors = connected(trt, op, SHAPES[op], [kind] * 3 + ["INT8"])
     assert shape == (kind, Q) and not errors
-    shape, errors = connected(
-        trt, "BlockSelect", [Q, Q, (1, 1, 3, 3), (), ()], [kind, kind, "INT8", "FLOAT", "FLOAT"]
-    )
+    op = "BlockSelect"
+    shape, errors = connected(trt, op, SHAPES[op], [kind, kind, "INT8", "FLOAT", "FLOAT"])
     assert shape == ("INT8", (2, 3, 1, 2)) and not errors  # 72 patches: one of 128, two of 64
 
 
+def test_ranks(trt: Any) -> None:
+    """The traversal returns a rank for each view."""
+    op = "FarthestFirst"
+    assert connected(trt, op, SHAPES[op]) == (("INT32", (4,)), [])
+
+
 def connected(
-    trt: Any, op: str, shapes: list[tuple[int, ...]], types: list[str] | None = None
+    trt: Any, op: str, shapes: Shapes, types: list[str] | None = None
 ) -> tuple[tuple[str, tuple[int, ...]] | None, list[str]]:
     """Return type and shape of a plugin's output in a network of fixed shapes, and the errors."""
     _, builder, log = start()
-    default = ["HALF", "HALF", "INT8", "FLOAT", "FLOAT"]
-    types = types or (default if op == "BlockSelect" else ["HALF", "HALF", "HALF", "INT8"])
-    blocks = {} if op == "BlockSelect" else {"q_block": 24, "k_block": 24}
-    plugin = created(trt, op, **FRAMES, **blocks)
+    types = types or TYPES[op]
+    plugin = created(trt, op, **FIELDS[op])
     network = builder.create_network(network_flags(trt))
     inputs = [
         network.add_input(f"in{place}", getattr(trt.DataType, kind), shape)
