@@ -9,6 +9,7 @@ from torch import Tensor
 
 from covis.export.ops.attributes import torch_schema
 from covis.export.ops.check import check_farthest, runs_eagerly
+from covis.export.ops.cuda import dispatch
 
 LARGEST = 3.0e38  # a similarity beyond it, or NaN, counts as 0
 
@@ -37,7 +38,7 @@ def farthest_first(similarity: Tensor, given: Tensor, count: Tensor | int) -> Te
         count = torch.tensor(count, dtype=torch.int64)
     if runs_eagerly(similarity):
         check_farthest(similarity, given, count)
-        return _traverse(similarity, given, count)
+        return _compute(similarity, given, count)
     rank: Tensor = _op(similarity, given, count)
     return rank
 
@@ -48,7 +49,7 @@ def farthest_first(similarity: Tensor, given: Tensor, count: Tensor | int) -> Te
     schema=torch_schema(("similarity", "given", "count"), {}),
 )
 def _op(similarity: Tensor, given: Tensor, count: Tensor) -> Tensor:
-    return _traverse(similarity, given, count)
+    return _compute(similarity, given, count)
 
 
 @_op.register_fake
@@ -56,10 +57,16 @@ def _(similarity: Tensor, _given: Tensor, _count: Tensor) -> Tensor:
     return similarity.new_empty((similarity.shape[0],), dtype=torch.int32)
 
 
-def _traverse(similarity: Tensor, given: Tensor, count: Tensor) -> Tensor:
+def _compute(similarity: Tensor, given: Tensor, count: Tensor) -> Tensor:
+    rank = dispatch.farthest_first(similarity, given, count)
+    if rank is not None:
+        return rank
+    steps = min(max(int(count), 0), similarity.shape[0])
+    return _traverse(similarity.detach(), given.to(similarity.device), steps)
+
+
+def _traverse(similarity: Tensor, given: Tensor, steps: int) -> Tensor:
     views = similarity.shape[0]
-    steps = min(max(int(count), 0), views)
-    similarity, given = similarity.detach(), given.to(similarity.device)
     index = torch.arange(views, device=similarity.device)
     rank = torch.full_like(index, views, dtype=torch.int32)
     score = _finite((similarity.mean(1) + similarity.mean(0)) / 2)

@@ -1,4 +1,4 @@
-"""Test vectors of the two ops: inputs with their attributes, generated from a seed.
+"""Test vectors of attention and BlockSelect: inputs with their attributes, generated from a seed.
 
 This module, `oracle.py`, `plain.py`, `standard.py` and `suite.py` need only numpy and ml_dtypes, so
 that the suite runs wherever a kernel does.

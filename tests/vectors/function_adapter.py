@@ -16,6 +16,8 @@ from onnx import TensorProto, helper
 
 from covis.export.ops.functions import functions
 from tests.vectors.case import DTYPES, Array, AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase
+from tests.vectors.suite import Case
 
 _TYPES = {
     "float32": TensorProto.FLOAT,
@@ -47,6 +49,18 @@ def select_model(case: SelectCase, *, with_body: bool = True) -> onnx.ModelProto
     return _model(node, "QK", case.q, inputs, output, bodies)
 
 
+def farthest_model(*, with_body: bool = True) -> onnx.ModelProto:
+    """Return a model of one FarthestFirst; M is dynamic."""
+    inputs = [
+        helper.make_tensor_value_info("similarity", TensorProto.FLOAT, ["M", "M"]),
+        helper.make_tensor_value_info("given", TensorProto.INT64, ["M"]),
+        helper.make_tensor_value_info("count", TensorProto.INT64, []),
+    ]
+    node = helper.make_node("FarthestFirst", [i.name for i in inputs], ["rank"], domain="covis")
+    output = helper.make_tensor_value_info("rank", TensorProto.INT32, ["M"])
+    return _finished([node], inputs, output, functions() if with_body else [])
+
+
 def _model(
     node: onnx.NodeProto,
     tokens: str,
@@ -69,9 +83,20 @@ def _model(
             nodes.append(helper.make_node("Cast", ["inside"], [output.name], to=outside))
             output.type.tensor_type.elem_type = outside
     first = [helper.make_tensor_value_info(name, outside, shape) for name in tokens]
-    graph = helper.make_graph(nodes, "one_op", [*first, *inputs], [output])
+    return _finished(nodes, [*first, *inputs], output, bodies)
+
+
+def _finished(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    output: onnx.ValueInfoProto,
+    bodies: Iterable[onnx.FunctionProto],
+) -> onnx.ModelProto:
+    """Return the model of these nodes with the bodies that they use."""
+    graph = helper.make_graph(nodes, "one_op", inputs, [output])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("covis", 1)]
-    own = [body for body in bodies if body.name == node.op_type]
+    used = {node.op_type for node in nodes}
+    own = [body for body in bodies if body.name in used]
     return helper.make_model(graph, opset_imports=opsets, functions=own, ir_version=10)
 
 
@@ -86,7 +111,7 @@ class OrtOps:
         self._library = library
         self._threads = threads
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+    def supports(self, case: Case) -> str | None:
         return None
 
     def attention(self, case: AttentionCase) -> Array:
@@ -101,6 +126,12 @@ class OrtOps:
             "cdf": np.array(case.cdf, np.float32),
         }
         return self._run(model, {"Q": case.q, "K": case.k}, {"pair": case.pair, **scalars})
+
+    def farthest(self, case: FarthestCase) -> Array:
+        model = farthest_model(with_body=self._library is None)
+        count = np.array(case.count, np.int64)
+        inputs = {"similarity": case.similarity, "given": case.given, "count": count}
+        return self._run(model, {}, inputs)
 
     def _run(
         self, model: onnx.ModelProto, tokens: dict[str, Array], others: dict[str, Array]

@@ -1,6 +1,6 @@
-"""The two contracts in float64, straight from their text; slow and dense.
+"""Attention and BlockSelect in float64, straight from their text; slow and dense.
 
-Written from the READMEs in `plugins/`, token by token, and from no code of the package.
+Written from their contracts in `plugins/`, token by token, and from no code of the package.
 """
 
 from __future__ import annotations

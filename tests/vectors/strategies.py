@@ -1,4 +1,4 @@
-"""Hypothesis strategies that generate cases of the two ops."""
+"""Hypothesis strategies that generate cases of the three ops."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.vectors.case import (
     attention_case,
     select_case,
 )
+from tests.vectors.farthest_case import KINDS, FarthestCase, farthest_case
 
 _MAX_TOKENS = 400  # the fixed list has the long ones
 
@@ -76,4 +77,18 @@ def select_cases(draw: st.DrawFn) -> SelectCase:
         one_pair=draw(st.booleans()),
         keep_ratio=draw(st.floats(0, 1, width=32)),
         cdf=draw(st.floats(0, 1, width=32)),
+    )
+
+
+@st.composite
+def farthest_cases(draw: st.DrawFn) -> FarthestCase:
+    """Draw cases of FarthestFirst of up to 40 views."""
+    views = draw(st.integers(1, 40))
+    return farthest_case(
+        "hypothesis",
+        seed=draw(st.integers(0, 2**16)),
+        views=views,
+        kind=draw(st.sampled_from(KINDS)),
+        count=draw(st.integers(-1, views + 2)),
+        given=draw(st.lists(st.integers(-2, views + 1), max_size=views)),
     )

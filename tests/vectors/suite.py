@@ -1,8 +1,9 @@
-"""The one suite that every implementation of the two ops passes, through a small adapter.
+"""The one suite that every implementation of the ops passes, through a small adapter.
 
-`check_attention` and `check_select` judge one case; `check_rules` judges rules that need more than
-one run. `run` goes through all standard cases and returns the failures, for machines without
-pytest: `python -m tests.vectors.suite MODULE:FACTORY`.
+`check_attention`, `check_select` and `check_farthest` judge one case; `check_rules` and
+`check_farthest_rules` judge rules that need more than one run. `run` goes through all standard
+cases and returns the failures, for machines without pytest:
+`python -m tests.vectors.suite MODULE:FACTORY`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from tests.vectors import oracle, plain
+from tests.vectors import farthest_oracle, oracle, plain
 from tests.vectors.case import Array, AttentionCase, SelectCase, attention_case
+from tests.vectors.farthest_case import FarthestCase, farthest_case, standard_farthest_cases
 from tests.vectors.standard import VGGT, standard_cases, standard_select_cases
+
+Case = AttentionCase | SelectCase | FarthestCase
 
 _EPSILON = {"float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -35,7 +40,7 @@ class Adapter(Protocol):
     dtypes: tuple[str, ...]
     low_precision: str
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+    def supports(self, case: Case) -> str | None:
         """Return None, or the reason why this implementation may skip the case."""
 
     def attention(self, case: AttentionCase) -> Array:
@@ -43,6 +48,9 @@ class Adapter(Protocol):
 
     def select(self, case: SelectCase) -> Array:
         """Return the int8 level map of the case's inputs."""
+
+    def farthest(self, case: FarthestCase) -> Array:
+        """Return the int32 ranks of the case's inputs."""
 
 
 class ContractError(AssertionError):
@@ -104,6 +112,48 @@ def check_select(adapter: Adapter, case: SelectCase) -> int:
     return int(differs.sum())
 
 
+def check_farthest(adapter: Adapter, case: FarthestCase) -> int:
+    """Judge one case, and return the number of near ties that it resolves as the oracle does not.
+
+    Each step is judged after the implementation's own earlier choices.
+    """
+    given = case.similarity.copy(), case.given.copy()
+    rank = adapter.farthest(case)
+    for before, after in zip(given, (case.similarity, case.given), strict=True):
+        same = np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
+        _demand(same, adapter, case.name, "changed its inputs")
+    _demand(rank.dtype == np.int32, adapter, case.name, f"gave {rank.dtype}")
+    _demand(rank.shape == (case.views,), adapter, case.name, f"gave the shape {rank.shape}")
+    ranks = [*range(case.steps), *[case.views] * (case.views - case.steps)]
+    valid = np.sort(rank).tolist() == ranks
+    _demand(valid, adapter, case.name, f"the ranks are {rank.tolist()}")
+    order = np.argsort(rank)
+    taken: list[int] = []
+    differ = 0
+    for step in farthest_oracle.traverse(case, taken):
+        view = int(order[len(taken)])
+        what = f"step {len(taken)} takes view {view}, not {step.best}"
+        _demand(bool(step.allowed[view]), adapter, case.name, what)
+        differ += view != step.best
+        taken.append(view)
+    return differ
+
+
+def check_farthest_rules(adapter: Adapter) -> None:
+    """Check that equal runs agree, and that the first views are the same for every count."""
+    for kind in ("clusters", "quantised", "constant", "close", "nan"):
+        whole = farthest_case(f"rules-{kind}", seed=21, views=19, kind=kind, given=[-1, -1, 3])
+        if adapter.supports(whole):
+            return
+        rank = adapter.farthest(whole)
+        same = np.array_equal(rank, adapter.farthest(whole))
+        _demand(same, adapter, whole.name, "two runs differ")
+        for count in (0, 1, 2, 7, 18, 40):
+            part = adapter.farthest(replace(whole, count=count))
+            same = np.array_equal(part, np.where(rank < count, rank, whole.views))
+            _demand(same, adapter, whole.name, f"count {count} begins with other views")
+
+
 def check_rules(adapter: Adapter, dtype: str) -> None:
     """Check that NaN stays in its row, equal runs give equal bits, and batches are independent."""
     base = attention_case(
@@ -153,28 +203,30 @@ def run(adapter: Adapter) -> list[str]:
 
 
 def _reports(adapter: Adapter) -> Iterator[str]:
-    for dtype in adapter.dtypes:
+    rules = [partial(check_rules, adapter, dtype) for dtype in adapter.dtypes]
+    for check in (*rules, partial(check_farthest_rules, adapter)):
         try:
-            check_rules(adapter, dtype)
+            check()
         except ContractError as failure:
             yield f"FAIL {failure}"
-        for attention in (case.cast(dtype) for case in standard_cases()):
-            if reason := adapter.supports(attention):
-                yield f"left out {attention.name}: {reason}"
-                continue
-            try:
-                share = check_attention(adapter, attention)
-                yield f"ok   {attention.name}: {share:.2f} of the tolerance"
-            except ContractError as failure:
-                yield f"FAIL {failure}"
-        for selection in (case.cast(dtype) for case in standard_select_cases()):
-            if reason := adapter.supports(selection):
-                yield f"left out {selection.name}: {reason}"
-                continue
-            try:
-                yield f"ok   {selection.name}: {check_select(adapter, selection)} near ties differ"
-            except ContractError as failure:
-                yield f"FAIL {failure}"
+    for dtype in adapter.dtypes:
+        for case in (*standard_cases(), *standard_select_cases()):
+            yield _report(adapter, case.cast(dtype))
+    for traversal in standard_farthest_cases():
+        yield _report(adapter, traversal)
+
+
+def _report(adapter: Adapter, case: Case) -> str:
+    if reason := adapter.supports(case):
+        return f"left out {case.name}: {reason}"
+    try:
+        if isinstance(case, AttentionCase):
+            return f"ok   {case.name}: {check_attention(adapter, case):.2f} of the tolerance"
+        select = isinstance(case, SelectCase)
+        differ = check_select(adapter, case) if select else check_farthest(adapter, case)
+    except ContractError as failure:
+        return f"FAIL {failure}"
+    return f"ok   {case.name}: {differ} near ties differ"
 
 
 def _demand(holds: bool, adapter: Adapter, case: str, what: str) -> None:

@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from covis.export.ops import TokenLayout, block_select, block_sparse_attention, low_precision
+from covis.export.ops import (
+    TokenLayout,
+    block_select,
+    block_sparse_attention,
+    farthest_first,
+    low_precision,
+)
 from tests.vectors.case import DTYPES, Array, AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase
+from tests.vectors.suite import Case
 
 
 class TorchOps:
@@ -20,7 +28,7 @@ class TorchOps:
         self.name = f"torch ({low_precision})"
         self.low_precision = low_precision
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
+    def supports(self, case: Case) -> str | None:
         return None
 
     def attention(self, case: AttentionCase) -> Array:
@@ -51,6 +59,10 @@ class TorchOps:
             pool=case.pool,
         )
         return level.numpy()
+
+    def farthest(self, case: FarthestCase) -> Array:
+        inputs = (torch.from_numpy(x) for x in (case.similarity, case.given))
+        return farthest_first(*inputs, case.count).numpy()
 
 
 def to_torch(x: Array) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Choose between the CUDA kernels and torch code for the torch ops.
 
-Both functions return None where torch code has to compute: tensors are not on a GPU, a gradient is
+All functions return None where torch code has to compute: tensors are not on a GPU, a gradient is
 required, no kernel supports the type or size, the GPU has no code, or the library is not built. For
 CUDA tensors the reason is logged once. A library that exists but is broken, or that rejects its
 input, is an error and no reason for a fallback.
@@ -17,7 +17,7 @@ from torch import Tensor
 from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops import fp8
 from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
-from covis.export.ops.cuda import attention, select
+from covis.export.ops.cuda import attention, farthest, select
 
 _log = logging.getLogger("covis.export.ops")
 
@@ -49,6 +49,14 @@ def block_select(
         return None
     pair, keep_ratio, cdf = (x.to(q.device) for x in (pair, keep_ratio, cdf))
     return select.block_select(q, k, pair, keep_ratio, cdf, attributes)
+
+
+def farthest_first(similarity: Tensor, given: Tensor, count: Tensor) -> Tensor | None:
+    """Compute a traversal with the kernel. A choice has no gradient."""
+    if not similarity.is_cuda or not _usable(farthest.unsupported(similarity)):
+        return None
+    given, count = (x.to(similarity.device) for x in (given, count))
+    return farthest.farthest_first(similarity.detach(), given, count)
 
 
 def _requires_gradient(*tensors: Tensor) -> bool:

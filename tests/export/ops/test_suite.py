@@ -10,10 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.vectors.case import AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase, standard_farthest_cases
 from tests.vectors.function_adapter import OrtOps
 from tests.vectors.standard import standard_cases, standard_select_cases
-from tests.vectors.strategies import attention_cases, select_cases
-from tests.vectors.suite import Adapter, check_attention, check_rules, check_select
+from tests.vectors.strategies import attention_cases, farthest_cases, select_cases
+from tests.vectors.suite import (
+    Adapter,
+    check_attention,
+    check_farthest,
+    check_farthest_rules,
+    check_rules,
+    check_select,
+)
 from tests.vectors.torch_adapter import TorchOps
 
 ATTENTION = {case.name: case for case in standard_cases()}
@@ -56,6 +64,13 @@ def test_select(adapter: str, dtype: str) -> None:
         check_select(ADAPTERS[adapter], case.cast(dtype))
 
 
+@pytest.mark.parametrize("adapter", ["torch", "function"])
+def test_farthest(adapter: str) -> None:
+    for case in standard_farthest_cases():
+        check_farthest(ADAPTERS[adapter], case)
+    check_farthest_rules(ADAPTERS[adapter])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_rules(adapter: str, dtype: str) -> None:
@@ -74,3 +89,10 @@ def test_attention_of_any_shape(adapter: str, case: AttentionCase, dtype: str) -
 @given(case=select_cases(), dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_select_of_any_shape(adapter: str, case: SelectCase, dtype: str) -> None:
     check_select(ADAPTERS[adapter], case.cast(dtype))
+
+
+@pytest.mark.parametrize("adapter", ["torch", "function"])
+@QUICK
+@given(case=farthest_cases())
+def test_farthest_of_any_shape(adapter: str, case: FarthestCase) -> None:
+    check_farthest(ADAPTERS[adapter], case)
