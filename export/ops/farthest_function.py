@@ -9,8 +9,8 @@ from typing import Final
 #   distance to the views taken. Views taken have the score `lowest`, so ArgMax cannot take one
 #   twice. Finite values beyond it would be mistaken for views taken; they count as NaN does.
 # - A step reads one row and one column of the similarity. No matrix is allocated.
-# - The views are a scan output of the loop, and `rank` is scattered outside: the shape of what a
-#   loop carries is unknown to shape inference.
+# - The loop carries the ranks too. Shape inference does not know the shape of what a loop carries,
+#   hence the Reshape at the end.
 # - Shapes in the subgraph have no names, because a name would mean one size for all loops.
 FARTHEST_FIRST: Final = """
 <domain: "covis", opset_import: ["" : 20],
@@ -20,7 +20,6 @@ FarthestFirst
 {
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
-  shape_1 = Constant <value_ints = [1]> ()
   nothing = Constant <value_float = 0.0> ()
   half = Constant <value_float = 0.5> ()
   unit = Constant <value_float = 1.0> ()
@@ -41,9 +40,11 @@ FarthestFirst
   mean_finite = Less (mean_size, largest)
   score_first = Where (mean_finite, mean, nothing)
   no_condition = Constant <value = bool {1}> ()
-  score_last, order = Loop (steps, no_condition, score_first) <
-    body = step_body (int64 step, bool condition, float[?] score)
-    => (bool condition_out, float[?] score_out, int64 view_out) {
+  views_int = Cast <to = 6> (views)
+  not_taken = Expand (views_int, views_1)
+  score_last, rank_last = Loop (steps, no_condition, score_first, not_taken) <
+    body = step_body (int64 step, bool condition, float[?] score, int32[?] rank_before)
+    => (bool condition_out, float[?] score_out, int32[?] rank_after) {
       condition_out = Identity (condition)
       wanted = Gather <axis = 0> (given, step)
       not_negative = GreaterOrEqual (wanted, zero)
@@ -68,13 +69,10 @@ FarthestFirst
       nearer = Min (score, distance)
       is_first = Equal (step, zero)
       score_out = Where (is_first, distance, nearer)
-      view_out = Identity (view)
+      step_int = Cast <to = 6> (step)
+      rank_after = Where (is_view, step_int, rank_before)
     }
   >
-  step_index = Range (zero, steps, one)
-  step_rank = Cast <to = 6> (step_index)
-  views_int = Cast <to = 6> (views)
-  not_taken = Expand (views_int, views_1)
-  rank = ScatterElements <axis = 0> (not_taken, order, step_rank)
+  rank = Reshape (rank_last, views_1)
 }
 """

@@ -15,9 +15,15 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from covis.engines.errors import CovisError
-from covis.export.ops import TokenLayout, block_select, block_sparse_attention, dense_level
+from covis.export.ops import (
+    TokenLayout,
+    block_select,
+    block_sparse_attention,
+    dense_level,
+    farthest_first,
+)
 from covis.export.ops.functions import functions
-from covis.export.ops.schema import BLOCK_SELECT, BLOCK_SPARSE_ATTENTION
+from covis.export.ops.schema import BLOCK_SELECT, BLOCK_SPARSE_ATTENTION, FARTHEST_FIRST
 from covis.export.ops.translate import attach_functions, translation_table
 from tests.vectors.case import Array
 
@@ -158,7 +164,10 @@ def test_only_what_is_used_is_attached() -> None:
     assert not with_functions(plain).functions
 
 
-@pytest.mark.parametrize("schema", [BLOCK_SPARSE_ATTENTION, BLOCK_SELECT], ids=lambda s: s.name)
+SCHEMAS = (BLOCK_SPARSE_ATTENTION, BLOCK_SELECT, FARTHEST_FIRST)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda s: s.name)
 def test_body_and_schema_have_one_signature(schema: onnx.defs.OpSchema) -> None:
     (body,) = [f for f in functions() if f.name == schema.name]
     assert list(body.input) == [i.name for i in schema.inputs]
@@ -188,7 +197,10 @@ def test_the_body_is_of_the_pool_that_the_nodes_name(model: onnx.ModelProto) -> 
     (node,) = (n for n in changed.graph.node if n.op_type == "BlockSelect")
     (pool,) = (a for a in node.attribute if a.name == "pool")
     pool.s = b"max"
-    assert [f.name for f in with_functions(changed).functions] == [f.name for f in functions("max")]
+    bodies = {f.name: f for f in with_functions(changed).functions}
+    (select,) = (f for f in functions("max") if f.name == "BlockSelect")
+    assert bodies["BlockSelect"].doc_string == select.doc_string
+    assert "max" in select.doc_string and set(bodies) == {"BlockSparseAttention", "BlockSelect"}
     other = changed.graph.node.add()
     other.CopyFrom(node)
     other.output[0] = "other"
@@ -202,11 +214,69 @@ def test_the_body_is_of_the_pool_that_the_nodes_name(model: onnx.ModelProto) -> 
         with_functions(changed)
 
 
-def test_branches_name_no_dimension() -> None:
+def test_subgraphs_name_no_dimension() -> None:
     # ONNX Runtime takes one name for one size in the whole model, and a model has many such nodes.
-    branches = [a.g for f in functions() for n in f.node for a in n.attribute if a.HasField("g")]
-    assert len(branches) == 2
-    for branch in branches:
-        (output,) = branch.output
+    graphs = [a.g for f in functions() for n in f.node for a in n.attribute if a.HasField("g")]
+    assert [graph.name for graph in graphs] == ["dense", "sparse", "step_body"]
+    ranks = []
+    for output in (value for graph in graphs for value in graph.output):
         dims = output.type.tensor_type.shape.dim
-        assert [d.WhichOneof("value") for d in dims] == [None] * 4
+        assert all(dim.WhichOneof("value") is None for dim in dims)
+        ranks.append(len(dims))
+    assert ranks == [4, 4, 0, 1, 1]  # O of both branches; condition, scores and ranks of a step
+
+
+class Anchors(nn.Module):
+    """The views of a traversal of descriptors, for the largest of some budgets."""
+
+    def forward(self, x: Tensor, given: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
+        rank = farthest_first(x @ x.T, given, budgets.max())
+        return rank, rank[None] < budgets[:, None]
+
+
+@pytest.fixture(scope="module")
+def anchors() -> onnx.ModelProto:
+    example = (torch.zeros(3, 8), torch.full((3,), -1), torch.tensor([1, 2, 3, 1]))
+    program = torch.onnx.export(
+        Anchors().eval(),
+        example,
+        dynamo=True,
+        opset_version=20,
+        optimize=True,
+        verbose=False,
+        dynamic_shapes=({0: "M"}, {0: "M"}, {0: "R"}),
+        custom_translation_table=translation_table(),
+    )
+    assert program is not None
+    return ir.to_proto(attach_functions(program.model))
+
+
+def test_a_traversal_is_one_node_of_a_known_shape(anchors: onnx.ModelProto) -> None:
+    (node,) = (node for node in anchors.graph.node if node.domain == "covis")
+    assert node.op_type == "FarthestFirst" and not node.attribute
+    assert [f.name for f in anchors.functions] == ["FarthestFirst"]
+    onnx.checker.check_model(anchors, full_check=True)
+    bare = onnx.ModelProto.FromString(anchors.SerializeToString())
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    found = onnx.shape_inference.infer_shapes(
+        bare, check_type=True, strict_mode=True, data_prop=True
+    )
+    rank, chosen = (v.type.tensor_type.shape.dim for v in found.graph.output)
+    assert [d.dim_param for d in rank] == ["M"]
+    assert chosen[1].dim_param == "M"
+
+
+@pytest.mark.parametrize("runtime", [_onnxruntime, _reference])
+def test_a_traversal_of_any_number_of_views(
+    anchors: onnx.ModelProto, runtime: Callable[..., Callable[..., list[Array]]]
+) -> None:
+    run = runtime(anchors)
+    for views, budgets in ((1, [0]), (2, [1, 2]), (9, [0, 4, 2]), (9, [30])):
+        x = torch.randn(views, 8, generator=torch.Generator().manual_seed(views))
+        arguments = x, torch.tensor([views - 1, *[-1] * (views - 1)]), torch.tensor(budgets)
+        names = (i.name for i in anchors.graph.input)
+        feeds = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+        for got, expected in zip(run(feeds), Anchors()(*arguments), strict=True):
+            np.testing.assert_array_equal(got, expected.numpy())
