@@ -62,7 +62,7 @@ def parse_model(data: bytes, path: Path) -> onnx.ModelProto:
         path: Path of the file, for errors.
 
     Raises:
-        CovisError: the file is not an ONNX model, or uses the two ops in a way that this version
+        CovisError: the file is not an ONNX model, or uses the three ops in a way that this version
             does not know.
     """
     from google.protobuf.message import DecodeError
@@ -96,7 +96,7 @@ def signature(model: onnx.ModelProto) -> tuple[dict[str, Port], dict[str, Port]]
 
 
 def op_attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes of a node of the two ops, with the defaults of those it leaves out."""
+    """Return the attributes of a node of the three ops, with the defaults of those left out."""
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     words = {n: v.decode() if isinstance(v, bytes) else v for n, v in values.items()}
     return {**ATTRIBUTES[node.op_type], **words}

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import op_attributes
-from covis.engines.op import ATTENTION, DOMAIN
+from covis.engines.op import ATTENTION, DOMAIN, FARTHEST
 
 Shape = tuple[int, ...]
 
@@ -163,8 +163,10 @@ class ShapeEvaluator:
         return self._schemas[node.op_type]
 
     def _op_output(self, node: onnx.NodeProto) -> TensorFacts:
-        """Infer the output of a node of the two ops, by their contracts in `plugins/`."""
+        """Infer the output of a node of the three ops, by their contracts in `plugins/`."""
         query = self._facts[node.input[0]]
+        if node.op_type == FARTHEST:
+            return TensorFacts(onnx.TensorProto.INT32, query.shape[:1])
         if node.op_type == ATTENTION:
             value = self._facts[node.input[2]].shape
             return TensorFacts(query.dtype, (*query.shape[:3], value[3]))

@@ -1,6 +1,6 @@
 """Copies of a bundle's graph that TensorRT's ONNX parser can read.
 
-A bundle's graph carries the two ops as model-local functions, which any runtime can run. TensorRT
+A bundle's graph carries the three ops as model-local functions, which any runtime can run. TensorRT
 would inline those (10.6 even when a plugin of that name is registered), so the parser gets a copy
 without them, whose nodes name the plugin. Weights are not copied: initializers still point into
 the bundle's file, and the parser needs the path of the original graph to find it.

@@ -1,4 +1,4 @@
-"""Nodes of the two ops in graphs: versions and attributes that the contract does not have."""
+"""Nodes of the ops in graphs: versions and attributes that the contract does not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covis.engines.graphs.read import load_graph
 from tests.engines.mini_bundle import edit_graph
 from tests.places import DEMO
 
-SELECT = "aggregator_pooled.onnx"  # has both ops
+SELECT = "aggregator_pooled.onnx"  # has attention and BlockSelect
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -74,6 +74,15 @@ def test_attributes_of_another_type_or_name(
         node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
     refused(changed(tmp_path, change), words)
+
+
+def test_a_traversal_has_no_attributes(tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.append(
+            helper.make_node("FarthestFirst", ["k", "g", "n"], ["rank"], domain="covis", count=3)
+        )
+
+    refused(changed(tmp_path, change), r"'count' of node '' \(FarthestFirst\) is unknown")
 
 
 def test_an_attribute_given_twice(tmp_path: Path) -> None:

@@ -91,6 +91,20 @@ def chain() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 
+def test_a_traversal_has_a_rank_for_each_view() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20, "covis": 1]>
+        g (float[M, M] k, int64[M] given, int64 count) => (bool[M] chosen) {
+          rank = covis.FarthestFirst (k, given, count)
+          most = Cast <to = 6> (count)
+          chosen = Less (rank, most)
+        }"""
+    )
+    facts = tensor_facts(model, {"k": (7, 7), "given": (7,), "count": ()})
+    assert facts["rank"] == TensorFacts(TensorProto.INT32, (7,))
+    assert facts["chosen"] == TensorFacts(TensorProto.BOOL, (7,))
+
+
 def test_peak_by_hand() -> None:
     model = chain()
     facts = tensor_facts(model, {"x": (10, 8)})

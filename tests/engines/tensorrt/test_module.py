@@ -194,6 +194,7 @@ import sys
 from pathlib import Path
 import tensorrt
 from covis.engines.errors import CovisError
+from covis.engines.op import ATTRIBUTES
 from covis.engines.tensorrt.module import load_plugin
 library, static = Path(sys.argv[1]), sys.argv[2] == "static"
 try:
@@ -202,7 +203,7 @@ except CovisError as error:
     print(error)
 print(load_plugin(library, static=static) == load_plugin(library))
 registry = tensorrt.get_plugin_registry()
-print(sorted(c.name for c in registry.all_creators if c.name.startswith("Block")))
+print(sorted(c.name for c in registry.all_creators if c.name in ATTRIBUTES))
 try:
     load_plugin(Path("LICENSE"))
 except CovisError as error:
@@ -220,7 +221,7 @@ def test_plugin_in_the_registry(trt: Any, way: str) -> None:
     )  # fmt: skip
     refused, same, names, other = done.stdout.splitlines()
     assert refused.startswith(str(ROOT / "README.md")) and "cannot load it as a plugin" in refused
-    assert same == "True" and names == "['BlockSelect', 'BlockSparseAttention']"
+    assert same == "True" and names == "['BlockSelect', 'BlockSparseAttention', 'FarthestFirst']"
     assert "another plugin library is loaded already" in other
 
 

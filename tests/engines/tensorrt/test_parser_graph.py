@@ -16,6 +16,7 @@ from covis.engines.graphs.read import external_data, load_graph
 from covis.engines.tensorrt.parser_graph.parser_graph import for_onnxruntime_tensorrt, for_tensorrt
 from tests.engines.tensorrt.demo_graphs import demo_graph, rewritten
 from tests.places import DEMO
+from tests.vectors.function_adapter import farthest_model
 
 STAGES = ["encoder", "aggregator", "aggregator_pooled", "camera", "depth", "points", "saliency"]
 WITHOUT_MAPS = ["encoder", "camera"]  # the demo is float32, so TensorRT's own operators run these
@@ -83,6 +84,16 @@ def test_axes_become_constants() -> None:
         constants |= {initializer.name for initializer in graph.initializer}
         reductions = [node for node in graph.node if node.op_type.startswith("Reduce")]
         assert all(node.input[1] in constants for node in reductions if len(node.input) > 1)
+
+
+def test_a_traversal_becomes_a_plugin_without_its_loop() -> None:
+    model = farthest_model()
+    assert [function.name for function in model.functions] == ["FarthestFirst"]
+    copy = for_tensorrt(model)
+    (node,) = copy.graph.node
+    assert _attributes(node) == {"plugin_version": b"1", "plugin_namespace": b""}
+    assert node.domain == "covis" and not copy.functions
+    assert [*node.input] == ["similarity", "given", "count"]
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, b"fp8"), (2, b"full")])
