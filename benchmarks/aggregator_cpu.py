@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime as ort
 
 from covis.engines.bundle.bundle import open_bundle
-from covis.engines.options import parse_layers
+from covis.engines.layers import parse_layers
 from covis.engines.system.native import ORT_LIBRARY, find_library, instruction_set
 
 SETTINGS = {"dense": "none", "layers 0-9": "0-9", "all layers": "all"}

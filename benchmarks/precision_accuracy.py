@@ -41,7 +41,7 @@ from covis.export.models.cameras import pose_to_cameras
 from covis.export.models.multiview import patch_grid
 from covis.export.ops.fp8 import low_precision
 from covis.export.selection.block_maps import PairSelection
-from covis.export.selection.saliency import descriptor_similarity
+from covis.export.selection.similarity import descriptor_similarity
 
 SHARES = (0.5, 0.25, 0.126)
 

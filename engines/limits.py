@@ -156,6 +156,9 @@ LISTED_PHOTOS: Final = Limit(
 JSON_FILE: Final = Limit(
     "JSON file that a command line names", 64 * _MIB, "bytes", "it is parsed in memory"
 )
+PAIR_MAPS: Final = Limit(
+    "different regimes in a schedule of layers", 8, "regimes", "each has a map of all view pairs"
+)
 VIEWS: Final = Limit(
     "views or frames in an option, and probes", 1_000_000, "", "no memory holds more views"
 )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from covis.engines.errors import user_error
-from covis.engines.limits import DEVICE, TEXT, THREADS, VIEWS, VIEWS_AT_ONCE
+from covis.engines.layers import parse_layers
+from covis.engines.limits import DEVICE, THREADS, VIEWS, VIEWS_AT_ONCE
+from covis.engines.regime import Regime, parse_schedule
 
-Selector = Literal["dense", "saliency", "pooled", "both"]
+Selector = Literal["auto", "dense", "light", "saliency", "anchors", "pooled", "both"]
+AnchorChoice = Literal["kcenter", "uniform", "random", "similar"]
 PatchOrder = Literal["raster", "hilbert"]
 
 MOST_VIEWS_AT_ONCE = VIEWS_AT_ONCE.most
-_RANGE = re.compile("[0-9]{1,4}(-[0-9]{1,4})?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -26,52 +29,80 @@ class Sparsity:
     Every field can be changed at run time: all of them are inputs of a bundle's graphs.
 
     Attributes:
-        selector: Selector of the parts to compute. `dense`: everything. `saliency`: pairs of
-            views whose similarity reaches tau. `pooled`: blocks of tokens, chosen in each layer by
+        selector: Selector of the parts to compute. `auto`: `dense`, `light` or `anchors`, by the
+            number of views. `dense`: everything. `light`: the first third of the layers sparse,
+            with few anchors, and the others dense. `saliency`: pairs of views whose similarity
+            reaches tau. `anchors`: each view with a few anchor views that all share, with itself
+            and with its most similar views. `pooled`: blocks of tokens, chosen in each layer by
             pooled queries and keys. `both`: pooled blocks inside the pairs that saliency keeps.
+        schedule: Regime of each global layer, in place of the selector's own, such as "0-1:self,
+            2-8:anchors=10, 9-23:anchors=40+pooled=0.25". Regimes are dense, self, saliency, anchors
+            and pooled; every layer must be named, or "rest".
+        anchors: Number of anchor views, 1 or more; with more than there are views, every view is
+            an anchor.
+        anchor_choice: Rule that chooses the anchors. `kcenter`: views as different from each other
+            as possible. `uniform`: evenly spaced in the order of the photos. `random`: at random.
+            `similar`: no common anchors; each view keeps as many of its most similar views.
+        anchor_seed: Seed of random anchors, 0 or more.
+        own_frame: Let each view attend to itself in the layers with anchors. Without it, and
+            without most similar views, all views share one list of keys.
         tau: Cosine similarity, 0 to 1, from which a pair of views is computed in full; 0 keeps
             all pairs. Lower it where views that overlap are skipped.
         tau_low: Cosine similarity, 0 to tau, below which a pair is skipped; pairs between it and
             tau are computed at low precision. Without it the limit is tau, or 0 with
             low precision.
-        low_precision: Compute pairs below tau at low precision instead of skipping them.
+        low_precision: Compute pairs below tau, or outside the anchors, at low precision instead of
+            skipping them.
         layers: Global layers to make sparse, as ranges and lists such as "0-9" or "0,2,4-7".
-            Every layer is "all", and no layer is "none".
+            Every layer is "all", and no layer is "none". Without it, the selectors saliency,
+            pooled and both take layers 0 to 9, and the others follow their schedule.
         keep_ratio: Share of key blocks, 0 to 1, that the pooled selector keeps for each query
             block; at least one block is kept.
         cdf: Cumulated softmax mass, 0 to 1, up to which the pooled selector keeps blocks; 0
             leaves the choice to the keep ratio. With both, the larger selection counts.
-        min_neighbours: Number of most similar other views that each view keeps, even below tau.
+        min_neighbours: Number of most similar other views that each view keeps in any case. Without
+            it, 4 in the layers with anchors (none without the own frame), and none in those of
+            saliency.
         reference: Keep all pairs of the reference view (view 0) in models that have one.
         order: Order of a frame's patches in the blocks of the pooled selector: `raster`, row by
             row, or `hilbert`, along a Hilbert curve, which makes blocks compact in the image.
+        dense_up_to: Largest number of views for which `auto` computes everything.
+        light_up_to: Largest number of views for which `auto` takes `light`; beyond it, `anchors`.
     """
 
-    selector: Selector = "saliency"
+    selector: Selector = "auto"
+    schedule: str = ""
+    anchors: int = 25
+    anchor_choice: AnchorChoice = "kcenter"
+    anchor_seed: int = 0
+    own_frame: bool = True
     tau: float = 0.9
     tau_low: float | None = None
     low_precision: bool = False
-    layers: str = "0-9"
+    layers: str = "default"
     keep_ratio: float = 0.25
     cdf: float = 0.0
-    min_neighbours: int = 0
+    min_neighbours: int | None = None
     reference: bool = True
     order: PatchOrder = "raster"
+    dense_up_to: int = 50
+    light_up_to: int = 250
 
     def __post_init__(self) -> None:
-        for name, kinds in (("selector", Selector), ("order", PatchOrder)):
-            if getattr(self, name) not in get_args(kinds):
+        kinds = {"selector": Selector, "anchor_choice": AnchorChoice, "order": PatchOrder}
+        for name, kind in kinds.items():
+            if getattr(self, name) not in get_args(kind):
                 raise user_error(
                     f"{getattr(self, name)!r} is unknown",
-                    where=f"--{name}",
-                    hint=f"use one of {', '.join(get_args(kinds))}",
+                    where=_option(name),
+                    hint=f"use one of {', '.join(get_args(kind))}",
                 )
         for name in ("tau", "keep_ratio", "cdf"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
                 raise user_error(
                     f"{value} is not in [0, 1]",
-                    where=f"--{name.replace('_', '-')}",
+                    where=_option(name),
                     hint="give a number from 0 to 1",
                 )
         if self.tau_low is not None and not 0.0 <= self.tau_low <= self.tau:
@@ -80,13 +111,37 @@ class Sparsity:
                 where="--tau-low",
                 hint=f"give a number from 0 to {self.tau}",
             )
-        if not 0 <= self.min_neighbours <= VIEWS.most:
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= VIEWS.most:
+                raise user_error(
+                    f"{value} is not in [{least}, {VIEWS}]",
+                    where=_option(name),
+                    hint=_NO_ANCHORS if name == "anchors" else "give a number of views",
+                )
+        if not 0 <= self.anchor_seed < 2**63:
+            raise user_error(f"{self.anchor_seed} is no seed", where="--anchor-seed", hint="e.g. 0")
+        if self.light_up_to < self.dense_up_to:
             raise user_error(
-                f"{self.min_neighbours} is not in [0, {VIEWS}]",
-                where="--min-neighbours",
-                hint="give a number of views",
+                f"{self.light_up_to} is below --dense-up-to {self.dense_up_to}",
+                where="--light-up-to",
+                hint="the numbers of views must rise: dense, then light, then anchors",
             )
         parse_layers(self.layers)
+        if self.schedule:
+            parse_schedule(self.schedule)
+        if self.selector == "auto":
+            self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """Reject an option that `auto` would ignore without a word."""
+        for name, selector in _UNREAD_BY_AUTO.items():
+            if getattr(self, name) != getattr(Sparsity, name):
+                raise user_error(
+                    f"has no effect with the selector auto, but is {getattr(self, name)}",
+                    where=_option(name),
+                    hint=f"give the selector, e.g. {selector}, with it",
+                )
 
     @property
     def skip_below(self) -> float:
@@ -95,49 +150,30 @@ class Sparsity:
             return self.tau_low
         return 0.0 if self.low_precision else self.tau
 
+    @property
+    def anchor_neighbours(self) -> int:
+        """Number of most similar views that each view keeps beside the anchors."""
+        if self.min_neighbours is not None:
+            return self.min_neighbours
+        return ANCHOR_NEIGHBOURS if self.own_frame else 0
 
-def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
-    """Read layer indices from "0-9", "0,2,4-7", "all" or "none", ascending, without repeats.
 
-    Indices past `depth` are dropped from ranges, so that "0-9" also fits a small model. A single
-    layer that the model does not have is rejected, and so is a list that leaves no layer at all.
-    """
-    if len(text) > TEXT.most:
-        raise user_error(
-            f"is longer than {TEXT}", where="--layers", hint='write ranges such as "0-9", or "all"'
-        )
-    words = text.replace(" ", "")
-    if words in ("", "none"):
-        return ()
-    if words == "all":
-        return tuple(range(depth)) if depth is not None else ()
-    chosen: set[int] = set()
-    named: set[int] = set()
-    for word in words.split(","):
-        first, dash, last = word.partition("-")
-        if not _RANGE.fullmatch(word) or (dash and int(last) < int(first)):
-            raise user_error(
-                f"{word!r} is no layer or range of layers",
-                where="--layers",
-                hint='write e.g. "0-9,12" or "all"',
-            )
-        if not dash:
-            named.add(int(first))
-        chosen.update(range(int(first), int(last or first) + 1))
-    kept = sorted(i for i in chosen if depth is None or i < depth)
-    if not kept:
-        raise user_error(
-            f"{text!r} names none of the model's {depth} global layers",
-            where="--layers",
-            hint=f"use 0 to {(depth or 1) - 1}",
-        )
-    if absent := sorted(named - set(kept)):
-        raise user_error(
-            f"the model has no global layer {absent[0]}",
-            where="--layers",
-            hint=f"use 0 to {(depth or 1) - 1}",
-        )
-    return tuple(kept)
+ANCHOR_NEIGHBOURS = 4
+"""Most similar views that each view keeps beside the anchors, unless the user gives a number."""
+_COUNTS = {"anchors": 1, "min_neighbours": 0, "dense_up_to": 0, "light_up_to": 0}
+_UNREAD_BY_AUTO = {
+    "schedule": "anchors",
+    "tau": "saliency",
+    "tau_low": "saliency",
+    "layers": "saliency",
+    "keep_ratio": "pooled",
+    "cdf": "pooled",
+}
+_NO_ANCHORS = "for layers without anchors use the regime self in --schedule"
+
+
+def _option(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -148,6 +184,11 @@ class SparsityChanges:
     """
 
     selector: Selector | None = None
+    schedule: str | None = None
+    anchors: int | None = None
+    anchor_choice: AnchorChoice | None = None
+    anchor_seed: int | None = None
+    own_frame: bool | None = None
     tau: float | None = None
     tau_low: float | None = None
     low_precision: bool | None = None
@@ -157,17 +198,54 @@ class SparsityChanges:
     min_neighbours: int | None = None
     reference: bool | None = None
     order: PatchOrder | None = None
+    dense_up_to: int | None = None
+    light_up_to: int | None = None
 
     def apply(self, sparsity: Sparsity) -> Sparsity:
         """Return `sparsity` with the fields that are not None here.
 
-        A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough.
+        What is given wins over what the bundle chose by itself:
+        - A selector, a tau or layers replace the bundle's schedule.
+        - Under `auto`, an option that only one selector reads chooses that selector.
+        - A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough.
         """
         changes = {k: v for k, v in vars(self).items() if v is not None}
+        if changes.get("selector") == "auto":
+            sparsity = replace(sparsity, **{n: getattr(Sparsity, n) for n in _UNREAD_BY_AUTO})
+        elif "schedule" not in changes and {"selector", "tau", "layers"} & changes.keys():
+            changes["schedule"] = ""
+        if "selector" not in changes and sparsity.selector in ("auto", "dense"):
+            changes["selector"] = _asked_for(changes, sparsity.selector)
         low, tau = sparsity.tau_low, changes.get("tau", sparsity.tau)
         if "tau_low" not in changes and low is not None and low > tau:
             changes["tau_low"] = tau
         return replace(sparsity, **changes)
+
+
+def _asked_for(changes: Mapping[str, Any], selector: Selector) -> Selector:
+    """Return the selector that reads the changed options, which `auto` and `dense` do not read."""
+    if changes.get("schedule"):
+        return schedule_selector(parse_schedule(changes["schedule"]))
+    if selector == "dense":
+        return selector
+    saliency = bool({"tau", "tau_low", "low_precision", "layers"} & changes.keys())
+    pooled = bool({"keep_ratio", "cdf"} & changes.keys())
+    if {"anchors", "anchor_choice", "anchor_seed", "own_frame"} & changes.keys():
+        return "anchors"
+    if saliency or pooled:
+        return "both" if saliency and pooled else "saliency" if saliency else "pooled"
+    return selector
+
+
+def schedule_selector(regimes: Collection[Regime]) -> Selector:
+    """Return the selector that a schedule extends: the most elaborate of its regimes."""
+    kinds = {regime.kind for regime in regimes}
+    if "anchors" in kinds or "self" in kinds:
+        return "anchors"
+    pooled = any(regime.pooled for regime in regimes)
+    if "saliency" in kinds:
+        return "both" if pooled else "saliency"
+    return "pooled" if pooled else "dense"
 
 
 BackendName = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt"]

@@ -28,7 +28,7 @@ from covis.engines.bundle.manifest import (
 from covis.engines.bundle.pixel_rule import PixelRule, RuleKind
 from covis.engines.errors import user_error
 from covis.engines.op import VERSION
-from covis.engines.options import parse_layers
+from covis.engines.schedule import check_schedule
 from covis.engines.system.atomic import atomic_folder
 from covis.engines.system.files import copy_file
 from covis.engines.version import __version__
@@ -91,7 +91,7 @@ def export_bundle(
         on_progress(f"reading {source.name}")
         model = load_model(options.model, config, source)
         _note_absent_parts(model, on_progress)
-        parse_layers(options.sparsity.layers, model.global_layers)
+        check_schedule(options.sparsity, model.global_layers)
         stages = _stages(model, rule, options)
         checks: Sequence[Check] = ()
         if options.precision == "fp32":

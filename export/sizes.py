@@ -14,6 +14,7 @@ from functools import lru_cache
 import onnx_ir as ir
 import sympy  # type: ignore[import-untyped]
 
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.op import MOST_ELEMENTS
 
 PROBES = 64  # largest number of probe queries for which a graph is sized
@@ -83,7 +84,7 @@ def longest(graph: ir.Graph, symbol: str, limit: int = MOST_ELEMENTS) -> int:
     fits, fails = 0, MOST + 1
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if too_large(graph, {symbol: middle, "K": PROBES}, limit):
+        if too_large(graph, {symbol: middle, "K": PROBES, "R": PAIR_MAPS.most}, limit):
             fails = middle
         else:
             fits = middle

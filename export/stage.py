@@ -13,6 +13,7 @@ Scope = Literal["frames", "sequence"]
 VIEWS = "M"  # symbol: all views of the scene
 FRAMES = "N"  # symbol: the frames of one chunk
 PROBES = "K"  # symbol: queries sampled to measure attention mass
+MAPS = "R"  # symbol: maps of view pairs, one for each regime of the schedule
 
 OnProgress = Callable[[str], None]
 """Called with one line of text at the start or end of each step of an export."""
@@ -25,7 +26,7 @@ class Port:
     Attributes:
         name: Name of the tensor, the same in every stage, in the graph and at run time.
         shape: Dimensions: numbers fixed at export, or a symbol (`M` views, `N` frames of a chunk,
-            `K` probes).
+            `K` probes, `R` maps of view pairs).
         dtype: Element type in the float32 graph.
     """
 

@@ -20,9 +20,9 @@ from covis.engines.bundle.manifest import OPSET
 from covis.export.ops.translate import translation_table
 from covis.export.selection.block_maps import Q_BLOCK
 from covis.export.sizes import name_symbols
-from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
+from covis.export.stage import FRAMES, MAPS, PROBES, VIEWS, Port, StageModule
 
-_EXAMPLE = {FRAMES: 3, PROBES: 5}  # the tracer treats 0 and 1 as constants
+_EXAMPLE = {FRAMES: 3, PROBES: 5, MAPS: 2}  # the tracer treats 0 and 1 as constants
 _PREFIX = "model."  # attribute of stage modules that contains the model
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata: modules from the outermost one, then the op
 
@@ -55,6 +55,7 @@ def export_graph(stage: StageModule) -> ir.Model:
             custom_translation_table={
                 **translation_table(),
                 torch.ops.aten.linear.default: _linear,
+                torch.ops.aten.sort.stable: _stable_sort,
             },
         )
     assert program is not None
@@ -119,6 +120,17 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     leading = op.Shape(x, start=0, end=-1)
     width = op.Shape(weight, start=0, end=1)
     return op.Reshape(product, op.Concat(leading, width, axis=0))
+
+
+def _stable_sort(
+    x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """Write a stable torch.sort as TopK of the whole dimension.
+
+    The exporter translates the unstable variant alone. TopK lists equal values by rising index.
+    """
+    length = op.Shape(x, start=dim, end=dim + 1 or None)
+    return op.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
 
 def _name_ports(graph: ir.Graph, stage: StageModule) -> None:

@@ -11,13 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from covis.engines.bundle.manifest import Manifest, Stage, Tensor
-from covis.engines.bundle.names import AGGREGATOR, AGGREGATOR_POOLED, PAIR_LEVEL, PROBE, SIMILARITY
+from covis.engines.bundle.names import (
+    AGGREGATOR,
+    AGGREGATOR_POOLED,
+    ANCHOR_RANK,
+    LAYER_MAP,
+    PAIR_LEVELS,
+    PROBE,
+    SIMILARITY,
+    TAU,
+)
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
+from covis.engines.schedule import is_pooled
 
-REPORTED = frozenset({PAIR_LEVEL, SIMILARITY, PROBE})
-"""Values that the scene reports; they are never freed before the end of a run."""
+REPORTED = frozenset({PAIR_LEVELS, LAYER_MAP, ANCHOR_RANK, SIMILARITY, PROBE, TAU})
+"""Values that the scene reports, or that give symbols their length; never freed before the end."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def stage_names(manifest: Manifest, sparsity: Sparsity) -> tuple[str, ...]:
     Raises:
         CovisError: The bundle lacks the aggregator that the selector needs.
     """
-    pooled = sparsity.selector in ("pooled", "both")
+    pooled = is_pooled(sparsity, manifest.model.global_layers)
     unused = AGGREGATOR if pooled else AGGREGATOR_POOLED
     names = tuple(stage.name for stage in manifest.stages if stage.name != unused)
     if not {AGGREGATOR, AGGREGATOR_POOLED} & set(names):
@@ -105,7 +115,7 @@ def peak_bytes(
     run: tuple[Step, ...],
     views: int,
     chunk: int,
-    probes: int,
+    lengths: Mapping[str, int],
     scratch: Callable[[Stage, dict[str, int]], int],
 ) -> int:
     """Return the peak device memory of a run in bytes, weights not counted.
@@ -115,11 +125,12 @@ def peak_bytes(
         views: Number of views, M.
         chunk: Frames of a chunk, N, in the stages that run in chunks. Each such stage has buffers
             of its own for each length of chunk.
-        probes: Number of sampled queries, K.
+        lengths: Values of the symbols that do not follow from the number of views: sampled
+            queries, K, and maps of view pairs, R.
         scratch: Returns the bytes that a stage needs besides its inputs and outputs, from the
             values of its symbols. All stages share this memory, which only grows.
     """
-    whole = {"M": views, "N": views, "K": max(probes, 1)}
+    whole = {**lengths, "M": views, "N": views}
     outputs = {t.name for step in run for t in step.stage.outputs}
     buffers = shared = peak = 0
     for step, live in live_bytes(run, whole):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle, open_bundle
-from covis.engines.bundle.names import PAIR_LEVEL
+from covis.engines.bundle.names import PAIR_LEVELS
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import GpuOutOfMemoryError, user_error
-from covis.engines.options import RunOptions, Sparsity
+from covis.engines.options import RunOptions, Sparsity, SparsityChanges
+from covis.engines.pair_rules import pair_rules
+from covis.engines.regime import Regime
+from covis.engines.schedule import layer_regimes, reason, resolve
 from covis.runtime import flow
 from covis.runtime.backends.backend import Backend, open_backend
 from covis.runtime.controls import control_inputs
@@ -28,7 +31,13 @@ from covis.runtime.scene.adjust import adjust
 from covis.runtime.scene.from_heads import decode
 from covis.runtime.scene.options import SceneOptions
 from covis.runtime.scene.scene import Scene
-from covis.runtime.stage_io import check_finite, empty_outputs, run_in_chunks, widen
+from covis.runtime.stage_io import (
+    check_finite,
+    empty_outputs,
+    run_in_chunks,
+    symbol_lengths,
+    widen,
+)
 
 Array = NDArray[Any]
 StageProgress = Callable[[str, int, int], None]
@@ -69,7 +78,7 @@ class Pipeline:
             photos: Folder of photos and videos, a file, an iterable of files, of uint8 (H, W, 3)
                 arrays or of PIL images, or `Images`.
             sparsity: Selector options of this run; by default those of the bundle.
-            pair_level: Map of view pairs (M, M) to use instead of the one from saliency: 0
+            pair_level: Map of view pairs (M, M) to use in the layers of saliency: 0
                 skipped, 1 low precision allowed, 2 full precision. Row i lists what view i attends
                 to. Self-pairs must be 2. The options `tau`, `min_neighbours` and `reference` have
                 no effect on it. For pairs that are known otherwise (GPS, video order, a matcher)
@@ -84,19 +93,22 @@ class Pipeline:
                 finite.
         """
         on_progress = progress or (lambda stage, done, total: None)
-        chosen = sparsity or self.bundle.manifest.sparsity
+        options = sparsity or self.bundle.manifest.sparsity
         images = self.load_photos(photos, photo_options, on_progress)
+        views = len(images)
         for note in images.notes:
             self._note(note)
-        level = None if pair_level is None else checked_pairs(pair_level, len(images), chosen)
-        values = self.run_stages(images, chosen, on_progress, level)
-        scene = decode(self.bundle, images, chosen, values)
+        chosen = resolve(options, views)
+        self._note_many_anchors(chosen, views)
+        levels = None if pair_level is None else self._levels(pair_level, views, chosen)
+        values = self.run_stages(images, chosen, on_progress, levels)
+        scene = decode(self.bundle, images, chosen, values, reason(options, views))
         if scene_options is not None:
             scene = adjust(scene, scene_options, self.bundle.manifest.model.name)
         for note in scene.notes:
             self._note(note)
         facts: dict[str, Any] = dict(self.backend.about())
-        if level is not None:
+        if levels is not None:
             facts["pair_level"] = "given by the caller"
         return replace(scene, provenance={**scene.provenance, **facts})
 
@@ -119,26 +131,26 @@ class Pipeline:
         images: Images,
         sparsity: Sparsity,
         on_progress: StageProgress,
-        pair_level: NDArray[np.int8] | None = None,
+        pair_levels: NDArray[np.int8] | None = None,
     ) -> dict[str, Array]:
         """Run all stages and return the outputs that a scene is built from, by name, on the host.
 
-        A `pair_level` int8 (1, 1, M, M) replaces the map that saliency writes.
+        Maps `pair_levels` int8 (R, M, M) replace those of the saliency stage.
 
         Raises:
             CovisError: The views do not fit into memory, a stage fails, or results are not finite.
         """
         backend, views = self.backend, len(images)
         run = flow.steps(self.bundle.manifest, sparsity)
-        backend.check(run, views, self.options.frames_at_once, self.options.probes)
+        controls = self.controls(sparsity, views)
+        lengths = symbol_lengths(controls)
+        backend.check(run, views, self.options.frames_at_once, lengths)
         try:
-            values: dict[str, Value] = dict(self.controls(sparsity, views))
+            values: dict[str, Value] = dict(controls)
             for step in run:
                 values.update(self.run_stage(step, images, values, on_progress))
-                if step.stage.writes(PAIR_LEVEL):
-                    level = self.pairs_to_use(sparsity, views, pair_level)
-                    if level is not None:
-                        values[PAIR_LEVEL] = backend.memory.put(self.as_read(PAIR_LEVEL, level))
+                if pair_levels is not None and step.stage.writes(PAIR_LEVELS):
+                    values[PAIR_LEVELS] = backend.memory.put(self.as_read(PAIR_LEVELS, pair_levels))
                 for name in step.done:
                     values.pop(name, None)  # patch tokens and taps are by far the largest arrays
             return {name: widen(backend.memory.get(value)) for name, value in values.items()}
@@ -146,7 +158,7 @@ class Pipeline:
             values = {}
             traceback.clear_frames(error.__traceback__)  # these keep the failed run's arrays alive
             backend.release()
-            backend.check(run, views, self.options.frames_at_once, self.options.probes)
+            backend.check(run, views, self.options.frames_at_once, lengths)
             raise
 
     def controls(self, sparsity: Sparsity, views: int) -> dict[str, Array]:
@@ -160,15 +172,26 @@ class Pipeline:
         dtype = next((port.dtype for port in ports if port.name == name), array.dtype.name)
         return array.astype(numpy_dtype(dtype), copy=False)
 
-    def pairs_to_use(
-        self, sparsity: Sparsity, views: int, pair_level: NDArray[np.int8] | None = None
-    ) -> NDArray[np.int8] | None:
-        """Return the map of view pairs that replaces saliency's; None where saliency's is used."""
-        if pair_level is not None:
-            return pair_level
-        if sparsity.selector in ("dense", "pooled"):
-            return np.full((1, 1, views, views), 2, np.int8)
-        return None
+    def _note_many_anchors(self, sparsity: Sparsity, views: int) -> None:
+        regimes = layer_regimes(sparsity, self.bundle.manifest.model.global_layers)
+        most = max((regime.anchors or 0 for regime in regimes), default=0)
+        if most > views:
+            self._note(f"{most} anchors are more than the {views} views: every view is an anchor")
+
+    def _levels(self, pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:
+        """Return maps (R, M, M) with a caller's map in the place of saliency's."""
+        model = self.bundle.manifest.model
+        regimes = layer_regimes(sparsity, model.global_layers)
+        level = checked_pairs(pair_level, views, sparsity, regimes)
+        rules = pair_rules(sparsity, model.global_layers, views, model.reference_view)
+        own = {
+            "dense": np.full((views, views), 2, np.int8),
+            "self": 2 * np.eye(views, dtype=np.int8),
+            "saliency": level,
+        }
+        kinds = dict(zip(rules.layer_map.tolist(), (r.kind for r in regimes), strict=True))
+        levels: NDArray[np.int8] = np.stack([own[kinds[r]] for r in sorted(kinds)])
+        return levels
 
     def run_stage(
         self,
@@ -285,7 +308,7 @@ def reconstruct(
             finite.
     """
     pipeline = load(bundle, options)
-    chosen = replace(sparsity or pipeline.bundle.manifest.sparsity, **changes)
+    chosen = SparsityChanges(**changes).apply(sparsity or pipeline.bundle.manifest.sparsity)
     return pipeline(
         photos,
         sparsity=chosen,
@@ -296,15 +319,18 @@ def reconstruct(
     )
 
 
-def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:
-    """Check a caller's map of view pairs and return it for the aggregator, int8 (1, 1, M, M).
+def checked_pairs(
+    pair_level: Array, views: int, sparsity: Sparsity, regimes: Sequence[Regime]
+) -> NDArray[np.int8]:
+    """Check a caller's map of view pairs and return it as int8 (M, M).
 
     Raises:
         CovisError: The map has another shape, other values than 0, 1 and 2 or a self-pair that is
-            not 2, or the selector takes no map.
+            not 2, or no layer takes a map.
     """
-    where = PAIR_LEVEL
-    if sparsity.selector not in ("saliency", "both"):
+    where = "pair_level"
+    kinds = {regime.kind for regime in regimes}
+    if "saliency" not in kinds or "anchors" in kinds:
         raise user_error(
             f"is given, and the selector {sparsity.selector!r} takes no pairs",
             where=where,
@@ -327,5 +353,5 @@ def checked_pairs(pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[
             where=where,
             hint="set its diagonal to 2: a view always sees itself",
         )
-    checked: NDArray[np.int8] = level.astype(np.int8)[None, None]
+    checked: NDArray[np.int8] = level.astype(np.int8)
     return checked

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage, Tensor
-from covis.engines.bundle.names import IMAGES, PROBE
+from covis.engines.bundle.names import IMAGES, PROBE, TAU
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import numerics_error, user_error
 from covis.runtime.flow import chunks, shape_of
@@ -66,14 +66,19 @@ def empty_outputs(
     Args:
         stage: Stage that will write them.
         views: Number of views, M.
-        values: Values of the run; `probe` determines K.
+        values: Values of the run; `probe` determines K, and `tau` R.
         memory: Returns the memory for an output; the host's by default.
     """
-    sizes = {"M": views, "N": views, "K": len(values[PROBE])}
+    sizes = {**symbol_lengths(values), "M": views, "N": views}
     return {
         t.name: memory(t.name).empty(shape_of(t, sizes), numpy_dtype(t.dtype))
         for t in stage.outputs
     }
+
+
+def symbol_lengths(values: Mapping[str, Value]) -> dict[str, int]:
+    """Return the values of the symbols that the control inputs determine: K and R."""
+    return {"K": len(values[PROBE]), "R": len(values[TAU])}
 
 
 def stage_input(

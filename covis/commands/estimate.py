@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from covis.commands.arguments import BundlePath, EstimateArguments, default
 from covis.engines.errors import user_error
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.options import MOST_VIEWS_AT_ONCE, BackendOptions, RunOptions, Selector
 from covis.engines.system.json_file import read_json
 
@@ -124,7 +125,8 @@ class _Estimate:
         from covis.runtime.flow import steps
 
         self.bundle, self.command = bundle, command
-        self.chunk, self.probes = command.run.frames_at_once, max(command.run.probes, 1)
+        self.chunk = command.run.frames_at_once
+        self.lengths = {"K": max(command.run.probes, 1), "R": PAIR_MAPS.most}
         self.memory: MemoryEstimate = MemoryEstimate(bundle)
         changes = SparsityChanges(selector=command.selector)
         self.sparsity = changes.apply(bundle.manifest.sparsity)
@@ -137,7 +139,7 @@ class _Estimate:
 
     def need(self, step: Step, views: int) -> StageMemory:
         """Return what one stage needs."""
-        sizes = {"M": views, "N": min(self.chunk, views), "K": self.probes}
+        sizes = {**self.lengths, "M": views, "N": min(self.chunk, views)}
         return self.memory.stage(step.stage, sizes)
 
     def total(self, views: int) -> int:
@@ -150,7 +152,7 @@ class _Estimate:
             self.run,
             views,
             self.chunk,
-            self.probes,
+            self.lengths,
             lambda stage, sizes: self.memory.stage(stage, {**sizes, "N": frames}).scratch,
         )
         return peak + self.weights
@@ -200,7 +202,7 @@ class _Estimate:
         """Return the stage with the highest memory: its own results and what later stages read."""
         from covis.runtime.flow import live_bytes
 
-        whole = {"M": views, "N": views, "K": self.probes}
+        whole = {**self.lengths, "M": views, "N": views}
         live = live_bytes(self.run, whole)
         return max(live, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
@@ -208,7 +210,7 @@ class _Estimate:
         from covis.runtime.flow import live_bytes
 
         views = self.command.views
-        whole = {"M": views, "N": views, "K": self.probes}
+        whole = {**self.lengths, "M": views, "N": views}
         times = _times(self)
         rows = []
         for step, live in live_bytes(self.run, whole):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from covis.engines.bundle.folder import EXPORT, MANIFEST, PLANS, check_listing
-from covis.engines.bundle.manifest import File, Manifest, Stage
+from covis.engines.bundle.manifest import FORMAT, File, Listing, Manifest, Stage
 from covis.engines.bundle.verified import VerifiedFile, VerifiedGraph
 from covis.engines.errors import CovisError, environment_error, user_error
 from covis.engines.limits import GRAPH, MANIFEST_FILE, Limit
@@ -102,7 +102,7 @@ def check_replaceable(folder: Path) -> None:
     """
     is_bundle = folder.is_dir() and not folder.is_symlink() and any(folder.iterdir())
     try:
-        is_listed = _listing(_read_manifest(folder)[1]) if is_bundle else lambda name: False
+        is_listed = _listing(_read_files(folder)) if is_bundle else lambda name: False
     except CovisError as error:
         raise user_error(
             f"is no intact bundle, and is not replaced ({error.where}: {error.what})",
@@ -153,19 +153,35 @@ def _read_manifest(folder: Path) -> tuple[VerifiedFile, Manifest]:
         raise user_error(f"is not valid: {error}", where=path, hint=EXPORT) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["loc"] == ("format",):
+            raise user_error(
+                f"has format {first['input']!r}, and this covis reads format {FORMAT}: it was "
+                "exported by another version",
+                where=path,
+                hint=EXPORT,
+            ) from error
         place = ".".join(str(part) for part in first["loc"])
         raise user_error(
             f"is not valid at {place or 'the top'}: {first['msg']}", where=path, hint=EXPORT
         ) from error
 
 
-def _listing(manifest: Manifest) -> Callable[[str], bool]:
+def _read_files(folder: Path) -> tuple[File, ...]:
+    """Read the list of files alone, which bundles of every version have."""
+    try:
+        record = _open_plain(folder, MANIFEST, most=MANIFEST_FILE)
+        return Listing.model_validate_json(record.read()).files
+    except ValidationError as error:
+        raise user_error("lists no files", where=folder / MANIFEST, hint=EXPORT) from error
+
+
+def _listing(files: Sequence[File]) -> Callable[[str], bool]:
     """Return the test whether a file, by its path in the folder, may be replaced with the bundle.
 
     Drafts of the manifest are part of it: another process writes one at this moment, or was killed
     then, and the next rewrite removes what it left.
     """
-    listed = {file.path for file in manifest.files} | {MANIFEST}
+    listed = {file.path for file in files} | {MANIFEST}
     return lambda name: name in listed or name.startswith(f"{PLANS}/") or is_draft(name, MANIFEST)
 
 

@@ -12,7 +12,7 @@ from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.limits import DIMENSION, FILE_NAME, FILES, RANK, STAGES, TENSORS, TEXT
 from covis.engines.options import Sparsity
 
-FORMAT: Final = 1  # version of the manifest's format; a reader rejects any other
+FORMAT: Final = 2  # version of the manifest's format; a reader rejects any other
 OPSET: Final = 20  # version of the standard ONNX operators in the graphs
 
 Scope = Literal["frames", "sequence"]
@@ -51,13 +51,14 @@ class Tensor(StrictModel):
     Attributes:
         name: Name of the tensor; stages that share it pass the tensor on.
         dtype: Element type.
-        shape: Sizes and symbols: `M` all views, `N` the frames of a chunk, `K` sampled queries.
+        shape: Sizes and symbols: `M` all views, `N` the frames of a chunk, `K` sampled queries,
+            `R` maps of view pairs.
     """
 
     name: Identifier
     dtype: Dtype
     shape: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=DIMENSION.most)] | Literal["M", "N", "K"], ...],
+        tuple[Annotated[int, Field(ge=0, le=DIMENSION.most)] | Literal["M", "N", "K", "R"], ...],
         Field(max_length=RANK.most),
     ]
 
@@ -270,10 +271,16 @@ class Tuning(StrictModel):
     time_ratio: float
 
 
+class Listing(BaseModel):
+    """Files of a bundle, from a manifest of any version; the other fields are ignored."""
+
+    files: Annotated[tuple[File, ...], Field(max_length=FILES.most)]
+
+
 class Manifest(StrictModel):
     """Contents of `manifest.json`; see docs/explanation/design.md section 3."""
 
-    format: Literal[1]
+    format: Literal[2]
     covis_version: Text
     op_version: Literal[1]
     opset: Count

@@ -13,11 +13,21 @@ IMAGES: Final = "images"
 SIMILARITY: Final = "similarity"
 """Cosine similarity (M, M) of the views' descriptors."""
 
-PAIR_LEVEL: Final = "pair_level"
-"""Map of view pairs (1, 1, M, M): 0 skipped, 1 low precision allowed, 2 full precision.
+ANCHOR_RANK: Final = "anchor_rank"
+"""Rank of each view among the anchors (M,), from 0; M for a view that is no anchor."""
 
-The stage that writes it is the one whose result a caller's map replaces.
+PAIR_LEVELS: Final = "pair_levels"
+"""Maps of view pairs (R, M, M), one for each regime of the schedule: 0 skipped, 1 low precision
+allowed, 2 full precision.
+
+The stage that writes them is the one whose result a caller's map replaces.
 """
+
+TAU: Final = "tau"
+"""Similarity (R,) from which a pair of views is computed in full, in each map."""
+
+LAYER_MAP: Final = "layer_map"
+"""Index (L,) of the map of each global layer."""
 
 PROBE: Final = "probe"
 """Indices (K,) of the queries on which the kept attention mass is measured."""
@@ -29,10 +39,10 @@ KEPT_MASS: Final = "kept_mass"
 """Share of dense attention's mass on the blocks computed (layers, heads)."""
 
 AGGREGATOR: Final = "aggregator"
-"""Stage of the alternating attention, for the selectors `dense` and `saliency`."""
+"""Stage of the alternating attention, where no layer selects pooled blocks."""
 
 AGGREGATOR_POOLED: Final = "aggregator_pooled"
-"""Stage in the place of `aggregator`, for the selectors `pooled` and `both`."""
+"""Stage in the place of `aggregator`, where a layer selects pooled blocks."""
 
 
 def role(stage: str) -> str:

@@ -19,7 +19,7 @@ from onnx import helper
 
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.manifest import Stage, Tensor
-from covis.engines.bundle.names import PAIR_LEVEL
+from covis.engines.bundle.names import PAIR_LEVELS
 from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import external_data
@@ -173,7 +173,7 @@ def ensemble_config(stages: Sequence[Stage]) -> str:
         tensor
         for stage in stages
         for tensor in stage.outputs
-        if tensor.name not in read or tensor.name == PAIR_LEVEL
+        if tensor.name not in read or tensor.name == PAIR_LEVELS
     ]
     lines = [
         f"name: {_text(ENSEMBLE)}",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
-from covis.engines.bundle.names import IMAGES, PAIR_LEVEL, PROBE, role
+from covis.engines.bundle.names import ANCHOR_RANK, IMAGES, PAIR_LEVELS, PROBE, TAU, role
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
@@ -24,7 +24,9 @@ from covis.runtime.stage_io import widen
 
 Array = NDArray[Any]
 Runner = Callable[[flow.Step, Images, Mapping[str, Array]], dict[str, Array]]
-_OWN = frozenset({PAIR_LEVEL})  # depends on a side's own options, never on the other side
+_OWN = frozenset(
+    {ANCHOR_RANK, PAIR_LEVELS}
+)  # depends on a side's own options, never on the other side
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Side:
 
     Attributes:
         pipeline: Bundle and backend.
-        sparsity: Selector options.
+        sparsity: Selector options, with a selector other than `auto`.
         runners: Functions that run a stage instead of the pipeline, by the stage's name.
     """
 
@@ -56,7 +58,7 @@ class Side:
         typed = {
             t.name: _typed(t.name, t.dtype, values) for t in step.stage.inputs if t.name != IMAGES
         }
-        typed[PROBE] = values[PROBE]
+        typed |= {name: values[name] for name in (PROBE, TAU)}
         runner = self.runners.get(step.stage.name)
         if runner is not None:
             outputs = runner(step, images, typed)
@@ -64,10 +66,6 @@ class Side:
             quiet: StageProgress = lambda stage, done, total: None  # noqa: E731
             results = self.pipeline.run_stage(step, images, typed, quiet)
             outputs = {n: self.pipeline.backend.memory.get(v) for n, v in results.items()}
-        if step.stage.writes(PAIR_LEVEL):
-            level = self.pipeline.pairs_to_use(self.sparsity, len(images))
-            if level is not None:
-                outputs[PAIR_LEVEL] = level
         return outputs
 
 

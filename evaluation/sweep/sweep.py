@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import CovisError, ExitCode, user_error
-from covis.engines.options import Sparsity, parse_layers
+from covis.engines.layers import parse_layers
+from covis.engines.options import Sparsity
 from covis.evaluation.accuracy.job import Job
 from covis.evaluation.accuracy.results import Results
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions, score

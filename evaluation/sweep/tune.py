@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from covis.engines.bundle.names import AGGREGATOR_POOLED
 from covis.engines.errors import user_error
-from covis.engines.options import Sparsity, parse_layers
+from covis.engines.layers import parse_layers
+from covis.engines.options import Sparsity
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.sweep import layer_words, work
 from covis.runtime.photos.choose import evenly

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from covis.engines.errors import user_error
-from covis.export.selection.saliency import descriptor_similarity
+from covis.export.selection.similarity import descriptor_similarity
 
 
 @dataclass(frozen=True)

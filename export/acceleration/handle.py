@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import Sparsity, SparsityChanges, parse_layers
+from covis.engines.layers import parse_layers
+from covis.engines.options import Sparsity, SparsityChanges
 from covis.export.acceleration.forward import GlobalAttention
 from covis.export.acceleration.frames import Frames, read_frames
 from covis.export.acceleration.report import LayerReport, Report

@@ -39,7 +39,7 @@ _NO_KERNELS = {"bf16": "BFLOAT16"}
 LIMITS = {"fp16": 0.05, "bf16": 0.25, "fp8": 0.5}
 # Levels of pairs and shares of blocks jump where a similarity crosses its threshold, and so do all
 # results of the pooled selector. They are recorded, but neither judged nor passed to later stages.
-_CHOSEN = frozenset(["pair_level", "kept_blocks", "kept_mass"])
+_CHOSEN = frozenset(["anchor_rank", "pair_levels", "kept_blocks", "kept_mass"])
 _CHOOSES = "aggregator_pooled"
 
 

@@ -135,23 +135,34 @@ def control_inputs(views: int, image_size: tuple[int, int], seed: int) -> dict[s
     images = nn.functional.interpolate(coarse, size=image_size, mode="bicubic").clamp(0, 1)
     return {
         "images": images,
-        "tau": torch.tensor(0.5),
-        "tau_low": torch.tensor(0.25),
-        "min_neighbours": torch.tensor(1),
+        # One map of each regime: dense, self, saliency, anchors.
+        "tau": torch.tensor([0.0, 2.0, 0.5, 2.0]),
+        "tau_low": torch.tensor([0.0, 2.0, 0.25, 2.0]),
+        "anchors": torch.tensor([0, 0, 0, 2]),
+        "min_neighbours": torch.tensor([0, 0, 1, 1]),
+        "own_frame": torch.tensor([True, True, True, False]),
         "reference": torch.tensor(-1),
-        "keep_ratio": torch.tensor(0.5),
-        "cdf": torch.tensor(0.0),
+        "to_reference": torch.tensor([False, False, True, True]),
+        "from_reference": torch.tensor([False, False, True, False]),
+        "anchor_order": torch.full((views,), -1),
         "probe": torch.arange(0, 7 * views, 3),
     }
+
+
+_OPTIONS = frozenset(["tau", "tau_low", "keep_ratio", "cdf"])
+"""Inputs that are float32 by contract, in a comparison with float64 too."""
 
 
 def feed(port: Port, values: Mapping[str, Tensor], stage: StageModule) -> Tensor:
     """Return the tensor of a port: from `values`, or a test value of a control input."""
     if port.name in values:
         return values[port.name]
-    if port.name == "sparse_layers":
-        # Every other layer is sparse, so that both branches of the selector run.
-        return torch.arange(int(port.shape[0])) % 2 == 0
+    if port.name == "layer_map":
+        return torch.arange(int(port.shape[0])) % len(values["tau"])  # every regime is used
+    if port.name == "keep_ratio":
+        return torch.where(torch.arange(int(port.shape[0])) % 3 == 2, 1.0, 0.5)
+    if port.name == "cdf":
+        return torch.zeros(int(port.shape[0]))
     if port.name == "patch_order":
         return torch.arange(int(port.shape[0])).flip(0)
     raise KeyError(f"stage {stage.name} reads {port.name!r}, which no earlier stage writes")
@@ -175,9 +186,12 @@ def _noise(
     wide = StageModule(
         stage.name, stage.scope, copy.deepcopy(stage.module).double(), stage.inputs, stage.outputs
     )
-    # Scalars are options of the selector, which are float32 by contract.
     exact = run_torch(
-        wide, {n: t.double() if t.is_floating_point() and t.ndim else t for n, t in feeds.items()}
+        wide,
+        {
+            n: t.double() if t.is_floating_point() and n not in _OPTIONS else t
+            for n, t in feeds.items()
+        },
     )
     return {
         n: float((value.double() - exact[n].double()).abs().max()) for n, value in reference.items()

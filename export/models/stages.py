@@ -16,7 +16,7 @@ from covis.export.selection.block_maps import (
     PooledSelection,
     pooled_head_groups,
 )
-from covis.export.stage import FRAMES, PROBES, VIEWS, Port, StageModule
+from covis.export.stage import FRAMES, MAPS, PROBES, VIEWS, Port, StageModule
 
 
 class Encoder(nn.Module):
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """All views together, global layers restricted to a map of frame pairs."""
+    """All views together, global layers restricted to maps of frame pairs."""
 
     def __init__(self, model: MultiViewModel, height: int, width: int) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Aggregator(nn.Module):
     def forward(
         self,
         patch_tokens: Tensor,
-        pair_level: Tensor,
-        sparse_layers: Tensor,
+        pair_levels: Tensor,
+        layer_map: Tensor,
         probe: Tensor,
         view_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         measure = MassProbe(probe, self.model.layout(*self.size))
-        level = pair_level.to(torch.int8)
-        selection = PairSelection(level, sparse_layers, patch_tokens.shape[1], measure)
+        levels = pair_levels.to(torch.int8)
+        selection = PairSelection(levels, layer_map, patch_tokens.shape[1], measure)
         encoded = _one_scene(patch_tokens, view_token)
         outputs = self.model.aggregate(encoded, *self.size, selection)
         return (*(output.squeeze(0) for output in outputs), _by_layer(measure.mass))
@@ -66,8 +66,8 @@ class PooledAggregator(nn.Module):
     def forward(
         self,
         patch_tokens: Tensor,
-        pair_level: Tensor,
-        sparse_layers: Tensor,
+        pair_levels: Tensor,
+        layer_map: Tensor,
         probe: Tensor,
         keep_ratio: Tensor,
         cdf: Tensor,
@@ -77,8 +77,8 @@ class PooledAggregator(nn.Module):
         layout = self.model.layout(*self.size)
         measure = MassProbe(probe, layout)
         selection = PooledSelection(
-            pair_level.to(torch.int8),
-            sparse_layers,
+            pair_levels.to(torch.int8),
+            layer_map,
             keep_ratio,
             cdf,
             layout,
@@ -122,12 +122,12 @@ def stages(
         )
     patches = height // PATCH * (width // PATCH)
     patch_tokens, *view_token = model.encoded_ports(height, width, VIEWS)
-    pair_level = Port("pair_level", (1, 1, VIEWS, VIEWS), torch.int32)
-    sparse_layers = Port("sparse_layers", (model.global_layers,), torch.bool)
+    pair_levels = Port("pair_levels", (MAPS, VIEWS, VIEWS), torch.int32)
+    layer_map = Port("layer_map", (model.global_layers,), torch.int64)
     probe = Port("probe", (PROBES,), torch.int64)
     pooled = (
-        Port("keep_ratio", ()),
-        Port("cdf", ()),
+        Port("keep_ratio", (model.global_layers,)),
+        Port("cdf", (model.global_layers,)),
         Port("patch_order", (patches,), torch.int64),
     )
     kept_mass = Port("kept_mass", (model.global_layers, model.global_heads))
@@ -145,7 +145,7 @@ def stages(
             "aggregator",
             "sequence",
             Aggregator(model, height, width),
-            (patch_tokens, pair_level, sparse_layers, probe, *view_token),
+            (patch_tokens, pair_levels, layer_map, probe, *view_token),
             (*aggregated, kept_mass),
         ),
         StageModule(
@@ -157,7 +157,7 @@ def stages(
                 width,
                 pooled_head_groups(model.global_heads, max_views * patches, MOST_ELEMENTS),
             ),
-            (patch_tokens, pair_level, sparse_layers, probe, *pooled, *view_token),
+            (patch_tokens, pair_levels, layer_map, probe, *pooled, *view_token),
             (*aggregated, kept_mass, kept_blocks),
         ),
         *model.head_stages(height, width),

@@ -11,6 +11,7 @@ import torch
 from covis.engines.bundle.manifest import Scope, WeightsDtype
 from covis.engines.dtypes import BY_ONNX
 from covis.engines.errors import user_error
+from covis.engines.limits import PAIR_MAPS
 from covis.export.options import MAX_VIEWS, ExportOptions, Precision
 from covis.export.passes import (
     Fold,
@@ -25,7 +26,7 @@ from covis.export.passes import (
     WidenLevels,
 )
 from covis.export.sizes import PROBES as MOST_PROBES
-from covis.export.stage import PROBES, VIEWS
+from covis.export.stage import MAPS, PROBES, VIEWS
 from covis.export.trace import layer_of
 
 NARROW = {
@@ -104,7 +105,7 @@ def base_passes(scope: Scope = "frames", max_views: int = MAX_VIEWS) -> list[Pas
     """Return the passes of every graph; graphs with all views at once are also split to fit."""
     if scope == "frames":  # the runtime chooses the number of frames of a chunk
         return [Fold(), WidenLevels()]
-    lengths = {VIEWS: max_views, PROBES: MOST_PROBES}
+    lengths = {VIEWS: max_views, PROBES: MOST_PROBES, MAPS: PAIR_MAPS.most}
     return [Fold(), SplitQkv(lengths), SplitRows(lengths), WidenLevels()]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from covis.export.ops import DENSE, TokenLayout, block_select, dense_level
+from covis.export.ops import TokenLayout, block_select, dense_level
 from covis.export.selection.kept_mass import kept_mass
 
 Q_BLOCK = 128  # patch tokens of a query region of the pooled selector (sparse-vggt, section 4)
@@ -55,15 +55,6 @@ def pooled_head_groups(heads: int, patch_tokens: int, limit: int) -> int:
     return next(fitting, heads)
 
 
-def _dense_outside(level: Tensor, sparse_layers: Tensor, layer: int) -> Tensor:
-    """Return `level` in a sparse layer, and all 2 of the same shape in the others.
-
-    A Where and not a branch, so that the set of sparse layers stays an input of the graph. Every
-    implementation of the op recognises a map of all 2 and runs dense.
-    """
-    return torch.where(sparse_layers[layer], level, torch.full_like(level, DENSE))
-
-
 @dataclass
 class MassProbe:
     """Measure, on request, the attention mass that falls on selected blocks.
@@ -95,38 +86,46 @@ class MassProbe:
 
 @dataclass
 class PairSelection:
-    """Frame-pair maps computed before the aggregator (selectors `dense` and `saliency`).
+    """Frame-pair maps computed before the aggregator: one for each regime of the schedule.
+
+    Which map a layer takes stays an input of the graph. Every implementation of the op recognises a
+    map of all 2 and runs dense.
 
     Attributes:
-        pair_level: Levels of view pairs, int8 (1, 1, M, M), or (1, 1, 1, 1).
-        sparse_layers: Global layers that use the map, bool (L,); the others are dense.
+        pair_levels: Levels of view pairs in R maps, int8 (R, M, M).
+        layer_map: Index of the map of each global layer, int64 (L,).
         patches: Patch tokens of a frame.
         probe: Measures the attention mass on selected blocks; None measures nothing.
     """
 
-    pair_level: Tensor
-    sparse_layers: Tensor
+    pair_levels: Tensor
+    layer_map: Tensor
     patches: int
     probe: MassProbe | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
-        level = _dense_outside(self.pair_level, self.sparse_layers, layer)
+        level = map_of_layer(self.pair_levels, self.layer_map, layer)
         blocks = BlockMap(level, self.patches, self.patches)
         if self.probe is not None:
             blocks = self.probe(layer, q, k, blocks)
         return blocks
 
 
+def map_of_layer(pair_levels: Tensor, layer_map: Tensor, layer: int) -> Tensor:
+    """Return the map of a layer, int8 (1, 1, M, M), from maps (R, M, M)."""
+    return pair_levels.index_select(0, layer_map[layer : layer + 1])[None]
+
+
 @dataclass
 class PooledSelection:
-    """BlockSelect inside each layer, within the pairs of `pair_level` (`pooled` and `both`).
+    """BlockSelect inside each layer, within the view pairs of the layer's map.
 
     Attributes:
-        pair_level: Levels of view pairs, int8 (1, 1, M, M), or (1, 1, 1, 1) of 2 for the selector
-            `pooled`.
-        sparse_layers: Global layers that use the map, bool (L,); the others are dense.
-        keep_ratio: Share of the candidate key blocks to select, float32 ().
-        cdf: Cumulated softmax mass up to which blocks are selected, float32 ().
+        pair_levels: Levels of view pairs in R maps, int8 (R, M, M).
+        layer_map: Index of the map of each global layer, int64 (L,).
+        keep_ratio: Share of the candidate key blocks that each layer selects, float32 (L,); 1
+            selects all of them.
+        cdf: Cumulated softmax mass up to which each layer selects blocks, float32 (L,).
         layout: Token layout of the model.
         pool: "mean" or "max" over the tokens of a block.
         probe: Measures the attention mass on selected blocks; None measures nothing.
@@ -135,8 +134,8 @@ class PooledSelection:
             order.
     """
 
-    pair_level: Tensor
-    sparse_layers: Tensor
+    pair_levels: Tensor
+    layer_map: Tensor
     keep_ratio: Tensor
     cdf: Tensor
     layout: TokenLayout
@@ -148,24 +147,24 @@ class PooledSelection:
     shares: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> BlockMap | tuple[BlockMap, ...]:
+        pair = map_of_layer(self.pair_levels, self.layer_map, layer)
         if self.head_groups == 1:
-            return self._choose(layer, q, k)
+            return self._choose(layer, pair, q, k)
         groups = zip(*(x.chunk(self.head_groups, dim=1) for x in (q, k)), strict=True)
-        return tuple(self._choose(layer, *group) for group in groups)
+        return tuple(self._choose(layer, pair, *group) for group in groups)
 
-    def _choose(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
+    def _choose(self, layer: int, pair: Tensor, q: Tensor, k: Tensor) -> BlockMap:
         level = block_select(
             q,
             k,
-            self.pair_level,
-            self.keep_ratio,
-            self.cdf,
+            pair,
+            self.keep_ratio[layer],
+            self.cdf[layer],
             layout=self.layout,
             q_block=self.q_block,
             k_block=self.k_block,
             pool=self.pool,
         )
-        level = _dense_outside(level, self.sparse_layers, layer)
         shares = (level > 0).to(torch.float32).mean(dim=(0, 2, 3))
         self.shares.setdefault(layer, []).append(shares)
         blocks = BlockMap(level, self.q_block, self.k_block)

@@ -27,7 +27,7 @@ from covis.export.exporter import export_bundle
 from covis.export.options import ExportOptions
 
 LARGEST = 8_000_000  # bytes of the weights file
-SPARSITY = Sparsity(tau=0.9, layers="all", min_neighbours=2)
+SPARSITY = Sparsity()
 _ASSETS = Path(covis.__file__).resolve().parent / "assets"
 _LICENCE = """{name}: weights of a small VGGT-type network, trained from random initialisation on
 synthetic scenes (see {name}.json). They derive from no other weights and no photographs.
@@ -136,9 +136,6 @@ def main(
     weights: Path,
     out: Path = _ASSETS / "demo",
     record: Path | None = None,
-    tau: float = SPARSITY.tau,
-    layers: str = SPARSITY.layers,
-    min_neighbours: int = SPARSITY.min_neighbours,
 ) -> None:
     """Build the bundle that ships with covis, from released weights.
 
@@ -146,12 +143,8 @@ def main(
         weights: Released file covis-mini.safetensors.
         out: Folder of the bundle.
         record: Training record; default: the file beside the weights.
-        tau: Similarity threshold of the bundle, 0 to 1.
-        layers: Sparse global layers of the bundle.
-        min_neighbours: Smallest number of neighbours of a view in the bundle.
     """
-    sparsity = Sparsity(tau=tau, layers=layers, min_neighbours=min_neighbours)
-    print(make(weights, out, record, sparsity))
+    print(make(weights, out, record))
 
 
 if __name__ == "__main__":

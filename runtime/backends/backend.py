@@ -48,7 +48,9 @@ class Backend(Protocol):
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
         """Return the largest chunk of a stage, at most about `frames`, and its smallest chunk."""
 
-    def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
+    def check(
+        self, run: tuple[Step, ...], views: int, chunk: int, lengths: Mapping[str, int]
+    ) -> None:
         """Reject a run that does not fit into memory, before it begins.
 
         Raises:
@@ -100,7 +102,9 @@ class OnnxRuntimeBackend:
         """Return the number of frames as it is: ONNX Runtime takes chunks of any length."""
         return frames, 1
 
-    def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
+    def check(
+        self, run: tuple[Step, ...], views: int, chunk: int, lengths: Mapping[str, int]
+    ) -> None:
         """Accept every run of this process: ONNX Runtime does not report its memory in advance."""
         self.process.check()
 
@@ -157,7 +161,9 @@ class TensorRtBackend:
         span = self._plan(stage, frames).views
         return span.clamp(frames), span.min
 
-    def check(self, run: tuple[Step, ...], views: int, chunk: int, probes: int) -> None:
+    def check(
+        self, run: tuple[Step, ...], views: int, chunk: int, lengths: Mapping[str, int]
+    ) -> None:
         """Reject a run that does not fit, and name the largest number of views that does.
 
         Raises:
@@ -177,7 +183,7 @@ class TensorRtBackend:
             return session.scratch_bytes({**sizes, symbol: fitted})
 
         def needs(count: int) -> int:
-            peak = flow.peak_bytes(run, count, chunk, probes, scratch)
+            peak = flow.peak_bytes(run, count, chunk, lengths, scratch)
             return peak + peak // 50 + _CONTEXTS  # 2 % for the rounding of allocations
 
         # Memory that an earlier run left in the pool is reused.

@@ -14,9 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.bundle import Bundle
-from covis.engines.bundle.names import KEPT_BLOCKS, KEPT_MASS, PAIR_LEVEL, PROBE, SIMILARITY
+from covis.engines.bundle.names import (
+    ANCHOR_RANK,
+    KEPT_BLOCKS,
+    KEPT_MASS,
+    PAIR_LEVELS,
+    PROBE,
+    SIMILARITY,
+)
 from covis.engines.errors import user_error
-from covis.engines.options import Sparsity, parse_layers
+from covis.engines.options import Sparsity
+from covis.engines.pair_rules import PairRules, pair_rules
 from covis.runtime.photos.images import Images
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
@@ -30,7 +38,9 @@ _UNIQUE = (
 )
 
 
-def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
+def decode(
+    bundle: Bundle, images: Images, sparsity: Sparsity, values: Values, why: str = ""
+) -> Scene:
     """Build the scene of one run.
 
     Args:
@@ -38,12 +48,13 @@ def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         images: Photos in the model's pixels.
         sparsity: Selector options of the run.
         values: Outputs of the stages, by name.
+        why: Reason for which the selector was chosen, for the report; "" if the user chose it.
 
     Raises:
         CovisError: An output that the model's scene requires is missing or has another shape.
     """
     try:
-        return _scene(bundle, images, sparsity, values)
+        return _scene(bundle, images, sparsity, values, why)
     except (KeyError, IndexError, ValueError) as error:
         raise user_error(
             f"its stages do not write what a scene of {bundle.manifest.model.name} is made of "
@@ -53,8 +64,10 @@ def decode(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         ) from error
 
 
-def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -> Scene:
+def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values, why: str) -> Scene:
     manifest = bundle.manifest
+    model = manifest.model
+    rules = pair_rules(sparsity, model.global_layers, len(images), model.reference_view)
     size = (manifest.pixel_rule.height, manifest.pixel_rule.width)
     fields = _DECODERS[manifest.model.name](values, size)
     valid = valid_pixels(images.transforms) & fields.pop("mask", True)
@@ -76,8 +89,10 @@ def _scene(bundle: Bundle, images: Images, sparsity: Sparsity, values: Values) -
         intrinsics_original=original,
         valid=valid,
         similarity=values[SIMILARITY],
-        pair_level=values[PAIR_LEVEL][0, 0].astype(np.int8),
-        sparsity=_report(bundle, sparsity, values),
+        pair_levels=values[PAIR_LEVELS].astype(np.int8),
+        layer_map=rules.layer_map,
+        anchors=_anchors(values, rules),
+        sparsity=_report(bundle, sparsity, values, rules, why),
         metric=manifest.model.metric,
         provenance=_provenance(bundle, sparsity, fit),
         notes=(note,) if note else (),
@@ -193,26 +208,38 @@ _DECODERS: dict[str, Callable[[Values, tuple[int, int]], dict[str, Any]]] = {
 }
 
 
-def _report(bundle: Bundle, sparsity: Sparsity, values: Values) -> SparsityReport:
-    """Report the share of blocks computed, from the level maps of the run."""
-    model = bundle.manifest.model
-    level = values[PAIR_LEVEL][0, 0]
-    kept = int((level > 0).sum())
-    layers: tuple[int, ...] = ()
-    if sparsity.selector != "dense":
-        layers = parse_layers(sparsity.layers, model.global_layers)
-    chosen = list(layers)
+def _report(
+    bundle: Bundle, sparsity: Sparsity, values: Values, rules: PairRules, why: str
+) -> SparsityReport:
+    """Report the share of attention computed, from the level maps of the run."""
+    kept = values[PAIR_LEVELS] > 0
+    layers = list(rules.sparse_layers)
+    maps = rules.layer_map[layers]
+    by_layer = kept.mean(axis=(1, 2))[maps]
+    heads = bundle.manifest.model.global_heads
+    shares = np.repeat(by_layer[:, None], heads, axis=1)
     if KEPT_BLOCKS in values:
-        shares = values[KEPT_BLOCKS][chosen]
-    else:
-        shares = np.full((len(layers), model.global_heads), kept / level.size, np.float32)
+        shares = values[KEPT_BLOCKS][layers]
+    depth = max(len(rules.layer_map), 1)
     return SparsityReport(
-        layers=layers,
-        kept_blocks=shares,
-        relative_blocks=kept / level.size,
-        kept_pairs=kept,
-        attention_mass=values[KEPT_MASS][chosen] if values[PROBE].size > 1 else None,
+        selector=sparsity.selector,
+        reason=why,
+        layers=tuple(layers),
+        kept_blocks=shares.astype(np.float32),
+        relative_blocks=float(by_layer.mean()) if layers else 1.0,
+        kept_pairs=int(kept[maps].any(axis=0).sum()) if layers else kept[0].size,
+        attention_work=1.0 - float((1.0 - shares.mean(axis=1)).sum()) / depth if layers else 1.0,
+        attention_mass=values[KEPT_MASS][layers] if values[PROBE].size > 1 else None,
     )
+
+
+def _anchors(values: Values, rules: PairRules) -> NDArray[np.int64] | None:
+    """Return the anchors in the order in which they were chosen; None for a run without."""
+    rank, most = values[ANCHOR_RANK], int(rules.anchors.max())
+    if not most:
+        return None
+    order: NDArray[np.int64] = np.argsort(rank, kind="stable").astype(np.int64)
+    return order[: int((rank < most).sum())]
 
 
 def _provenance(bundle: Bundle, sparsity: Sparsity, fit: PinholeFit | None) -> dict[str, Any]:

@@ -23,10 +23,15 @@ class SparsityReport:
     """Share of global attention that a run computed.
 
     Attributes:
-        layers: Indices of the global layers that were sparse.
+        layers: Indices of the global layers that were not dense.
         kept_blocks: (layers, heads) share of blocks computed, in [0, 1].
-        relative_blocks: Number of kept view pairs over M^2; 1 for a selector without view pairs.
-        kept_pairs: Number of kept view pairs |E|, ordered, self-pairs included.
+        relative_blocks: Number of kept view pairs over M^2, mean over these layers; 1 for a
+            selector without view pairs.
+        kept_pairs: Number of view pairs |E| that at least one of these layers computes, ordered,
+            self-pairs included.
+        attention_work: Share of dense global attention that was computed, over all layers.
+        selector: Selector of the run; with `auto`, the one that it chose.
+        reason: Why `auto` chose it; "" if it was asked for.
         attention_mass: (layers, heads) share of dense attention's softmax mass that falls on kept
             blocks, measured on a sample of the queries; None where it was not measured.
     """
@@ -35,6 +40,9 @@ class SparsityReport:
     kept_blocks: NDArray[np.float32]
     relative_blocks: float
     kept_pairs: int
+    attention_work: float
+    selector: str
+    reason: str = ""
     attention_mass: NDArray[np.float32] | None = None
 
 
@@ -90,7 +98,11 @@ class Scene:
         points_conf: (M, H, W) confidence of `points`.
         valid: (M, H, W) mask of pixels that come from a photo and that the model does not mask.
         similarity: (M, M) cosine similarity of the views in [-1, 1].
-        pair_level: (M, M) int8 map of view pairs: 0 skipped, 1 low precision, 2 full precision.
+        pair_levels: (R, M, M) int8 maps of view pairs, one for each regime of the layers: 0
+            skipped, 1 low precision, 2 full precision. Row i lists what view i attends to.
+        layer_map: (L,) index of the map of each global layer.
+        anchors: (n,) indices of the anchor views, in the order in which they were chosen; None
+            without anchors.
         sparsity: Share of global attention that was computed.
         metric: True if lengths are in metres; otherwise the scale is arbitrary.
         paths: File of each photo; None for a photo that is not from a file.
@@ -121,7 +133,9 @@ class Scene:
     points_conf: Floats | None = None
     images: NDArray[Any] | None = None
     similarity: Floats | None = None
-    pair_level: NDArray[np.int8] | None = None
+    pair_levels: NDArray[np.int8] | None = None
+    layer_map: NDArray[np.int64] | None = None
+    anchors: NDArray[np.int64] | None = None
     sparsity: SparsityReport | None = None
     metric: bool = False
     paths: tuple[Path | None, ...] | None = None
@@ -142,6 +156,11 @@ class Scene:
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
                 raise user_error(f"has shape {np.shape(value)}, not {shape}", where=f"Scene.{name}")
+        maps = self.pair_levels
+        if maps is not None and (maps.ndim != 3 or maps.shape[1:] != (M, M) or not len(maps)):
+            raise user_error(
+                f"has shape {maps.shape}, not (R, {M}, {M})", where="Scene.pair_levels"
+            )
         for name in _BY_VIEW:
             value = getattr(self, name)
             if value is not None and len(value) != M:
@@ -321,9 +340,24 @@ class Scene:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name in shapes and value is not None:
-                pairs = f.name in ("similarity", "pair_level")
+                pairs = f.name == "similarity"
                 changed[f.name] = value[np.ix_(views, views)] if pairs else value[views]
+        if self.pair_levels is not None:
+            changed["pair_levels"] = self.pair_levels[:, views][:, :, views]
+        if self.anchors is not None:
+            place = {view: i for i, view in enumerate(views.tolist())}
+            kept = [place[view] for view in self.anchors.tolist() if view in place]
+            changed["anchors"] = np.array(kept, np.int64)
         return replace(self, **changed)
+
+    @property
+    def pair_level(self) -> NDArray[np.int8] | None:
+        """Map (M, M) of view pairs that all sparse layers share; None if they have several."""
+        if self.pair_levels is None or self.layer_map is None:
+            return None
+        used = [self.pair_levels[r] for r in np.unique(self.layer_map)]
+        sparse = [level for level in used if (level != 2).any()]
+        return (sparse or used)[0] if len(sparse) <= 1 else None
 
 
 def _shapes(M: int, H: int, W: int) -> dict[str, tuple[int, ...]]:
@@ -339,6 +373,5 @@ def _shapes(M: int, H: int, W: int) -> dict[str, tuple[int, ...]]:
         "points_conf": (M, H, W),
         "valid": (M, H, W),
         "similarity": (M, M),
-        "pair_level": (M, M),
         "shared_cameras": (M,),
     }

@@ -16,6 +16,7 @@ from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Manifest, Stage
 from covis.engines.bundle.verified import VerifiedGraph, verified_onnx
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import Port, external_data, signature
 from covis.engines.op import DOMAIN
@@ -59,7 +60,7 @@ class PlanRequest:
     stage: str
     graph: VerifiedGraph
     precision: str
-    profile: dict[Literal["M", "N", "K"], Range]
+    profile: dict[Literal["M", "N", "K", "R"], Range]
     shapes: InputShapes
     graph_sha256: str
     weights_sha256: str
@@ -76,10 +77,11 @@ def stage_requests(bundle: Bundle, options: BuildOptions) -> tuple[PlanRequest, 
     """
     manifest = bundle.manifest
     chunk = options.chunk if ":" in options.chunk else f"1:{options.chunk}:{options.chunk}"
-    ranges: dict[Literal["M", "N", "K"], Range] = {
+    ranges: dict[Literal["M", "N", "K", "R"], Range] = {
         "M": parse_range(options.views, "--views"),
         "N": parse_range(chunk, "--chunk"),
         "K": parse_range(options.probes, "--probes"),
+        "R": Range(min=1, opt=min(3, PAIR_MAPS.most), max=PAIR_MAPS.most),
     }
     digests = {file.path: file.sha256 for file in manifest.files}
     stages, layers = _selected_stages(manifest, options.stages), options.exportLayerInfo

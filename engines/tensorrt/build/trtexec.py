@@ -19,7 +19,7 @@ class TrtexecCommand:
         plan: Path of the plan to write.
         shapes: Shape of every graph input; fixed ones are omitted, as trtexec requires.
         options: Options that change the engine.
-        plugin: Plugin library; None if the graph contains no node of the two ops.
+        plugin: Plugin library; None if the graph contains no node of the three ops.
         static: Pass the library as a static plugin instead of a dynamic one.
         timing: File of measured kernel times; None for none.
         layers: File for the layer information; None for none.

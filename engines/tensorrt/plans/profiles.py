@@ -12,7 +12,7 @@ from covis.engines.errors import user_error
 from covis.engines.limits import VIEWS
 from covis.engines.tensorrt.plans.record import Range
 
-Symbol = Literal["M", "N", "K"]
+Symbol = Literal["M", "N", "K", "R"]
 Shape = tuple[int, ...]
 
 _NAME: Final = re.compile(r"[^,\s]+")  # names of tensors may contain colons

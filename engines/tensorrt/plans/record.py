@@ -91,7 +91,7 @@ class PlanInputs(StrictModel):
     driver_branch: Annotated[str, Field(max_length=16)]
     gpu: Annotated[str, Field(max_length=128)]
     compute_capability: tuple[Count, Count]
-    profile: dict[Literal["M", "N", "K"], Range]
+    profile: dict[Literal["M", "N", "K", "R"], Range]
     options: EngineOptions
 
     def key(self) -> str:

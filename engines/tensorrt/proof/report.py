@@ -9,7 +9,7 @@ from typing import Final
 
 import onnx
 
-from covis.engines.bundle.names import PAIR_LEVEL
+from covis.engines.bundle.names import PAIR_LEVELS
 from covis.engines.dtypes import onnx_name
 from covis.engines.errors import CovisError, numerics_error
 from covis.engines.graphs.shapes import TensorFacts
@@ -169,7 +169,7 @@ def _level(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str
         if name in seen:
             continue
         seen.add(name)
-        if name == PAIR_LEVEL:
+        if name == PAIR_LEVELS:
             kinds.add("frame pairs")
         elif producer is not None and producer.op_type == SELECT:
             kinds.add("selected blocks")

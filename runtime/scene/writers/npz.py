@@ -24,6 +24,9 @@ _ARRAYS = (
     "valid",
     "similarity",
     "pair_level",
+    "pair_levels",
+    "layer_map",
+    "anchors",
 )
 
 

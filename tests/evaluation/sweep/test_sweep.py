@@ -15,7 +15,8 @@ from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from covis.commands.sweep import SweepCommand, make_sweep
 from covis.engines.errors import CovisError, user_error
-from covis.engines.options import RunOptions, Sparsity, parse_layers
+from covis.engines.layers import parse_layers
+from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.accuracy.scoring import ScoreOptions
 from covis.evaluation.datasets.covisibility import true_covisibility
 from covis.evaluation.datasets.synthetic import SyntheticScenes

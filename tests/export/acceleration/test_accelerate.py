@@ -16,7 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from covis.engines.bundle.patch_order import patch_order
 from covis.engines.errors import CovisError
-from covis.engines.options import Sparsity, parse_layers
+from covis.engines.layers import parse_layers
+from covis.engines.options import Sparsity
 from covis.export import accelerate, restore
 from covis.export.acceleration.structure import recognise
 from covis.export.models import MultiViewModel, load_model
