@@ -235,7 +235,7 @@ def _report(
 
 def _anchors(values: Values, rules: PairRules) -> NDArray[np.int64] | None:
     """Return the anchors in the order in which they were chosen; None for a run without."""
-    rank, most = values[ANCHOR_RANK], int(rules.anchors.max())
+    rank, most = values[ANCHOR_RANK], int(np.max(rules.anchors))
     if not most:
         return None
     order: NDArray[np.int64] = np.argsort(rank, kind="stable").astype(np.int64)
