@@ -140,7 +140,7 @@ def _show_engine(console: Console, bundle: Bundle, found: EngineReport, every: b
         for attention in found.attention:
             console.print(
                 printable(
-                    f"  {attention.node}: {attention.op}, {attention.level or 'chooses blocks'}, "
+                    f"  {attention.node}: {attention.op}, {attention.level or 'chooses'}, "
                     f"{'plugin' if attention.plugin else 'NOT the plugin'}, {attention.precision}"
                 ),
                 markup=False,

@@ -23,7 +23,6 @@ from covis.engines.bundle.names import PAIR_LEVELS
 from covis.engines.dtypes import BY_NAME
 from covis.engines.errors import user_error
 from covis.engines.graphs.read import external_data
-from covis.engines.op import DOMAIN
 from covis.engines.system.atomic import atomic_folder
 from covis.engines.system.files import copy_file
 from covis.engines.system.native import (
@@ -93,7 +92,7 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
         for stage in options.stages:
             place = models / model_name(stage)
             (place / "1").mkdir(parents=True)
-            backend = stage_backend(bundle, stage, options)
+            backend = stage_backend(stage, options)
             if backend == "tensorrt":
                 record = _plan_for(bundle, stage, options)
                 data = read_plan(record, options.plans, options.trusted)
@@ -123,25 +122,14 @@ def write_repository(bundle: Bundle, options: TritonOptions, out: Path, *, force
     return command
 
 
-def stage_backend(bundle: Bundle, stage: Stage, options: TritonOptions) -> Backend:
+def stage_backend(stage: Stage, options: TritonOptions) -> Backend:
     """Choose the backend of a stage.
 
     Triton passes no scalars to a plan. A stage with scalar inputs, which is the small saliency
-    stage, is therefore served as its graph by ONNX Runtime.
-
-    Raises:
-        CovisError: the stage also contains nodes of the two ops, which only TensorRT runs here
-            (exit code 2).
+    stage, is therefore served as its graph by ONNX Runtime, where FarthestFirst runs as its
+    function.
     """
-    if options.backend == "onnxruntime" or all(tensor.shape for tensor in stage.inputs):
-        return options.backend
-    if any(node.domain == DOMAIN for node in bundle.graph(stage).model().graph.node):
-        raise user_error(
-            "takes single numbers, which Triton does not hand to TensorRT plans",
-            where=f"stage {stage.name}",
-            hint="choose a selector without pooled blocks, or --backend onnxruntime",
-        )
-    return "onnxruntime"
+    return options.backend if all(tensor.shape for tensor in stage.inputs) else "onnxruntime"
 
 
 def stage_config(stage: Stage, options: TritonOptions, backend: Backend) -> str:

@@ -51,7 +51,7 @@ class PlanRequest:
         graph_sha256: Digest of the ONNX file.
         weights_sha256: Digest of the file that its external data points to; of the ONNX file
             itself if it has no external data.
-        uses_plugin: The graph contains nodes of the two ops.
+        uses_plugin: The graph contains nodes of the three ops.
         no_kernel: Name of an attention node that no engine can run, see
             `refuse_float32_attention`; empty if there is none.
         layers: File that the user chose for the layer information; None if not requested.

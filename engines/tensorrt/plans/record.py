@@ -69,7 +69,7 @@ class PlanInputs(StrictModel):
         graph: sha256 of the ONNX file.
         parser_copy: Version of the rewrites of that file for TensorRT's parser.
         weights: sha256 of the weights file.
-        plugin: sha256 of the plugin library; None if the graph has no node of the two ops.
+        plugin: sha256 of the plugin library; None if the graph has no node of the three ops.
         tensorrt: Full version of TensorRT, e.g. "10.15.1.29".
         cuda: CUDA version of the driver, e.g. "13.0".
         driver_branch: Release branch of the driver, e.g. "580".

@@ -13,7 +13,7 @@ from covis.engines.bundle.names import PAIR_LEVELS
 from covis.engines.dtypes import onnx_name
 from covis.engines.errors import CovisError, numerics_error
 from covis.engines.graphs.shapes import TensorFacts
-from covis.engines.op import ATTENTION, DOMAIN, SELECT
+from covis.engines.op import ATTENTION, DOMAIN, FARTHEST, SELECT
 from covis.engines.tensorrt.proof.layers import Layer
 
 PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
@@ -44,15 +44,15 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """A node of the two ops and the layer that runs it.
+    """A node of the three ops and the layer that runs it.
 
     Attributes:
         node: Name of the node in the graph.
-        op: BlockSparseAttention or BlockSelect.
+        op: BlockSparseAttention, BlockSelect or FarthestFirst.
         level: Source of its level map: "dense", "frame pairs" or "selected blocks"; empty for
-            BlockSelect.
+            ops that choose.
         plugin: The plugin runs the node.
-        precision: Element type of its queries in the engine.
+        precision: Element type of its first input in the engine.
     """
 
     node: str
@@ -68,7 +68,7 @@ class EngineReport:
 
     Attributes:
         classes: Layers by class and precision, most frequent first.
-        attention: Every node of the two ops, in the graph's order.
+        attention: Every node of the three ops, in the graph's order.
         products: Number of matrix products and convolutions in the graph.
         proven: Number of those that a layer provably runs in the graph's type.
         faults: Differences from the graph; empty for an engine that passes the proof.
@@ -105,10 +105,10 @@ def report(
 ) -> EngineReport:
     """Compare an engine's layers with the graph it was built from.
 
-    Every node of the two ops must run in the plugin, in the type of its queries. Every product that
-    a layer names must read the graph's type (FP8 where its operands come from DequantizeLinear)
-    unless the layer also contains the node that casts to that type. TF32 kernels are faults unless
-    TF32 was allowed.
+    Every node of the three ops must run in the plugin, in the type of its first input. Every
+    product that a layer names must read the graph's type (FP8 where its operands come from
+    DequantizeLinear) unless the layer also contains the node that casts to that type. TF32 kernels
+    are faults unless TF32 was allowed.
 
     Args:
         model: Graph that TensorRT's parser read.
@@ -152,7 +152,8 @@ def _attention(
     if not runs:
         faults.append(f"node {node.name!r} ({node.op_type}) is not run by the plugin")
     elif found != expected:
-        faults.append(f"node {node.name!r} reads {found} queries, the graph says {expected}")
+        first = "similarities" if node.op_type == FARTHEST else "queries"
+        faults.append(f"node {node.name!r} reads {found} {first}, the graph says {expected}")
     return AttentionRow(node.name, node.op_type, _level(node, producers), bool(runs), found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from covis.cli import run_command
 from covis.engines.bundle.bundle import Bundle, open_bundle
 from covis.engines.bundle.folder import PLANS
+from covis.engines.bundle.manifest import Stage
 from covis.engines.tensorrt.plans.cache import PlanCache
 from covis.engines.tensorrt.plans.record import Range
+from covis.engines.tensorrt.triton import TritonOptions, stage_backend
 from tests.engines.tensorrt.plan_inputs import plan_inputs
 from tests.engines.tensorrt.triton_schema import model_config
 from tests.places import DEMO
@@ -181,6 +184,16 @@ def test_repository_of_plans(capsys: Captured, tmp_path: Path) -> None:
     assert plan.read_bytes() == plans["depth-32"]
 
 
+def test_only_stages_without_single_numbers_are_served_as_plans() -> None:
+    vector = {"name": "keep_ratio", "dtype": "float32", "shape": (24,)}
+    number = {"name": "reference", "dtype": "int64", "shape": ()}
+    for inputs, expected in (((vector,), "tensorrt"), ((vector, number), "onnxruntime")):
+        stage = Stage(name="any", scope="sequence", graph="any.onnx", inputs=inputs, outputs=())
+        options = TritonOptions("tensorrt", (stage,), 8, Path(PLANS))
+        assert stage_backend(stage, options) == expected
+        assert stage_backend(stage, replace(options, backend="onnxruntime")) == "onnxruntime"
+
+
 def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, folder, out = open_bundle(DEMO), tmp_path / PLANS, tmp_path / "repository"
     arguments = ["triton", str(DEMO), "--plans", str(folder), "--out", str(out)]
@@ -192,7 +205,6 @@ def test_what_is_refused(capsys: Captured, tmp_path: Path, monkeypatch: pytest.M
     refused("stage encoder: has no plan of this bundle's graph; covis build")
     plans = build_plans(bundle, folder, 8)
     refused("stage encoder: no plan holds 99 views (nearest: 1:32:32)", "--views", "99")
-    refused("stage aggregator_pooled: takes single numbers", "--selector", "both", "--views", "8")
     refused("nowhere.so: no such plugin library", "--plugin", "nowhere.so")
     monkeypatch.setattr("covis.engines.tensorrt.triton.find_library", lambda name, given: None)
     refused("was not built; see docs/how-to/tensorrt.md", code=3)
