@@ -15,7 +15,7 @@ from benchmarks.gpu_maps import FRAME, PATCHES, pair_map, pairs_of
 from benchmarks.gpu_rows import PRECISIONS, planned_rows, subject
 from benchmarks.gpu_timing import Record, kernel_times, measure
 from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
-from covis.export.ops.cuda import attention, saliency, select
+from covis.export.ops.cuda import attention, farthest, saliency, select
 from covis.export.ops.layout import TokenLayout
 
 HEADS = 16
@@ -30,6 +30,24 @@ def tokens(frames: int, head_dim: int, heads: int = HEADS) -> list[torch.Tensor]
     """Return random Q, K, V of that many frames."""
     shape = (1, heads, frames * FRAME, head_dim)
     return [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
+
+
+def schedule_rules() -> dict[str, torch.Tensor]:
+    """Return pair rules of three maps: own frame, 10 anchors, 40 anchors with 4 neighbours."""
+    none, flags = (
+        torch.full((3,), 2.0, device="cuda"),
+        torch.ones(3, dtype=torch.bool, device="cuda"),
+    )
+    return {
+        "tau": none,
+        "tau_low": none,
+        "anchors": torch.tensor([0, 10, 40], device="cuda"),
+        "min_neighbours": torch.tensor([0, 4, 4], device="cuda"),
+        "own_frame": flags,
+        "reference": torch.tensor(0, device="cuda"),
+        "to_reference": flags,
+        "from_reference": flags,
+    }
 
 
 def dense_baselines(
@@ -151,18 +169,30 @@ class Table:
         return {"bytes": extra, "share_of_qkvo": extra / (8 * self.q.numel())}
 
     def selectors(self) -> dict[str, Record]:
-        """Measure BlockSelect and saliency, which compute the maps."""
+        """Measure what computes the maps: BlockSelect, and the parts of the saliency stage."""
         level = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
         scalars = [torch.tensor(x, device="cuda") for x in (0.126, 0.9)]
         features = torch.randn(self.frames, PATCHES, 1024, device="cuda", dtype=torch.float16)
-        limits = [torch.tensor(x, device="cuda") for x in (0.5, 0.3, 4, 0)]
+        similarity = torch.rand(self.frames, self.frames, device="cuda")
+        given = torch.full((self.frames,), -1, device="cuda")
+        rules = schedule_rules()
+        count = rules["anchors"].max()
+
+        def anchors() -> torch.Tensor:
+            return farthest.farthest_first(similarity, given, count, library=self.library)
+
+        rank = anchors()
         return {
             "BlockSelect": measure(
                 lambda: select.block_select(
                     self.q, self.k, level, *scalars, SelectAttributes(LAYOUT), library=self.library
                 )
             ),
-            "saliency": measure(lambda: saliency.saliency(features, *limits, library=self.library)),
+            "similarity": measure(lambda: saliency.similarity(features, library=self.library)),
+            "FarthestFirst": measure(anchors),
+            "pair_levels": measure(
+                lambda: saliency.pair_levels(similarity, rank, rules, library=self.library)
+            ),
         }
 
     def measure(self, record: Record, budget: float, keep: Keep) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -202,23 +202,23 @@ class Emulator:
         self.call("covis_farthest", params, (similarity, given, count), (rank,))
         return rank
 
-    def saliency(
-        self,
-        tokens: Tensor,
-        tau: Tensor,
-        tau_low: Tensor,
-        min_neighbours: Tensor,
-        reference: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Saliency on host memory: similarity (M, M) and level (1, 1, M, M)."""
+    def similarity(self, tokens: Tensor) -> Tensor:
+        """Similarity of views on host memory, (M, M)."""
         views = tokens.shape[0]
-        similarity = torch.full((views, views), torch.nan)
-        level = torch.full((1, 1, views, views), 77, dtype=torch.int8)
-        scalars = {"tau": tau.float(), "tau_low": tau_low.float()}
-        scalars |= {"min_neighbours": min_neighbours.long(), "reference": reference.long()}
-        params = saliency.pack(tokens, scalars, similarity, level)
-        self.call("covis_saliency", params, (tokens, *scalars.values()), (similarity, level))
-        return similarity, level
+        found = torch.full((views, views), torch.nan)
+        params = saliency.pack_similarity(tokens, found)
+        self.call("covis_similarity", params, (tokens,), (found,))
+        return found
+
+    def pair_levels(
+        self, similarity: Tensor, anchor_rank: Tensor, rules: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Levels of view pairs on host memory, (R, M, M), poisoned with 77 first."""
+        saliency.check_pairs(similarity, anchor_rank, rules)
+        level = torch.full((*rules["tau"].shape, *similarity.shape), 77, dtype=torch.int8)
+        params = saliency.pack_pair_levels(similarity, anchor_rank, rules, level)
+        self.call("covis_pair_levels", params, (similarity, anchor_rank, *rules.values()), (level,))
+        return level
 
 
 def aligned(count: int) -> Tensor:

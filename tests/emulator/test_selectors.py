@@ -1,4 +1,4 @@
-"""BlockSelect and saliency by the emulated kernels: the suite's cases, and torch's definition.
+"""The selectors by the emulated kernels: the suites' cases, and torch's definitions.
 
 All of it by default.
 """
@@ -10,10 +10,12 @@ import torch
 
 from covis.export.ops.attributes import SelectAttributes
 from covis.export.ops.layout import TokenLayout
-from covis.export.selection.saliency import descriptor_similarity, pair_levels
+from covis.export.selection.pair_rules import pair_levels
+from covis.export.selection.similarity import descriptor_similarity
 from tests.emulator.emulator import Emulator
 from tests.emulator.judge import SUMMARY
 from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.pair_case import pair_case
 from tests.vectors.standard import standard_select_cases
 from tests.vectors.suite import check_select
 
@@ -74,17 +76,27 @@ def test_select_of_strided_16_bits(emulator: Emulator, dtype: torch.dtype) -> No
 @pytest.mark.parametrize(
     ("views", "patches", "channels"), [(1, 7, 32), (23, 50, 384), (40, 30, 128), (70, 9, 64)]
 )
-def test_saliency(
+def test_similarity(
     emulator: Emulator, views: int, patches: int, channels: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(5)
     tokens = torch.randn(views, patches, channels)
     tokens += torch.randn(views // 3 + 1, 1, channels).repeat(3, 1, 1)[:views]
-    scalars = [torch.tensor(x) for x in (0.4, 0.2, 3, 0)]
     with emulator.options(races=1):
-        similarity, level = emulator.saliency(tokens.to(dtype), *scalars)
+        similarity = emulator.similarity(tokens.to(dtype))
     expected = descriptor_similarity(tokens.to(dtype).double()).float()
     assert float((similarity - expected).abs().max()) < 1e-5
-    assert torch.equal(level, pair_levels(similarity, *scalars))
     assert not emulator.take_findings()
-    SUMMARY.other["saliency"] += 1
+    SUMMARY.other["similarity"] += 1
+
+
+@pytest.mark.parametrize(("views", "maps"), [(1, 2), (2, 5), (23, 3), (300, 2)])
+@pytest.mark.parametrize("values", [1, 8, 1 << 20])
+def test_pair_levels(emulator: Emulator, views: int, maps: int, values: int) -> None:
+    """Few values: many equal neighbours, of which those of the lowest index are kept."""
+    case = pair_case(views + values, views, maps, values=values)
+    with emulator.options(races=1):
+        level = emulator.pair_levels(case.similarity, case.anchor_rank, case.rules._asdict())
+    assert torch.equal(level, pair_levels(*case))
+    assert not emulator.take_findings()
+    SUMMARY.other["pair levels"] += 1

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
-from covis.export.ops.cuda import attention, binding, saliency, select
+from covis.export.ops.cuda import attention, binding, farthest, saliency, select
 from covis.export.ops.layout import TokenLayout
+from tests.vectors.pair_case import pair_case
 
 LAYOUT = TokenLayout(135, 3, 2, 1)
 
@@ -44,14 +45,18 @@ def launch(
 
 
 def launch_selectors(library: ctypes.CDLL) -> None:
-    """BlockSelect and saliency."""
+    """BlockSelect, and the saliency stage with its anchors."""
     q = torch.randn(1, 2, 3 * 135 + 1, 64, device="cuda", dtype=torch.float16)
     pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8, device="cuda")
     scalars = [torch.tensor(x, device="cuda") for x in (0.3, 0.5)]
     select.block_select(q, q, pair, *scalars, SelectAttributes(LAYOUT), library=library)
-    limits = [torch.tensor(x, device="cuda") for x in (0.4, 0.2, 3, 0)]
-    tokens = torch.randn(9, 50, 96, device="cuda")
-    saliency.saliency(tokens, *limits, library=library)
+    similarity = saliency.similarity(torch.randn(9, 50, 96, device="cuda"), library=library)
+    given = torch.full((9,), -1, device="cuda")
+    rank = farthest.farthest_first(
+        similarity, given, torch.tensor(4, device="cuda"), library=library
+    )
+    rules = {name: x.cuda() for name, x in pair_case(1, 9, 3).rules._asdict().items()}
+    saliency.pair_levels(similarity, rank, rules, library=library)
     torch.cuda.synchronize()
     print("launched selectors", flush=True)
 

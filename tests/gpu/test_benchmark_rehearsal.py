@@ -36,7 +36,9 @@ def acted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(gpu_table, "kernel_times", lambda run: {"measure_rows": 0.1, "rest": 0.9})
     monkeypatch.setattr(gpu_table.attention, "block_sparse_attention", attention)
     monkeypatch.setattr(gpu_table.select, "block_select", lambda *a, **k: None)
-    monkeypatch.setattr(gpu_table.saliency, "saliency", lambda *a, **k: None)
+    monkeypatch.setattr(gpu_table.farthest, "farthest_first", lambda *a, **k: None)
+    for name in ("similarity", "pair_levels"):
+        monkeypatch.setattr(gpu_table.saliency, name, lambda *a, **k: None)
     monkeypatch.setattr(attention_gpu, "load_kernels", lambda path: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):

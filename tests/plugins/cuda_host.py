@@ -17,6 +17,7 @@ from tests.vectors.case import Array, AttentionCase, SelectCase
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ATTENTION = PLUGINS / "block_sparse_attention" / "cuda"
 SELECT = PLUGINS / "block_select" / "cuda"
+FARTHEST = PLUGINS / "farthest_first" / "cuda"
 SALIENCY = PLUGINS / "saliency" / "cuda"
 
 

@@ -16,13 +16,15 @@ from covis.engines.errors import CovisError
 from covis.engines.system.native import KERNELS_LIBRARY, find_library
 from covis.export.ops import TokenLayout, block_select, block_sparse_attention
 from covis.export.ops.attributes import AttentionAttributes
-from covis.export.ops.cuda import attention, binding, dispatch, saliency, select
-from tests.plugins.cuda_host import ATTENTION, SALIENCY, SELECT, launch_plan
+from covis.export.ops.cuda import attention, binding, dispatch, farthest, saliency, select
+from tests.plugins.cuda_host import ATTENTION, FARTHEST, SALIENCY, SELECT, launch_plan
 
 STRUCTS = {
     "CovisAttentionParams": (ATTENTION / "covis_attention.h", attention.AttentionParams),
     "CovisSelectParams": (SELECT / "covis_select.h", select.SelectParams),
-    "CovisSaliencyParams": (SALIENCY / "covis_saliency.h", saliency.SaliencyParams),
+    "CovisFarthestParams": (FARTHEST / "covis_farthest.h", farthest.FarthestParams),
+    "CovisSimilarityParams": (SALIENCY / "covis_saliency.h", saliency.SimilarityParams),
+    "CovisPairLevelsParams": (SALIENCY / "covis_saliency.h", saliency.PairLevelsParams),
 }
 
 
@@ -45,7 +47,7 @@ int main(void) {{ {lines} printf("%zu 0\\n", sizeof({name})); return 0; }}
 """
     (tmp_path / "offsets.c").write_text(source)
     program = tmp_path / "offsets"
-    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, SALIENCY)]
+    includes = [f"-I{folder}" for folder in (ATTENTION, SELECT, FARTHEST, SALIENCY)]
     subprocess.run(
         [compiler, *includes, str(tmp_path / "offsets.c"), "-o", str(program)], check=True
     )
@@ -186,7 +188,9 @@ def test_built_library_refuses_without_a_gpu() -> None:
             binding.call(library, function, ctypes.byref(params), extra)
     for struct, name in (
         (select.SelectParams, "covis_select_launch"),
-        (saliency.SaliencyParams, "covis_saliency_launch"),
+        (farthest.FarthestParams, "covis_farthest_launch"),
+        (saliency.SimilarityParams, "covis_similarity_launch"),
+        (saliency.PairLevelsParams, "covis_pair_levels_launch"),
     ):
         empty = struct(struct_size=ctypes.sizeof(struct))
         with pytest.raises(CovisError, match="0, not in 1"):

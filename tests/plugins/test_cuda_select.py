@@ -1,8 +1,9 @@
-"""BlockSelect's choice as the CUDA kernel makes it, on the host, against the contract."""
+"""What the CUDA kernels of the selectors choose, on the host, against the contracts."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,11 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covis.export.ops.cuda.saliency import SaliencyParams
+from covis.export.ops.cuda.farthest import MAX_VIEWS, FarthestParams
+from covis.export.ops.cuda.saliency import (
+    RULES,
+    PairLevelsParams,
+    SimilarityParams,
+    pack_pair_levels,
+)
 from covis.export.ops.cuda.select import SelectParams
-from covis.export.selection.saliency import pair_levels
+from covis.export.selection.pair_rules import pair_levels
 from tests.plugins.cuda_host import HostSelect, library
 from tests.vectors.case import Array
+from tests.vectors.pair_case import PairCase, pair_case
 from tests.vectors.standard import standard_select_cases
 from tests.vectors.suite import check_select
 
@@ -82,35 +90,27 @@ def test_non_finite_scores_stay_in_bounds(bad: float) -> None:
 @settings(deadline=None, max_examples=100)
 @given(
     views=st.integers(1, 12),
-    neighbours=st.integers(0, 14),
-    reference=st.integers(-1, 11),
-    tau=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
-    tau_low=st.sampled_from([0.0, 0.25, 0.75]),
+    maps=st.integers(1, 3),
+    values=st.sampled_from([1, 2, 8, 1000]),
     seed=st.integers(0, 1000),
 )
-def test_pair_levels_are_the_rule(
-    views: int, neighbours: int, reference: int, tau: float, tau_low: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    similarity = (rng.integers(-4, 5, (views, views)) / 4).astype(np.float32)
-    level: Array = np.zeros((views, views), np.int8)
-    library().covis_host_pair_levels(
-        ctypes.c_void_p(similarity.ctypes.data),
-        views,
-        ctypes.c_float(tau),
-        ctypes.c_float(tau_low),
-        ctypes.c_int64(neighbours),
-        ctypes.c_int64(reference),
-        ctypes.c_void_p(level.ctypes.data),
-    )
-    expected = pair_levels(
-        torch.from_numpy(similarity),
-        torch.tensor(tau),
-        torch.tensor(tau_low),
-        torch.tensor(neighbours),
-        torch.tensor(reference),
-    )
-    assert np.array_equal(level, expected[0, 0].numpy())
+def test_pair_levels_are_the_rule(views: int, maps: int, values: int, seed: int) -> None:
+    case = pair_case(seed, views, maps, values=values)
+    assert torch.equal(host_pair_levels(case), pair_levels(*case))
+
+
+def test_pair_levels_of_many_views() -> None:
+    """More views than one digit of an index can count."""
+    case = pair_case(1, 300, 4, values=2)
+    assert torch.equal(host_pair_levels(case), pair_levels(*case))
+
+
+def host_pair_levels(case: PairCase) -> torch.Tensor:
+    """The kernel's levels, int8 (R, M, M)."""
+    level = torch.full((len(case.rules.tau), *case.similarity.shape), 77, dtype=torch.int8)
+    params = pack_pair_levels(case.similarity, case.anchor_rank, case.rules._asdict(), level)
+    library().covis_host_pair_levels(ctypes.byref(params))
+    return level
 
 
 def refusal(function: str, params: ctypes.Structure, *extra: object) -> tuple[int, str]:
@@ -159,23 +159,70 @@ def test_select_fits_500_views_and_names_what_is_bad() -> None:
         assert words in message
 
 
-def test_saliency_names_what_is_bad() -> None:
-    for field, value, words in (
-        ("data_type", 7, "data_type is 7"),
-        ("views", 0, "views is 0"),
-        ("channels", 1 << 20, "channels is 1048576"),
-        ("tau", None, "tau is a null pointer"),
-        ("reference", 4100, "reference is not aligned to 8 bytes"),
-        ("workspace_bytes", 1, "workspace has 1 bytes"),
-    ):
-        params = SaliencyParams(struct_size=ctypes.sizeof(SaliencyParams))
-        params.views, params.patches, params.channels = 100, 1369, 1024
-        for name in ("tokens", "tau", "tau_low", "min_neighbours", "reference", "similarity"):
-            setattr(params, name, 4096)
-        params.level = params.workspace = 4096
-        params.workspace_bytes = 1 << 30
-        assert refusal("covis_host_saliency_launch_plan", params) == (0, "")
-        setattr(params, field, value)
-        status, message = refusal("covis_host_saliency_launch_plan", params)
-        assert status != 0
-        assert words in message
+def good_similarity() -> SimilarityParams:
+    params = SimilarityParams(struct_size=ctypes.sizeof(SimilarityParams))
+    params.views, params.patches, params.channels = 100, 1369, 1024
+    params.tokens = params.similarity = params.workspace = 4096
+    params.workspace_bytes = 1 << 30
+    return params
+
+
+def good_pair_levels() -> PairLevelsParams:
+    params = PairLevelsParams(struct_size=ctypes.sizeof(PairLevelsParams), views=1000, maps=3)
+    for name in ("similarity", "anchor_rank", *RULES, "level"):
+        setattr(params, name, 4096)
+    return params
+
+
+def good_farthest() -> FarthestParams:
+    params = FarthestParams(struct_size=ctypes.sizeof(FarthestParams), views=4096)
+    params.similarity = params.given = params.count = params.rank = 4096
+    return params
+
+
+@pytest.mark.parametrize(
+    ("good", "function", "field", "value", "words"),
+    [
+        (good_similarity, "similarity_launch_plan", "data_type", 7, "data_type is 7"),
+        (good_similarity, "similarity_launch_plan", "views", 0, "views is 0, not in 1 .. 65535"),
+        (good_similarity, "similarity_launch_plan", "channels", 1 << 20, "channels is 1048576"),
+        (good_similarity, "similarity_launch_plan", "tokens", None, "tokens is a null pointer"),
+        (good_similarity, "similarity_launch_plan", "similarity", 4098,
+         "similarity is not aligned to 4 bytes"),
+        (good_similarity, "similarity_launch_plan", "workspace_bytes", 1,
+         "workspace has 1 bytes"),
+        (good_pair_levels, "pair_levels_check", "struct_size", 8, "struct_size is 8"),
+        (good_pair_levels, "pair_levels_check", "reserved", 3, "reserved is 3, not 0"),
+        (good_pair_levels, "pair_levels_check", "views", 65536, "views is 65536, not in 1 .."),
+        (good_pair_levels, "pair_levels_check", "maps", 0, "maps is 0, not in 1 .. 65535"),
+        (good_pair_levels, "pair_levels_check", "tau", None, "tau is a null pointer"),
+        (good_pair_levels, "pair_levels_check", "from_reference", None,
+         "from_reference is a null pointer"),
+        (good_pair_levels, "pair_levels_check", "anchors", 4100,
+         "anchors is not aligned to 8 bytes"),
+        (good_farthest, "farthest_check", "struct_size", 8, "struct_size is 8"),
+        (good_farthest, "farthest_check", "reserved", 1, "reserved is 1, not 0"),
+        (good_farthest, "farthest_check", "views", 0, "views is 0, not in 1 .. 16384"),
+        (good_farthest, "farthest_check", "views", 16385, "views is 16385; up to 16384 are"),
+        (good_farthest, "farthest_check", "rank", None, "rank is a null pointer"),
+        (good_farthest, "farthest_check", "given", 4100, "given is not aligned to 8 bytes"),
+    ],
+)  # fmt: skip
+def test_what_is_bad_is_named(
+    good: Callable[[], ctypes.Structure], function: str, field: str, value: int | None, words: str
+) -> None:
+    params = good()
+    assert refusal(f"covis_host_{function}", params) == (0, "")
+    setattr(params, field, value)
+    status, message = refusal(f"covis_host_{function}", params)
+    assert status != 0
+    assert words in message
+
+
+def test_more_views_than_the_kernel_takes_are_named_in_python_too() -> None:
+    """One limit, written on both sides of the ABI."""
+    params = good_farthest()
+    params.views = MAX_VIEWS
+    assert refusal("covis_host_farthest_check", params) == (0, "")
+    params.views += 1
+    assert refusal("covis_host_farthest_check", params)[0] == 2

@@ -7,8 +7,8 @@ int check_farthest(const CovisFarthestParams& p, bool pointers, const Message& m
   if (status != kCovisOk) return status;
   if (p.reserved != 0) return m.fail(kCovisBadArgument, "reserved is %u, not 0", p.reserved);
   if (p.views < 1) {
-    return m.fail(kCovisBadArgument, "views is %lld, must be 1 or more",
-                  static_cast<long long>(p.views));
+    return m.fail(kCovisBadArgument, "views is %lld, not in 1 .. %lld",
+                  static_cast<long long>(p.views), static_cast<long long>(kFarthestMaxViews));
   }
   if (p.views > kFarthestMaxViews) {
     return m.fail(kCovisUnsupported, "views is %lld; up to %lld are supported",

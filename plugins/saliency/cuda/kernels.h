@@ -7,7 +7,8 @@
 
 namespace covis {
 
-cudaError_t launch_saliency(const CovisSaliencyParams& params, const SaliencyLaunchPlan& plan,
-                            cudaStream_t stream);
+cudaError_t launch_similarity(const CovisSimilarityParams& params, const SimilarityPlan& plan,
+                              cudaStream_t stream);
+cudaError_t launch_pair_levels(const CovisPairLevelsParams& params, cudaStream_t stream);
 
 }  // namespace covis

@@ -1,9 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "block_select/cuda/choose.h"
+#include "cuda/host_device.h"
 #include "saliency/cuda/kernels.h"
-#include "saliency/cuda/pair_rule.h"
 
 namespace covis {
 namespace {
@@ -114,44 +113,8 @@ __global__ void __launch_bounds__(kTile* kWarps)
   }
 }
 
-// One CTA per view: the similarity of its last guaranteed neighbour by four counting passes, then
-// the levels of its row.
-__global__ void __launch_bounds__(kThreads)
-    level_pairs(const float* similarity, int views, const float* tau, const float* tau_low,
-                const int64_t* min_neighbours, const int64_t* reference, int8_t* level) {
-  __shared__ uint32_t counts[256];
-  __shared__ Descent descent;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int view = static_cast<int>(blockIdx.x);
-  const float* row = similarity + static_cast<int64_t>(view) * views;
-  const PairRule rule{*tau, *tau_low, *min_neighbours, *reference};
-  const int64_t rank = neighbour_rank(rule, views);
-  const auto other = [&](int j) { return j == view ? -2.0f : row[j]; };  // below every cosine
-  if (thread == 0) descent = Descent{};
-  __syncthreads();
-  for (int digit = 0; digit < 4 && rank > 0; ++digit) {
-    counts[thread] = 0;
-    __syncthreads();
-    const Descent now = descent;
-    for (int j = thread; j < views; j += kThreads) {
-      const uint32_t key = score_key(other(j));
-      if (undecided(now, key)) atomicAdd(&counts[key >> now.shift & 255], 1u);
-    }
-    __syncthreads();
-    if (thread == 0) {
-      descend_by_count(descent, counts, static_cast<uint64_t>(rank), 255, 0);
-    }
-    __syncthreads();
-  }
-  const uint32_t nearest = descent.prefix;
-  for (int j = thread; j < views; j += kThreads) {
-    const bool near = rank > 0 && score_key(other(j)) >= nearest;
-    level[static_cast<int64_t>(view) * views + j] = pair_level(rule, view, j, row[j], near, row[j]);
-  }
-}
-
 template <class Element>
-cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan, float* partial,
+cudaError_t sum_all(const CovisSimilarityParams& p, const SimilarityPlan& plan, float* partial,
                     cudaStream_t stream) {
   const int bytes = kWarps * plan.channels * static_cast<int>(sizeof(float));
   const cudaError_t status = cudaFuncSetAttribute(
@@ -165,8 +128,8 @@ cudaError_t sum_all(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan
 
 }  // namespace
 
-cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyLaunchPlan& plan,
-                            cudaStream_t stream) {
+cudaError_t launch_similarity(const CovisSimilarityParams& p, const SimilarityPlan& plan,
+                              cudaStream_t stream) {
   auto* workspace = static_cast<uint8_t*>(p.workspace);
   auto* partial = reinterpret_cast<float*>(workspace + plan.partial);
   auto* descriptors = reinterpret_cast<float*>(workspace + plan.descriptors);
@@ -179,8 +142,6 @@ cudaError_t launch_saliency(const CovisSaliencyParams& p, const SaliencyLaunchPl
   const auto tiles = static_cast<unsigned>(ceil_div(plan.views, kTile));
   compare_views<<<dim3(tiles, tiles), kTile * kWarps, 0, stream>>>(descriptors, plan.views,
                                                                    plan.channels, p.similarity);
-  level_pairs<<<plan.views, kThreads, 0, stream>>>(p.similarity, plan.views, p.tau, p.tau_low,
-                                                   p.min_neighbours, p.reference, p.level);
   return cudaPeekAtLastError();
 }
 
