@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from covis.export.ops import TokenLayout
 from covis.export.ops.query_groups import plan_rows
@@ -42,7 +42,7 @@ class FillRegions:
         number = torch.arange(patches)
         pieces = math.ceil(k_block / min(fill_block, k_block))
         raw = number // k_block * pieces + number % k_block // fill_block
-        _, of_token, sizes = raw.unique(return_inverse=True, return_counts=True)
+        _, of_token, sizes = torch.unique(raw, return_inverse=True, return_counts=True)
         return cls(of_token, sizes)
 
     def means(self, x: Tensor) -> Tensor:
@@ -62,6 +62,7 @@ def mean_filled_attention(
     q_block: int,
     k_block: int,
     fill_block: int,
+    exact_mass: bool = False,
 ) -> Tensor:
     """Compute block-sparse attention with one row for each skipped region.
 
@@ -76,6 +77,8 @@ def mean_filled_attention(
         layout: Which of the S tokens are special, patch and trailing tokens.
         q_block, k_block: Patch tokens of one query region and of one key region.
         fill_block: Patch tokens that one row stands for, see `FillRegions.within`.
+        exact_mass: Give a row the weight that its keys have together, in place of that of their
+            mean. This computes all scores: it shows what a better bias could gain at most.
 
     Returns:
         (B, H, S, D) in the type of q.
@@ -89,15 +92,36 @@ def mean_filled_attention(
     out[:, :, dense] = scaled_dot_product_attention(q[:, :, dense], k, v)
     for group in plan_rows(level, patch, dense, q_block, k_block):
         at = (group.batch, group.head)
-        computed = region_of_key[group.keys].unique()
+        computed = torch.unique(region_of_key[group.keys])
         skipped = torch.ones(len(regions.sizes), dtype=torch.bool)
         skipped[computed[computed >= 0]] = False
+        queries = q[at][:, :, group.queries]
+        bias = regions.sizes[skipped].to(q).log().expand(len(group.queries), -1)
+        if exact_mass:
+            rows = _mass_beyond_means(queries, k[at][:, :, patch], mean_k[at], regions)
+            bias = bias + rows[..., skipped]
         keys, values = (
             torch.cat([x[at][:, :, group.keys], mean[at][:, :, skipped]], dim=2)
             for x, mean in ((k, mean_k), (v, mean_v))
         )
-        bias = torch.cat([q.new_zeros(group.keys.numel()), regions.sizes[skipped].to(q).log()])
+        bias = pad(bias, (group.keys.numel(), 0))
         out[(*at, group.queries)] = scaled_dot_product_attention(
-            q[at][:, :, group.queries], keys, values, attn_mask=bias.expand(len(group.queries), -1)
+            queries, keys, values, attn_mask=bias
         )
     return out
+
+
+def _mass_beyond_means(q: Tensor, k: Tensor, mean_k: Tensor, regions: FillRegions) -> Tensor:
+    """Return log(mean of exp(score)) - (score of the mean key) of every region, (B, H, n, F).
+
+    Args:
+        q: Queries (B, H, n, D).
+        k: Keys of all patch tokens (B, H, N, D).
+        mean_k: Mean keys (B, H, F, D).
+        regions: Regions of the patch tokens.
+    """
+    scale = q.shape[-1] ** -0.5
+    at_mean = scale * q @ mean_k.transpose(-1, -2)
+    above = torch.exp(scale * q @ k.transpose(-1, -2) - at_mean[..., regions.of_token])
+    total = torch.zeros_like(at_mean).index_add_(3, regions.of_token, above)
+    return torch.log(total / regions.sizes)
