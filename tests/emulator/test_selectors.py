@@ -15,25 +15,27 @@ from covis.export.selection.similarity import descriptor_similarity
 from tests.emulator.emulator import Emulator
 from tests.emulator.judge import SUMMARY
 from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase, standard_farthest_cases
 from tests.vectors.pair_case import pair_case
 from tests.vectors.standard import standard_select_cases
-from tests.vectors.suite import check_select
+from tests.vectors.suite import Case, check_farthest, check_farthest_rules, check_select
 
 CASES = {case.name: case for case in standard_select_cases()}
+TRAVERSALS = {case.name: case for case in standard_farthest_cases()}
 
 
-class EmulatedSelect:
-    """BlockSelect's kernels as an implementation for the suite of tests/vectors."""
+class EmulatedSelectors:
+    """The kernels of BlockSelect and FarthestFirst as an implementation for the suite."""
 
-    name = "emulated BlockSelect"
+    name = "emulated selectors"
     low_precision = "exact"
     dtypes: tuple[str, ...] = ("float32",)
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, SelectCase) else "attention is checked apart"
+    def supports(self, case: Case) -> str | None:
+        return "attention is checked apart" if isinstance(case, AttentionCase) else None
 
     def attention(self, case: AttentionCase) -> Array:
         raise NotImplementedError
@@ -48,13 +50,34 @@ class EmulatedSelect:
             **vars(SelectAttributes.from_flat(*case.attributes.values())),
         ).numpy()
 
+    def farthest(self, case: FarthestCase) -> Array:
+        return self.emulator.farthest_first(
+            torch.from_numpy(case.similarity),
+            torch.from_numpy(case.given),
+            torch.tensor(case.count),
+        ).numpy()
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_select(emulator: Emulator, name: str) -> None:
     with emulator.options(races=1):
-        check_select(EmulatedSelect(emulator), CASES[name])
+        check_select(EmulatedSelectors(emulator), CASES[name])
     assert not emulator.take_findings()
     SUMMARY.other["BlockSelect"] += 1
+
+
+@pytest.mark.parametrize("name", TRAVERSALS)
+def test_farthest(emulator: Emulator, name: str) -> None:
+    with emulator.options(races=1):
+        check_farthest(EmulatedSelectors(emulator), TRAVERSALS[name])
+    assert not emulator.take_findings()
+    SUMMARY.other["FarthestFirst"] += 1
+
+
+def test_farthest_rules(emulator: Emulator) -> None:
+    with emulator.options(races=1, chaos=1):
+        check_farthest_rules(EmulatedSelectors(emulator))
+    assert not emulator.take_findings()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from covis.export.ops.attributes import SelectAttributes
-from covis.export.ops.cuda import saliency, select
+from covis.export.ops.cuda import farthest, saliency, select
 from covis.export.selection.pair_rules import pair_levels
 from covis.export.selection.similarity import descriptor_similarity
 from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase, standard_farthest_cases
 from tests.vectors.pair_case import pair_case
 from tests.vectors.standard import standard_select_cases
-from tests.vectors.suite import check_select
+from tests.vectors.suite import Case, check_farthest, check_farthest_rules, check_select
 
 Record = dict[str, Any]
 
 
-class GpuSelect:
-    """BlockSelect's kernels as an implementation for the suite of tests/vectors."""
+class GpuSelectors:
+    """The kernels of BlockSelect and FarthestFirst as an implementation for the suite."""
 
-    name = "CUDA BlockSelect"
+    name = "CUDA selectors"
     low_precision = "exact"
     dtypes = ("float32",)
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, SelectCase) else "attention is checked apart"
+    def supports(self, case: Case) -> str | None:
+        return "attention is checked apart" if isinstance(case, AttentionCase) else None
 
     def attention(self, case: AttentionCase) -> Array:
         raise NotImplementedError
@@ -47,22 +50,45 @@ class GpuSelect:
         )
         return level.cpu().numpy()
 
+    def farthest(self, case: FarthestCase) -> Array:
+        rank = farthest.farthest_first(
+            torch.from_numpy(case.similarity).cuda(),
+            torch.from_numpy(case.given).cuda(),
+            torch.tensor(case.count).cuda(),
+            library=self.library,
+        )
+        return rank.cpu().numpy()
+
 
 def check_selectors(library: ctypes.CDLL) -> list[Record]:
-    """BlockSelect by the suite; the saliency stage against its torch definition."""
-    records: list[Record] = []
-    adapter = GpuSelect(library)
-    for case in standard_select_cases():
-        try:
-            check_select(adapter, case)
-            records.append({"case": f"select {case.name}", "ok": True})
-        except AssertionError as failure:
-            records.append({"case": f"select {case.name}", "message": str(failure), "ok": False})
+    """BlockSelect and FarthestFirst by the suite; other kernels against their definition."""
+    adapter = GpuSelectors(library)
+    checks = [
+        ("traversals", partial(check_farthest_rules, adapter)),
+        *(
+            (f"select {case.name}", partial(check_select, adapter, case))
+            for case in standard_select_cases()
+        ),
+        *(
+            (f"farthest {case.name}", partial(check_farthest, adapter, case))
+            for case in standard_farthest_cases()
+        ),
+    ]
+    records = [passes(name, check) for name, check in checks]
     records += [check_similarity(library, *sizes) for sizes in SIZES]
     records += [
         check_pair_levels(library, views, maps) for views, maps in ((1, 2), (23, 5), (500, 3))
     ]
     return records
+
+
+def passes(name: str, check: Callable[[], object]) -> Record:
+    """Run a check of the suite."""
+    try:
+        check()
+    except AssertionError as failure:
+        return {"case": name, "message": str(failure), "ok": False}
+    return {"case": name, "ok": True}
 
 
 SIZES = ((1, 7, 32), (23, 200, 384), (100, 1369, 1024))

@@ -73,7 +73,7 @@ def test_every_table_and_peer(
     assert [len(t["rows"]) for t in result["tables"]] == [13, 11, 13]
     first = result["tables"][0]
     assert first["shares"]["fp8"]["share"]["listing"] == pytest.approx(0.1)
-    assert first["D"]["by"] in ("torch flash", "torch cuDNN") and first["map_share"] == 2.0
+    assert first["D"]["by"] in ("torch flash", "torch cuDNN") and first["map_share"] == 4.0
     assert result["peers"]["of"]["FlexAttention"]["ms"] == 4.0
     assert result["peers"]["of"]["FlashInfer"] == {"absent": "flashinfer is not installed"}
     values = {row["target"]: row["value"] for row in result["summary"]}

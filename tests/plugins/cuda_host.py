@@ -13,6 +13,8 @@ import numpy as np
 from covis.export.ops.cuda.attention import AttentionParams
 from tests.plugins.native import build
 from tests.vectors.case import Array, AttentionCase, SelectCase
+from tests.vectors.farthest_case import FarthestCase
+from tests.vectors.suite import Case
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ATTENTION = PLUGINS / "block_sparse_attention" / "cuda"
@@ -104,8 +106,8 @@ class HostAdapter:
         self.low_precision = "fp8" if fp8 == "numbers" else "exact"
         self.name = f"host walk, {width} pieces a tile, fp8 {fp8}"
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, AttentionCase) else "BlockSelect is HostSelect's"
+    def supports(self, case: Case) -> str | None:
+        return None if isinstance(case, AttentionCase) else "maps are HostSelectors'"
 
     def attention(self, case: AttentionCase) -> Array:
         out: Array = np.full_like(case.q, np.nan)
@@ -120,16 +122,22 @@ class HostAdapter:
     def select(self, case: SelectCase) -> Array:
         raise NotImplementedError
 
+    def farthest(self, case: FarthestCase) -> Array:
+        raise NotImplementedError
 
-class HostSelect:
-    """BlockSelect's choice as the kernel makes it, on scores pooled by numpy in float32."""
+
+class HostSelectors:
+    """The choices of BlockSelect and FarthestFirst as the kernels make them.
+
+    BlockSelect's are made on scores pooled by numpy in float32.
+    """
 
     name = "host choice"
     low_precision = "exact"
     dtypes = ("float32",)
 
-    def supports(self, case: AttentionCase | SelectCase) -> str | None:
-        return None if isinstance(case, SelectCase) else "attention is HostAdapter's"
+    def supports(self, case: Case) -> str | None:
+        return "attention is HostAdapter's" if isinstance(case, AttentionCase) else None
 
     def attention(self, case: AttentionCase) -> Array:
         raise NotImplementedError
@@ -160,6 +168,17 @@ class HostSelect:
                 ctypes.c_void_p(kept[at].ctypes.data),
             )
         return kept * levels
+
+    def farthest(self, case: FarthestCase) -> Array:
+        rank: Array = np.full(case.views, 77777, np.int32)
+        library().covis_host_farthest(
+            ctypes.c_void_p(case.similarity.ctypes.data),
+            ctypes.c_void_p(case.given.ctypes.data),
+            ctypes.c_int64(case.count),
+            case.views,
+            ctypes.c_void_p(rank.ctypes.data),
+        )
+        return rank
 
 
 def pooled(x: Array, block: int, pool: str) -> Array:

@@ -1,4 +1,4 @@
-"""libcovis_ort passes the suite that every implementation of the two ops passes."""
+"""libcovis_ort passes the suite that every implementation of the ops passes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import functools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from tests.golden_data import golden, golden_json
 from tests.plugins.native import library
 from tests.vectors.case import Layout, SelectCase
+from tests.vectors.farthest_case import FarthestCase, standard_farthest_cases
 from tests.vectors.function_adapter import OrtOps
 from tests.vectors.standard import standard_cases, standard_select_cases
-from tests.vectors.suite import check_attention, check_rules, check_select
+from tests.vectors.strategies import farthest_cases
+from tests.vectors.suite import (
+    check_attention,
+    check_farthest,
+    check_farthest_rules,
+    check_rules,
+    check_select,
+)
 
 ATTENTION = {case.name: case for case in standard_cases()}
 SELECT = {case.name: case for case in standard_select_cases()}
+FARTHEST = {case.name: case for case in standard_farthest_cases()}
 
 
 @functools.cache
@@ -33,6 +43,21 @@ def test_attention(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", SELECT)
 def test_select(name: str, dtype: str) -> None:
     check_select(ops(), SELECT[name].cast(dtype))
+
+
+@pytest.mark.parametrize("name", FARTHEST)
+def test_farthest(name: str) -> None:
+    check_farthest(ops(), FARTHEST[name])
+
+
+@settings(deadline=None, max_examples=200)
+@given(case=farthest_cases())
+def test_any_traversal(case: FarthestCase) -> None:
+    check_farthest(ops(), case)
+
+
+def test_traversals_have_one_order() -> None:
+    check_farthest_rules(ops())
 
 
 @pytest.mark.parametrize("dtype", OrtOps.dtypes)

@@ -20,17 +20,32 @@ from covis.export.ops.cuda.saliency import (
 )
 from covis.export.ops.cuda.select import SelectParams
 from covis.export.selection.pair_rules import pair_levels
-from tests.plugins.cuda_host import HostSelect, library
+from tests.plugins.cuda_host import HostSelectors, library
 from tests.vectors.case import Array
+from tests.vectors.farthest_case import FarthestCase, standard_farthest_cases
 from tests.vectors.pair_case import PairCase, pair_case
 from tests.vectors.standard import standard_select_cases
-from tests.vectors.suite import check_select
+from tests.vectors.strategies import farthest_cases
+from tests.vectors.suite import check_farthest, check_farthest_rules, check_select
 
 
 def test_standard_cases() -> None:
-    adapter = HostSelect()
+    adapter = HostSelectors()
     for case in standard_select_cases():
         check_select(adapter, case)
+
+
+def test_traversals() -> None:
+    adapter = HostSelectors()
+    check_farthest_rules(adapter)
+    for case in standard_farthest_cases():
+        check_farthest(adapter, case)
+
+
+@settings(deadline=None, max_examples=200)
+@given(case=farthest_cases())
+def test_any_traversal(case: FarthestCase) -> None:
+    check_farthest(HostSelectors(), case)
 
 
 def choose(scores: Array, keep_ratio: float, cdf: float) -> Array:
