@@ -18,7 +18,7 @@ from covis.engines.tensorrt.stage_memory import MemoryEstimate, largest_views
 from tests.engines.tensorrt.demo_graphs import rewritten
 from tests.places import DEMO
 
-SIZES = {"M": 3, "N": 2, "K": 4}
+SIZES = {"M": 3, "N": 2, "K": 4, "R": 2}
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,7 @@ def rewritten(stage: str) -> onnx.ModelProto:
 @cache
 def facts(stage: str, views: int, probes: int = 1) -> dict[str, TensorFacts]:
     """What is known of every tensor of `rewritten(stage)` at that many views; read it only."""
-    sizes = {"M": views, "N": views, "K": probes}
+    sizes = {"M": views, "N": views, "K": probes, "R": 2}
     model = rewritten(stage)
     shapes = {
         value.name: tuple(

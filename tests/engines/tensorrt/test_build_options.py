@@ -35,9 +35,10 @@ def test_every_stage_has_a_line(capsys: Captured) -> None:
     assert found[0]["--minShapes"].startswith("images:1x3x112x")
     assert found[0]["--maxShapes"].startswith("images:4x3x112x")
     shapes = found[2]["--optShapes"].split(",")
-    assert [entry.partition(":")[0] for entry in shapes] == ["patch_tokens", "pair_level", "probe"]
+    names_of = [entry.partition(":")[0] for entry in shapes]
+    assert names_of == ["patch_tokens", "pair_levels", "probe"]
     assert shapes[0].startswith("patch_tokens:8x") and shapes[1:] == [
-        "pair_level:1x1x8x8",
+        "pair_levels:3x8x8",
         "probe:1",
     ]
     for line in found:
@@ -48,7 +49,7 @@ def test_every_stage_has_a_line(capsys: Captured) -> None:
     uses_plugin = [
         name for name, line in zip(names, found, strict=True) if "--dynamicPlugins" in line
     ]
-    assert uses_plugin == ["encoder", "aggregator", "aggregator_pooled", "camera"]
+    assert uses_plugin == ["encoder", "saliency", "aggregator", "aggregator_pooled", "camera"]
 
 
 def test_options_reach_the_line(capsys: Captured, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.engines.tensorrt.plan_inputs import H200, TENSORRT
 from tests.places import DEMO
 
 Captured = pytest.CaptureFixture[str]
-STAGES = ("saliency", "depth")  # without nodes of the two ops, so no plugin is needed
+STAGES = ("depth", "points")  # without nodes of the three ops, so no plugin is needed
 
 
 def layers_of(stage: str) -> str:
@@ -68,7 +68,7 @@ def test_each_stage_has_a_file_of_its_own(inspector: dict[str, str], tmp_path: P
 
 def test_trtexec_writes_to_the_same_files(capsys: Captured) -> None:
     words = ["build", str(DEMO), "--print-trtexec", "--exportLayerInfo", "l.json", "--stages"]
-    assert run_command([*words, "saliency,depth"]) == 0
+    assert run_command([*words, "depth,points"]) == 0
     out = capsys.readouterr().out
     assert all(f"--exportLayerInfo=l.{stage}.json" in out for stage in STAGES)
     assert run_command([*words, "depth"]) == 0
@@ -78,19 +78,19 @@ def test_trtexec_writes_to_the_same_files(capsys: Captured) -> None:
 def test_a_refused_engine_leaves_its_layers(
     inspector: dict[str, str], tmp_path: Path, capsys: Captured
 ) -> None:
-    good, inspector["depth"] = inspector["depth"], wrong(inspector["depth"])
+    good, inspector["points"] = inspector["points"], wrong(inspector["points"])
     assert build(tmp_path) == ExitCode.NUMERICS
     err = capsys.readouterr().err
     plans = tmp_path / "plans"
-    [saved] = plans.glob("depth-*.refused.layers")
-    assert saved.read_text() == inspector["depth"]
+    [saved] = plans.glob("points-*.refused.layers")
+    assert saved.read_text() == inspector["points"]
     assert err.splitlines()[-1].endswith(f"its plan was not kept, its layers are in {saved}")
-    assert "stage depth: the engine is not what was asked for: layer" in err
-    assert not list(plans.glob("depth-*.plan")) and list(plans.glob("saliency-*.plan"))
+    assert "stage points: the engine is not what was asked for: layer" in err
+    assert not list(plans.glob("points-*.plan")) and list(plans.glob("depth-*.plan"))
     # Once the engine passes, the file of the rejection is removed.
-    inspector["depth"] = good
+    inspector["points"] = good
     assert build(tmp_path) == 0
-    assert not saved.exists() and list(plans.glob("depth-*.plan"))
+    assert not saved.exists() and list(plans.glob("points-*.plan"))
 
 
 def test_the_file_that_was_asked_for_is_named(

@@ -26,7 +26,7 @@ from covis.engines.tensorrt.proof.report import EngineReport, report
 from tests.engines.tensorrt.demo_graphs import facts as demo_facts
 from tests.engines.tensorrt.demo_graphs import rewritten
 from tests.engines.tensorrt.layers import Layer, as_json, engine_layers
-from tests.engines.tensorrt.plan_inputs import plan_inputs
+from tests.engines.tensorrt.plan_inputs import TENSORRT, plan_inputs
 from tests.places import DEMO
 
 Facts = dict[str, TensorFacts]
@@ -47,6 +47,7 @@ def compare(
     [
         ("aggregator", {"dense", "frame pairs"}),
         ("aggregator_pooled", {"dense", "selected blocks", ""}),
+        ("saliency", {""}),
         ("encoder", set()),  # float32 without maps: TensorRT's own operators
     ],
 )
@@ -63,7 +64,7 @@ def test_engine_that_is_what_the_graph_says(name: str, maps: set[str]) -> None:
     for row in found.classes:
         kinds[row.kind] += row.count
     assert kinds["gemm"] == found.products
-    assert sum(kinds[k] for k in kinds if k.startswith("PluginV3 Block")) == len(op_nodes)
+    assert sum(kinds[k] for k in kinds if k.startswith("PluginV3 ")) == len(op_nodes)
     gemm = next(row for row in found.classes if row.kind == "gemm")
     assert gemm.precision == "float32" and gemm.kernel.startswith("sm90_xmma_gemm_f32f32")
 
@@ -82,6 +83,16 @@ def test_attention_that_is_not_the_plugin() -> None:
     assert compare(model, facts, layers).faults == found.faults
     others = [layer for layer in layers if layer["LayerType"] != "PluginV3"]
     assert len(compare(model, facts, others).faults) == len(found.attention)
+
+
+def test_similarities_of_another_type() -> None:
+    model, facts = stage("saliency")
+    layers = engine_layers(model, facts)
+    (layer,) = (layer for layer in layers if layer["LayerType"] == "PluginV3")
+    layer["Inputs"][0]["Format/Datatype"] = "Half"
+    (fault,) = compare(model, facts, layers).faults
+    words = " reads float16 similarities, the graph says float32"
+    assert fault == f"node {layer['Name']!r}{words}"
 
 
 def test_tf32() -> None:
@@ -272,7 +283,8 @@ def test_inspect_shows_engines(
     out = capsys.readouterr().out
     nodes = sum(node.domain == "covis" for node in model.graph.node)
     for words in (
-        f"plan of aggregator: {record.file}, float32, M 1:4:8, K 1:1:1, TensorRT 10.15.1.29, CUDA",
+        f"plan of aggregator: {record.file}, float32, M 1:4:8, R 1:2:2, K 1:1:1, TensorRT ",
+        f", TensorRT {TENSORRT}, CUDA",
         "NVIDIA H200", "PluginV3 BlockSparseAttention", "sm90_xmma_gemm_f32f32_f32f32_f32",
         "BlockSparseAttention, map: frame pairs (layers ", ": the plugin, float32", "selector ",
         "BlockSparseAttention, map: dense: the plugin, float32",
@@ -299,5 +311,9 @@ def demo_inputs(files: Any, name: str) -> PlanInputs:
         stage=name,
         graph=digests[f"{name}.onnx"],
         weights=digests["model.safetensors"],
-        profile={"M": Range(min=1, opt=4, max=8), "K": Range(min=1, opt=1, max=1)},
+        profile={
+            "M": Range(min=1, opt=4, max=8),
+            "R": Range(min=1, opt=2, max=2),
+            "K": Range(min=1, opt=1, max=1),
+        },
     )

@@ -89,7 +89,7 @@ def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
     ensemble = found["covis"]
     assert ensemble.platform == "ensemble" and ensemble.max_batch_size == 0
     there = kinds(ensemble, "input")
-    assert "images" in there and there["tau"] == ("TYPE_FP32", [1], False)
+    assert "images" in there and there["reference"] == ("TYPE_INT64", [1], False)
     steps = ensemble.ensemble_scheduling.step
     assert [step.model_name for step in steps] == [f"covis_{name}" for name in order]
     for step in steps:
@@ -100,7 +100,7 @@ def check_ensemble(found: dict[str, Any], order: list[str]) -> None:
             assert there[tensor] == takes[name], tensor
         there |= {tensor: gives[name] for name, tensor in step.output_map.items()}
     results = kinds(ensemble, "output")
-    assert {"pose_enc", "depth", "world_points", "pair_level"} <= results.keys()
+    assert {"pose_enc", "depth", "world_points", "pair_levels"} <= results.keys()
     assert all(there[name] == result for name, result in results.items())
 
 
@@ -129,11 +129,22 @@ def test_numbers_travel_in_rows_of_one(capsys: Captured, tmp_path: Path) -> None
     graphs = [DEMO / "saliency.onnx",
               out / "models" / "covis_saliency" / "1" / "model.onnx" / "model.onnx"]  # fmt: skip
     tokens = np.random.default_rng(0).standard_normal((3, 64, 128)).astype(np.float32)
-    feeds = {"patch_tokens": tokens, "tau": np.float32(0.1), "tau_low": np.float32(0.2),
-             "min_neighbours": np.int64(1), "reference": np.int64(0)}  # fmt: skip
+    both = np.array([True, False])
+    feeds = {
+        "patch_tokens": tokens,
+        "anchor_order": np.full(3, -1, np.int64),
+        "tau": np.float32([0.1, 2.0]),
+        "tau_low": np.float32([0.2, 2.0]),
+        "anchors": np.array([0, 1]),
+        "min_neighbours": np.array([1, 0]),
+        "own_frame": both,
+        "reference": np.array(0),
+        "to_reference": both,
+        "from_reference": both,
+    }
     results = []
     for graph, shape in zip(graphs, [(), (1,)], strict=True):
-        feeds_of_copy = {n: v if v.ndim else np.asarray(v).reshape(shape) for n, v in feeds.items()}
+        feeds_of_copy = {n: v if v.ndim else v.reshape(shape) for n, v in feeds.items()}
         results.append(ort.InferenceSession(str(graph)).run(None, feeds_of_copy))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_array_equal(got, expected)
