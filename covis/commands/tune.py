@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covis.commands.arguments import BundlePath, ChoiceArguments, MeasureArguments, Photos
 from covis.engines.errors import user_error
@@ -12,9 +12,11 @@ from covis.engines.options import RunOptions
 from covis.runtime.photos.options import PhotoOptions
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from covis.engines.bundle.manifest import Tuning
     from covis.engines.options import Sparsity
-    from covis.evaluation.sweep.tune import Candidate, Outcome
+    from covis.evaluation.sweep.tune import Candidate, Outcome, Trial
     from covis.runtime.pipeline import Pipeline
 
 
@@ -97,7 +99,7 @@ def tune(command: TuneCommand) -> None:
 
         tuner = Tuner(pipeline, pose, depth, on_candidate, skip_bad=command.choice.skip_bad)
         outcome = tuner(selection.photos, command.views)
-    _print(outcome, pose, depth)
+    _print(pipeline, outcome, pose, depth)
     sparsity, receipt = conclusion(pipeline, outcome, pose, depth)
     if command.dry_run:
         print("the bundle is unchanged (--dry-run)")
@@ -119,7 +121,7 @@ def conclusion(
     from covis.engines.version import __version__
 
     bundle, best = pipeline.bundle, outcome.best
-    dense = replace(bundle.manifest.sparsity, selector="dense")
+    dense = replace(bundle.manifest.sparsity, selector="dense", schedule="")
     check = best.check if best is not None else None
     drifts = (best.drift if best is not None else None, check)
     measured = [drift for drift in drifts if drift is not None]
@@ -148,44 +150,59 @@ def write(pipeline: Pipeline, sparsity: Sparsity, receipt: Tuning) -> None:
     rewrite_manifest(bundle, bundle.manifest.model_copy(update=update))
 
 
-def _print(outcome: Outcome, pose: float, depth: float) -> None:
+def _print(pipeline: Pipeline, outcome: Outcome, pose: float, depth: float) -> None:
     """Print the trials as a table, and the result in a line."""
     from rich.console import Console
+
+    layers = pipeline.bundle.manifest.model.global_layers
+    console = Console()
+    console.print(trial_table(outcome, layers, pose, depth))
+    line = f"dense only: none of {len(outcome.trials)} settings stays within the bounds"
+    if outcome.best is not None:
+        line = result_line(outcome.best, outcome, layers, pose, depth)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def trial_table(outcome: Outcome, layers: int, pose: float, depth: float) -> Table:
+    """Return the trials as a table; those within the bounds are bold.
+
+    Args:
+        outcome: Trials of a search.
+        layers: Number of global layers of the model.
+        pose: Bound on the pose drift, in degrees.
+        depth: Bound on the depth drift, as a fraction.
+    """
     from rich.table import Table
 
-    table = Table("setting", "layers", "computed", "camera drift", "depth drift", "time dense / it")
+    columns = ("selector", "schedule", "computed", "camera drift", "depth drift", "time dense / it")
+    table = Table(*columns)
     for trial in outcome.trials:
         worst = [trial.drift] + ([trial.check] if trial.check is not None else [])
-        within = trial.within(pose, depth)
         table.add_row(
-            describe(trial.sparsity),
-            trial.sparsity.layers,
+            trial.sparsity.selector,
+            schedule_text(trial.sparsity, layers),
             f"{trial.work:.1%}",
             f"{max(d.pose_deg for d in worst):.3g}°",
             f"{max(d.depth_rel for d in worst):.2%}",
             f"{outcome.seconds_dense / trial.seconds:.2f}",
-            style="bold" if within else None,
+            style="bold" if trial.within(pose, depth) else None,
         )
-    console = Console()
-    console.print(table)
-    line = f"dense only: none of {len(outcome.trials)} settings stays within the bounds"
-    if outcome.best is not None:
-        best = outcome.best
-        checked = f", checked on {outcome.checked} other photos" if best.check is not None else ""
-        line = (
-            f"{describe(best.sparsity)}, layers {best.sparsity.layers}: {best.work:.1%} of global "
-            f"attention, within {pose:g}° and {depth:.2%} of dense on {outcome.views} photos"
-            f"{checked}"
-        )
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return table
 
 
-def describe(sparsity: Sparsity) -> str:
-    """Return the name of the selector with its number."""
-    details: dict[str, Any] = {
-        "saliency": f"tau {sparsity.tau:g}",
-        "pooled": f"keep {sparsity.keep_ratio:g}",
-        "both": f"tau {sparsity.tau:g}, keep {sparsity.keep_ratio:g}",
-    }
-    detail = details.get(sparsity.selector)
-    return f"{sparsity.selector}, {detail}" if detail else sparsity.selector
+def result_line(best: Trial, outcome: Outcome, layers: int, pose: float, depth: float) -> str:
+    """Return the line that names the chosen setting, its work, and the photos it was run on."""
+    checked = f", checked on {outcome.checked} other photos" if best.check is not None else ""
+    return (
+        f"{best.sparsity.selector}, layers {schedule_text(best.sparsity, layers)}: {best.work:.1%} "
+        f"of global attention, within {pose:g}° and {depth:.2%} of dense on {outcome.views} photos"
+        f"{checked}"
+    )
+
+
+def schedule_text(sparsity: Sparsity, layers: int) -> str:
+    """Return the regime of every global layer as the text of a schedule."""
+    from covis.engines.regime import format_schedule
+    from covis.engines.schedule import layer_regimes
+
+    return format_schedule(layer_regimes(sparsity, layers))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from covis.engines.bundle.names import AGGREGATOR_POOLED
 from covis.engines.errors import user_error
-from covis.engines.layers import parse_layers
 from covis.engines.options import Sparsity
 from covis.evaluation.metrics.drift import Drift, scene_drift
-from covis.evaluation.sweep.sweep import layer_words, work
+from covis.evaluation.sweep.predict import attention_work
+from covis.evaluation.sweep.sweep import layer_words
 from covis.runtime.photos.choose import evenly
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.pipeline import Pipeline, StageProgress
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 BOTH_SHARES = (0.2, 0.4, 0.65)  # fewer for "both", which combines two numbers
 KEEP_RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)
+ANCHORS = (5, 10, 25, 40, 60)
 LAYERS = ("all", "two-thirds", "third")
-SELECTORS = ("saliency", "pooled", "both")
 
 
 @dataclass(frozen=True)
@@ -102,56 +102,58 @@ def subsets(photos: Sequence[Photo], views: int) -> tuple[list[Photo], list[Phot
 def candidates(
     similarity: NDArray[Any], base: Sparsity, depth: int, reference: bool, pooled: bool = True
 ) -> list[Candidate]:
-    """List the settings to try, the cheapest first.
-
-    Thresholds keep a tenth to four fifths of these photos' pairs. They are rounded down to
-    thousandths, so that they keep at least as many.
+    """List the settings to try, the cheapest first, without those that leave out nothing.
 
     Args:
         similarity: (M, M) similarity of the photos.
-        base: Source of the other options (neighbours, reference, patch order).
+        base: Source of the other options (neighbours, choice of anchors, reference, patch order).
         depth: Number of global layers.
-        reference: The model keeps all pairs of view 0.
+        reference: The model has a reference view, view 0.
         pooled: The bundle can select blocks within layers.
     """
-    low = replace(base, tau_low=None, low_precision=False, cdf=0.0)
+    low = replace(base, schedule="", tau_low=None, low_precision=False, cdf=0.0)
+    tried = [*_with_anchors(low, len(similarity)), *_with_thresholds(low, similarity, depth)]
+    if pooled:
+        tried += _with_blocks(low, similarity, depth)
+    found = {s: attention_work(similarity, s, depth, reference) for s in tried}
+    useful = (Candidate(sparsity, work) for sparsity, work in found.items() if work < 1.0)
+    return sorted(useful, key=lambda candidate: candidate.work)
+
+
+def _with_anchors(base: Sparsity, views: int) -> Iterator[Sparsity]:
+    """Yield numbers of anchors below the views: by the schedule, in all layers, and light."""
+    for anchors in ANCHORS:
+        if anchors < views:
+            by_schedule = replace(base, selector="anchors", anchors=anchors, layers="default")
+            yield by_schedule
+            yield replace(by_schedule, layers="all")
+            yield replace(by_schedule, selector="light")
+
+
+def _with_thresholds(
+    base: Sparsity, similarity: NDArray[Any], depth: int, shares: Sequence[float] = SHARES
+) -> Iterator[Sparsity]:
+    """Yield the thresholds that keep these shares of the pairs, in each set of layers.
+
+    They are rounded down to thousandths, so that they keep at least as many pairs.
+    """
     off = similarity[~np.eye(len(similarity), dtype=bool)]
-    taus = {_threshold(off, share): share in BOTH_SHARES for share in (*SHARES, *BOTH_SHARES)}
-    out = []
     for word in LAYERS:
         layers = layer_words(word, depth)
-        part = len(parse_layers(layers, depth)) / max(depth, 1)
-        for tau, with_blocks in taus.items():
-            kept = _kept(similarity, tau, low, reference)
-            options = replace(low, selector="saliency", tau=tau, layers=layers)
-            out.append(Candidate(options, 1 - part * (1 - kept)))
-            for ratio in KEEP_RATIOS if pooled and with_blocks else ():
-                options = replace(options, selector="both", keep_ratio=ratio)
-                out.append(Candidate(options, 1 - part * (1 - kept * ratio)))
-        for ratio in KEEP_RATIOS if pooled else ():
-            options = replace(low, selector="pooled", keep_ratio=ratio, layers=layers)
-            out.append(Candidate(options, 1 - part * (1 - ratio)))
-    useful = {c.sparsity: c for c in out if c.work < 1.0}
-    return sorted(useful.values(), key=lambda c: c.work)
+        for share in shares:
+            exact = float(np.quantile(off, 1 - share))
+            tau = float(np.clip(np.floor(1000 * exact) / 1000, 0.0, 1.0))
+            yield replace(base, selector="saliency", tau=tau, layers=layers)
 
 
-def _threshold(similarities: NDArray[Any], share: float) -> float:
-    """Return the tau, in thousandths, that keeps at least a share of the pairs."""
-    exact = float(np.quantile(similarities, 1 - share))
-    return float(np.clip(np.floor(1000 * exact) / 1000, 0.0, 1.0))
-
-
-def _kept(similarity: NDArray[Any], tau: float, base: Sparsity, reference: bool) -> float:
-    """Return the share of the ordered pairs that saliency keeps at a threshold."""
-    kept = np.maximum(similarity, 0) >= tau
-    np.fill_diagonal(kept, True)
-    if base.min_neighbours:
-        others = np.where(np.eye(len(kept), dtype=bool), -2.0, similarity)
-        last = np.sort(others, axis=1)[:, ::-1][:, min(base.min_neighbours, len(kept)) - 1]
-        kept |= others >= last[:, None]
-    if reference and base.reference:
-        kept[0] = kept[:, 0] = True
-    return float(kept.mean())
+def _with_blocks(base: Sparsity, similarity: NDArray[Any], depth: int) -> Iterator[Sparsity]:
+    """Yield the keep ratios of pooled blocks, inside all pairs and inside those of saliency."""
+    pairs = tuple(_with_thresholds(base, similarity, depth, BOTH_SHARES))
+    pooled = replace(base, selector="pooled")
+    everywhere = [replace(pooled, layers=layer_words(word, depth)) for word in LAYERS]
+    for ratio in KEEP_RATIOS:
+        yield from (replace(s, keep_ratio=ratio) for s in everywhere)
+        yield from (replace(s, selector="both", keep_ratio=ratio) for s in pairs)
 
 
 @dataclass
@@ -211,8 +213,9 @@ class Tuner:
                 continue
             self.on_trial(candidate, number, len(found))
             scene, seconds = self._run(photos, candidate.sparsity)
-            computed = work(scene, self.pipeline)["attention_work"]
-            done.append(Trial(candidate.sparsity, computed, seconds, scene_drift(scene, dense)))
+            assert scene.sparsity is not None
+            computed, drift = scene.sparsity.attention_work, scene_drift(scene, dense)
+            done.append(Trial(candidate.sparsity, computed, seconds, drift))
             yield done[-1]
 
     def _run(self, photos: Sequence[Photo], sparsity: Sparsity) -> tuple[Scene, float]:

@@ -17,7 +17,6 @@ from covis.engines.bundle.folder import MANIFEST
 from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.metrics.drift import scene_drift
-from covis.evaluation.sweep.sweep import work
 from covis.evaluation.sweep.tune import Tuner, candidates, subsets
 from covis.runtime.pipeline import Pipeline, load
 from covis.synthetic.photos import demo_scene, write_photos
@@ -39,17 +38,35 @@ def test_subsets_are_even_and_apart() -> None:
 def test_candidates_rise_in_cost_and_keep_what_they_say() -> None:
     scene = random_scene(12)
     assert scene.similarity is not None
-    base = Sparsity(min_neighbours=2, low_precision=True, order="hilbert")
+    base = Sparsity("saliency", min_neighbours=2, low_precision=True, order="hilbert")
     found = candidates(scene.similarity, base, 8, reference=True)
     costs = [candidate.work for candidate in found]
     assert costs == sorted(costs) and 0 < costs[0] < 0.3 and costs[-1] < 1
-    assert {c.sparsity.selector for c in found} == {"saliency", "pooled", "both"}
+    kinds = {"anchors", "light", "saliency"}
+    assert {c.sparsity.selector for c in found} == kinds | {"pooled", "both"}
     for candidate in found:
         assert candidate.sparsity.min_neighbours == 2 and candidate.sparsity.order == "hilbert"
         assert not candidate.sparsity.low_precision
-    assert len({c.sparsity for c in found}) == len(found) < 90
+    assert len({c.sparsity for c in found}) == len(found) < 100
     plain = candidates(scene.similarity, base, 8, reference=True, pooled=False)
-    assert {c.sparsity.selector for c in plain} == {"saliency"}
+    assert {c.sparsity.selector for c in plain} == kinds
+
+
+def test_numbers_of_anchors_are_below_the_views() -> None:
+    """More anchors would leave out nothing; each number is tried in three places."""
+    similarity = random_scene(30).similarity
+    assert similarity is not None
+    found = candidates(similarity, Sparsity(schedule="", selector="auto"), 8, reference=True)
+    settings = [c.sparsity for c in found if c.sparsity.selector in ("anchors", "light")]
+    assert {s.anchors for s in settings} == {5, 10, 25}
+    assert {(s.selector, s.layers) for s in settings} == {
+        ("anchors", "default"),
+        ("anchors", "all"),
+        ("light", "default"),
+    }
+    work = {(c.sparsity.selector, c.sparsity.layers, c.sparsity.anchors): c.work for c in found}
+    assert work["anchors", "all", 5] < work["anchors", "all", 25]
+    assert work["anchors", "default", 25] < work["light", "default", 25]
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +88,18 @@ def pipeline() -> Pipeline:
 
 
 def test_expected_work_is_the_work_done(pipeline: Pipeline, photos: Path) -> None:
-    """Candidates are sorted by the work that a run of them reports (saliency: exactly)."""
+    """Candidates are sorted by the work that a run of them reports (pairs of views: exactly)."""
     scene = pipeline(photos)
     manifest = pipeline.bundle.manifest
     assert scene.similarity is not None
     depth, reference = manifest.model.global_layers, manifest.model.reference_view
     found = candidates(scene.similarity, manifest.sparsity, depth, reference)
-    for candidate in [c for c in found if c.sparsity.selector == "saliency"][::5]:
-        done = work(pipeline(photos, sparsity=candidate.sparsity), pipeline)
-        assert done["attention_work"] == pytest.approx(candidate.work, abs=1e-6)
+    pairs = [c for c in found if c.sparsity.selector in ("saliency", "anchors", "light")]
+    assert {c.sparsity.selector for c in pairs} == {"saliency", "anchors", "light"}
+    for candidate in [*pairs[::5], *(c for c in pairs if c.sparsity.selector != "saliency")]:
+        done = pipeline(photos, sparsity=candidate.sparsity).sparsity
+        assert done is not None
+        assert done.attention_work == pytest.approx(candidate.work, abs=1e-6)
 
 
 def test_the_cheapest_within_the_bounds_is_written(
@@ -129,6 +149,17 @@ def test_a_bound_that_only_dense_holds(
     written = json.loads((bundle / MANIFEST).read_text())
     assert written["sparsity"]["selector"] == "dense"
     assert written["tuning"]["attention_work"] == 1.0 and written["tuning"]["tried"] > 0
+
+
+def test_a_schedule_of_the_bundle_does_not_hide_the_candidates(
+    pipeline: Pipeline, photos: Path
+) -> None:
+    """A bundle that was tuned before has a schedule; each candidate runs by its own."""
+    similarity = pipeline(photos, sparsity=Sparsity("dense")).similarity
+    assert similarity is not None
+    tuned = Sparsity("anchors", schedule="0-7:self")
+    plain = candidates(similarity, Sparsity(), 8, reference=True)
+    assert candidates(similarity, tuned, 8, reference=True) == plain
 
 
 def test_no_cheaper_trial_was_within_the_bounds(pipeline: Pipeline, photos: Path) -> None:
