@@ -20,7 +20,7 @@ from covis.engines.pair_rules import pair_rules
 from covis.engines.regime import Regime
 from covis.engines.schedule import layer_regimes, reason, resolve
 from covis.runtime import flow
-from covis.runtime.backends.backend import Backend, open_backend
+from covis.runtime.backends.backend import Backend, StageSession, open_backend
 from covis.runtime.controls import control_inputs
 from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
@@ -199,10 +199,12 @@ class Pipeline:
         images: Images,
         values: Mapping[str, Value],
         on_progress: StageProgress,
+        session: StageSession | None = None,
     ) -> dict[str, Value]:
         """Run one stage and return its outputs by name.
 
-        Outputs that a later stage reads are in the backend's memory, the others on the host.
+        Outputs that a later stage reads are in the backend's memory, the others on the host. A
+        session that the caller loaded takes the place of the backend's own.
 
         Raises:
             CovisError: The stage fails, or its results are not finite.
@@ -230,7 +232,7 @@ class Pipeline:
             images,
             values,
             outputs,
-            lambda size, inputs, part: backend.session(stage, size).run(inputs, part),
+            lambda size, inputs, part: (session or backend.session(stage, size)).run(inputs, part),
             length=length,
             least=least,
             on_chunk=lambda done: on_progress(stage.name, done, total),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from covis.engines.bundle.bundle import Bundle
 from covis.engines.bundle.folder import PLANS
 from covis.engines.bundle.manifest import Stage
+from covis.engines.bundle.verified import VerifiedGraph
 from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import BackendOptions
 from covis.runtime.backends.process import OwnProcess
@@ -79,24 +80,26 @@ class OnnxRuntimeBackend:
 
     def session(self, stage: Stage, size: int) -> StageSession:
         """Load a stage; one session serves every size."""
-        from covis.runtime.backends.ort_session import Session, SessionOptions
-
         self.process.check()
         if stage.name not in self.sessions:
-            on_gpu = isinstance(self.memory, CudaMemory)
-            gpu_provider = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
-            options = SessionOptions(
-                threads=self.threads,
-                kernel=self.kernel,
-                provider=gpu_provider if on_gpu else "cpu",  # type: ignore[arg-type]
-                device=self.options.device,
-                plugin=self.options.plugin,
-                cache=self.bundle.digest()[:32],
-            )
-            self.sessions[stage.name] = Session(
-                self.bundle.graph(stage), stage, options, self.memory
-            )
+            self.sessions[stage.name] = self.load(self.bundle.graph(stage), stage)
         return self.sessions[stage.name]
+
+    def load(self, graph: VerifiedGraph, stage: Stage) -> StageSession:
+        """Load a graph for a stage, without keeping it for later runs."""
+        from covis.runtime.backends.ort_session import Session, SessionOptions
+
+        on_gpu = isinstance(self.memory, CudaMemory)
+        gpu_provider = "tensorrt" if self.options.backend == "ort-tensorrt" else "cuda"
+        options = SessionOptions(
+            threads=self.threads,
+            kernel=self.kernel,
+            provider=gpu_provider if on_gpu else "cpu",  # type: ignore[arg-type]
+            device=self.options.device,
+            plugin=self.options.plugin,
+            cache=self.bundle.digest()[:32],
+        )
+        return Session(graph, stage, options, self.memory)
 
     def chunk(self, stage: Stage, frames: int) -> tuple[int, int]:
         """Return the number of frames as it is: ONNX Runtime takes chunks of any length."""
