@@ -49,7 +49,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
     Raises:
         CovisError: the file is larger than the limit of a graph, is not an ONNX model, or uses the
-            two ops in a way that this version does not know.
+            three ops in a way that this version does not know.
     """
     return parse_model(read_regular(path, GRAPH, hint=_EXPORT, follow=True), path)
 

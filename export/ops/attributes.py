@@ -1,4 +1,4 @@
-"""Attributes of the two ops: validated once, then passed to checks, kernels and ONNX nodes."""
+"""Attributes of the ops that have any, validated once for checks, kernels and ONNX nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TORCH_TYPES: Final = {int: "SymInt", float: "float", str: "str"}
 
 @dataclass(frozen=True)
 class RegionAttributes:
-    """Attributes that both ops share.
+    """Attributes that BlockSparseAttention and BlockSelect share.
 
     Attributes:
         layout: Which of the S tokens are special, patch and trailing tokens.
