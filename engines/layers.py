@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from covis.engines.errors import user_error
 from covis.engines.limits import TEXT
@@ -63,6 +64,17 @@ def parse_layers(text: str, depth: int | None = None) -> tuple[int, ...]:
             hint=f"use 0 to {(depth or 1) - 1}",
         )
     return tuple(kept)
+
+
+def format_layers(layers: Iterable[int]) -> str:
+    """Return ascending layer indices as text that `parse_layers` reads, such as "0-1, 4"."""
+    ranges: list[list[int]] = []
+    for layer in layers:
+        if ranges and layer == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], layer]
+        else:
+            ranges.append([layer])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
 
 
 def layer_range(word: str) -> range | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from covis.engines.errors import CovisError, user_error
-from covis.engines.layers import layer_range
+from covis.engines.layers import format_layers, layer_range
 from covis.engines.limits import TEXT, VIEWS
 
 RegimeKind = Literal["dense", "self", "saliency", "anchors"]
@@ -155,17 +155,13 @@ def parse_schedule(text: str, depth: int | None = None) -> tuple[Regime, ...]:
 
 def format_schedule(regimes: tuple[Regime, ...]) -> str:
     """Return the text of a schedule, with neighbouring layers of one regime as a range."""
-    entries: list[tuple[int, int, Regime]] = []
+    entries: list[tuple[list[int], Regime]] = []
     for layer, regime in enumerate(regimes):
-        if entries and entries[-1][2] == regime:
-            entries[-1] = (entries[-1][0], layer, regime)
+        if entries and entries[-1][1] == regime:
+            entries[-1][0].append(layer)
         else:
-            entries.append((layer, layer, regime))
-    ranges = (
-        f"{first}:{regime}" if first == last else f"{first}-{last}:{regime}"
-        for first, last, regime in entries
-    )
-    return ", ".join(ranges)
+            entries.append(([layer], regime))
+    return ", ".join(f"{format_layers(layers)}:{regime}" for layers, regime in entries)
 
 
 def _fault(what: str, hint: str = _EXAMPLE) -> CovisError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -53,10 +54,50 @@ def test_every_format(tiny_bundle: Path, photos: Path, place: Path, capsys: Capt
     assert {path.suffix for path in written} >= {".npz", ".ply", ".glb", ".bin", ".txt", ".json",
                                                  ".png"}  # fmt: skip
     assert all(path.stat().st_size for path in written)
-    assert "4 views; " in err and "of 16 pairs kept" in err
+    plan = "4 views: saliency: layers 0-3 saliency=0.5"
+    assert err.count(plan) == 2  # before the work, and after it with the share
+    said = re.search(rf"{plan}; ([0-9.]+)% of dense global attention, ([0-9]+) of 16 pairs", err)
+    assert said is not None
     summary = json.loads((place / "out" / "scene.json").read_text())
+    assert float(said[1]) == pytest.approx(100 * summary["sparsity"]["attention_work"], abs=0.05)
+    assert int(said[2]) == summary["sparsity"]["kept_pairs"]
+    assert summary["sparsity"]["schedule"] == "0-3:saliency=0.5" and summary["anchors"] is None
     assert summary["views"] == [f"view_{i:03d}.jpg" for i in range(4)]
     assert list(place.iterdir()) == [place / "out"]
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ([], "4 views: dense (up to 50 views nothing is left out)"),
+        (["--dense-up-to", "2"],
+         "4 views: light (more than 2 views, up to 250): layers 0-1 anchors=10, 2-3 dense"),
+        (["--dense-up-to", "2", "--light-up-to", "3"],
+         "4 views: anchors (more than 3 views): layers 0-1 anchors=10, 2-3 anchors=25"),
+        (["--anchors", "2", "--min-neighbours", "0"],
+         "4 views: anchors: layers 0-1 anchors=1, 2-3 anchors=2"),
+        (["--schedule", "0:self, rest:dense"], "4 views: anchors: layers 0 self, 1-3 dense"),
+        (["--selector", "dense"], "4 views: dense"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_was_chosen(
+    tiny_bundle: Path, photos: Path, place: Path, capsys: Captured, more: list[str], line: str
+) -> None:
+    assert run(tiny_bundle, photos, place, "--formats", "npz", *more) == 0
+    lines = [said.rstrip() for said in capsys.readouterr().err.splitlines()]
+    assert line in lines
+    summary = json.loads((place / "out" / "scene.json").read_text())
+    work = summary["sparsity"]["attention_work"]
+    if "layers" in line:
+        line += f"; {work:.1%} of dense global attention"
+    assert line in lines
+
+
+def test_a_schedule_that_does_not_fit_ends_the_run_before_the_photos(
+    tiny_bundle: Path, place: Path, capsys: Captured
+) -> None:
+    assert run(tiny_bundle, place / "no photos", place, "--schedule", "0-1:self") == 2
+    assert "--schedule: leaves out layer 2 of the model's 4" in last_line(capsys)
 
 
 def test_selectors_and_chunks(tiny_bundle: Path, photos: Path, place: Path) -> None:

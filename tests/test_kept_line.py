@@ -1,37 +1,75 @@
-"""What `covis run` says of the selection, in the selector's own unit."""
+"""Line of `covis run` on the selection: what was chosen, why, and the share of attention."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from covis.commands.run import kept_line
+from covis.commands.run import computed, plan
 from covis.engines.options import Sparsity
 from covis.runtime.scene.scene import SparsityReport
 
+REPORT = SparsityReport(
+    layers=(0, 1),
+    kept_blocks=np.array([[0.2, 0.3], [0.1, 0.4]], np.float32),
+    relative_blocks=0.375,
+    kept_pairs=6,
+    attention_work=0.625,
+    selector="saliency",
+    schedule="0-1:saliency=0.9, 2-3:dense",
+)
+
 
 @pytest.mark.parametrize(
-    ("selector", "line"),
+    ("views", "line"),
     [
-        ("saliency", "6 of 16 pairs kept (37.5%) in 2 sparse layers"),
-        ("pooled", "25.0% of all blocks kept in 2 sparse layers"),
-        ("both", "6 of 16 pairs kept (37.5%), 25.0% of all blocks kept in 2 sparse layers"),
+        (2, "dense (up to 50 views nothing is left out)"),
+        (
+            60,
+            "light (more than 50 views, up to 250): layers 0-1 self, 2-8 anchors=10, 9-23 dense",
+        ),
+        (400, "anchors (more than 250 views): layers 0-1 self, 2-8 anchors=10, 9-23 anchors=25"),
     ],
 )
-def test_unit(selector: Any, line: str) -> None:
-    report = SparsityReport(
-        layers=(0, 1),
-        kept_blocks=np.array([[0.2, 0.3], [0.1, 0.4]], np.float32),
-        relative_blocks=0.375,
-        kept_pairs=6,
-    )
-    assert kept_line(report, Sparsity(selector=selector), 4) == line
+def test_plan_of_auto_by_the_number_of_views(views: int, line: str) -> None:
+    assert plan(Sparsity(), views, 24) == line
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"selector": "dense"}, "dense"),
+        ({"selector": "saliency", "tau": 0.5}, "saliency: layers 0-9 saliency=0.5, 10-11 dense"),
+        ({"selector": "both", "layers": "0-1"},
+         "both: layers 0-1 saliency=0.9+pooled=0.25, 2-11 dense"),
+        ({"selector": "anchors", "schedule": "0:self, rest:anchors=7"},
+         "anchors: layers 0 self, 1-11 anchors=7"),
+    ],
+)  # fmt: skip
+def test_plan_of_what_was_asked_for_gives_no_reason(changes: Any, line: str) -> None:
+    assert plan(Sparsity(**changes), 400, 12) == line
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "saliency: layers 0-1 saliency=0.9, 2-3 dense; 62.5% of dense global attention, "
+             "6 of 16 pairs of views"),
+        ({"selector": "pooled", "schedule": "0-3:pooled=0.25", "attention_work": 0.25},
+         "pooled: layers 0-3 pooled=0.25; 25.0% of dense global attention"),
+        ({"selector": "light", "reason": "more than 3 views", "schedule": "0:self, 1-3:dense"},
+         "light (more than 3 views): layers 0 self, 1-3 dense; 62.5% of dense global attention"),
+        ({"selector": "dense", "reason": "up to 50 views nothing is left out"},
+         "dense (up to 50 views nothing is left out)"),
+    ],
+)  # fmt: skip
+def test_what_was_computed(changes: Any, line: str) -> None:
+    assert computed(replace(REPORT, **changes), 4) == line
 
 
 def test_no_sparse_layer() -> None:
-    report = SparsityReport((), np.zeros((0, 2), np.float32), 1.0, 16)
-    assert kept_line(report, Sparsity(selector="pooled"), 4) == (
-        "16 of 16 pairs kept (100.0%) in 0 sparse layers"
-    )
+    report = replace(REPORT, layers=(), schedule="0-3:dense", attention_work=1.0)
+    assert computed(report, 4) == ("saliency: layers 0-3 dense; 100.0% of dense global attention")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from covis.commands.arguments import (
     BundlePath,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from covis.engines.options import Sparsity
     from covis.runtime.pipeline import StageProgress
     from covis.runtime.scene.scene import Scene, SparsityReport
+
+
+_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def run(command: RunCommand) -> None:
     from rich.console import Console
 
     from covis.engines.bundle.pixel_rule import size_warning
+    from covis.engines.schedule import check_schedule
     from covis.runtime.pipeline import load
     from covis.runtime.scene.writers import check_inputs, check_output, write
     from covis.runtime.scene.writers.space import check_space
@@ -73,10 +77,13 @@ def run(command: RunCommand) -> None:
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, command.run)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
+    depth = pipeline.bundle.manifest.model.global_layers
+    check_schedule(sparsity, depth)
     with progress_bar(console) as progress:
         images = pipeline.load_photos(named(command.photos), command.choice, progress)
         early = (*images.notes, size_warning(pipeline.bundle.manifest.pixel_rule, images.sizes))
         warn(console, [note for note in early if note])
+        console.print(f"{len(images)} views: {plan(sparsity, len(images), depth)}", **_PLAIN)
         check_inputs(command.out, [*images.paths, *images.mask_paths])
         check_space(command.out, len(images), images.uint8.shape[2:], command.output)
         scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
@@ -87,10 +94,10 @@ def run(command: RunCommand) -> None:
     warn(console, [note for note in notes if note not in images.notes])
     report = scene.sparsity
     assert report is not None
-    console.print(f"{_views(scene)}; {kept_line(report, sparsity, len(scene))}", highlight=False)
+    console.print(f"{_views(scene)}: {computed(report, len(scene))}", **_PLAIN)
     if report.attention_mass is not None and report.layers:
         mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
-        console.print(f"attention mass on kept blocks, by sparse layer: {mass}", highlight=False)
+        console.print(f"attention mass on kept blocks, by sparse layer: {mass}", **_PLAIN)
     for path in shown(written.files):
         print(path)
 
@@ -118,14 +125,30 @@ def warn(console: Console, notes: Iterable[str]) -> None:
         console.print(printable(note), style="yellow", markup=False, soft_wrap=True)
 
 
-def kept_line(report: SparsityReport, sparsity: Sparsity, views: int) -> str:
-    """Return what the selector kept, in its own unit: view pairs, blocks, or blocks in pairs."""
-    layers = f"in {len(report.layers)} sparse layers"
-    pairs = f"{report.kept_pairs} of {views**2} pairs kept ({report.relative_blocks:.1%})"
-    if sparsity.selector not in ("pooled", "both") or not report.kept_blocks.size:
-        return f"{pairs} {layers}"
-    blocks = f"{float(report.kept_blocks.mean()):.1%} of all blocks kept {layers}"
-    return blocks if sparsity.selector == "pooled" else f"{pairs}, {blocks}"
+def plan(sparsity: Sparsity, views: int, depth: int) -> str:
+    """Return the selector of a run to come, why `auto` chose it, and the regimes of the layers."""
+    from covis.engines.regime import format_schedule
+    from covis.engines.schedule import layer_regimes, reason, resolve
+
+    chosen = resolve(sparsity, views)
+    schedule = format_schedule(layer_regimes(chosen, depth))
+    return _selection(chosen.selector, reason(sparsity, views), schedule)
+
+
+def computed(report: SparsityReport, views: int) -> str:
+    """Return what a run computed: its plan, the share of attention, and the pairs of saliency."""
+    chosen = _selection(report.selector, report.reason, report.schedule)
+    if report.selector == "dense":
+        return chosen
+    share = f"{chosen}; {report.attention_work:.1%} of dense global attention"
+    if "saliency" not in report.schedule:
+        return share
+    return f"{share}, {report.kept_pairs} of {views**2} pairs of views"
+
+
+def _selection(selector: str, why: str, schedule: str) -> str:
+    name = f"{selector} ({why})" if why else selector
+    return name if selector == "dense" else f"{name}: layers {schedule.replace(':', ' ')}"
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from covis.engines.bundle.names import (
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 from covis.engines.pair_rules import PairRules, pair_rules
+from covis.engines.regime import format_schedule
 from covis.runtime.photos.images import Images
 from covis.runtime.photos.preprocess import original_intrinsics, valid_pixels
 from covis.runtime.scene import geometry
@@ -224,6 +225,7 @@ def _report(
     return SparsityReport(
         selector=sparsity.selector,
         reason=why,
+        schedule=format_schedule(rules.regimes),
         layers=tuple(layers),
         kept_blocks=shares.astype(np.float32),
         relative_blocks=float(by_layer.mean()) if layers else 1.0,

@@ -32,6 +32,7 @@ class SparsityReport:
         attention_work: Share of dense global attention that was computed, over all layers.
         selector: Selector of the run; with `auto`, the one that it chose.
         reason: Why `auto` chose it; "" if it was asked for.
+        schedule: Regime of each global layer, such as "0-1:self, 2-8:anchors=10, 9-23:anchors=25".
         attention_mass: (layers, heads) share of dense attention's softmax mass that falls on kept
             blocks, measured on a sample of the queries; None where it was not measured.
     """
@@ -43,6 +44,7 @@ class SparsityReport:
     attention_work: float
     selector: str
     reason: str = ""
+    schedule: str = ""
     attention_mass: NDArray[np.float32] | None = None
 
 

@@ -29,6 +29,7 @@ def _content(folder: SceneFolder, left_out: LeftOut, files: list[str]) -> dict[s
         **folder.facts,
         "left_out": asdict(left_out),
         "notes": [*scene.notes, *folder.notes],
+        "anchors": None if scene.anchors is None else [scene.names[view] for view in scene.anchors],
         "sparsity": asdict(scene.sparsity) if scene.sparsity else None,
         "provenance": dict(scene.provenance),
         "covis_files": files,
