@@ -46,16 +46,23 @@ class Regime:
 
     def __str__(self) -> str:
         number = {"saliency": self.tau, "anchors": self.anchors}.get(self.kind)
-        pairs = self.kind if number is None else f"{self.kind}={number:g}"
+        pairs = _with_number(self.kind, number)
         if not self.pooled:
             return pairs
-        blocks = "pooled" if self.keep_ratio is None else f"pooled={self.keep_ratio:g}"
+        blocks = _with_number("pooled", self.keep_ratio)
         return blocks if self.kind == "dense" else f"{pairs}+{blocks}"
 
     @property
     def is_dense(self) -> bool:
         """True if the layer computes everything."""
         return self.kind == "dense" and not self.pooled
+
+
+def _with_number(name: str, number: float | None) -> str:
+    """Return e.g. `anchors=25`, without an exponent, so that `parse_regime` reads it back."""
+    if number is None:
+        return name
+    return f"{name}={number:.9f}".rstrip("0").rstrip(".")
 
 
 def parse_regime(text: str) -> Regime:

@@ -53,18 +53,18 @@ def saliency() -> onnx.ModelProto:
     nodes = [
         helper.make_node("Transpose", ["patch_tokens"], ["turned"], perm=[1, 0]),
         helper.make_node("MatMul", ["patch_tokens", "turned"], ["similarity"]),
-        helper.make_node("GreaterOrEqual", ["similarity", "tau"], ["kept"]),
-        helper.make_node("Cast", ["kept"], ["level"], to=TensorProto.INT32),
-        helper.make_node("Unsqueeze", ["level", "axes"], ["pair_level"]),
+        helper.make_node("Unsqueeze", ["tau", "axes"], ["tau_of_each"]),
+        helper.make_node("GreaterOrEqual", ["similarity", "tau_of_each"], ["kept"]),
+        helper.make_node("Cast", ["kept"], ["pair_levels"], to=TensorProto.INT32),
     ]
     return _model(
         nodes,
-        [("patch_tokens", TensorProto.FLOAT, ["M", C]), ("tau", TensorProto.FLOAT, [])],
+        [("patch_tokens", TensorProto.FLOAT, ["M", C]), ("tau", TensorProto.FLOAT, ["R"])],
         [
             ("similarity", TensorProto.FLOAT, ["M", "M"]),
-            ("pair_level", TensorProto.INT32, [1, 1, "M", "M"]),
+            ("pair_levels", TensorProto.INT32, ["R", "M", "M"]),
         ],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [0, 1])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
     )
 
 
@@ -77,10 +77,10 @@ def record() -> Record:
     tokens = tensor("patch_tokens", "float32", "M", C)
     pairs = [
         tensor("similarity", "float32", "M", "M"),
-        tensor("pair_level", "int32", 1, 1, "M", "M"),
+        tensor("pair_levels", "int32", "R", "M", "M"),
     ]
     return {
-        "format": 1,
+        "format": 2,
         "covis_version": "0.1.0",
         "op_version": 1,
         "opset": 20,
@@ -118,7 +118,7 @@ def record() -> Record:
                 "name": "saliency",
                 "scope": "sequence",
                 "graph": "saliency.onnx",
-                "inputs": [tokens, tensor("tau", "float32")],
+                "inputs": [tokens, tensor("tau", "float32", "R")],
                 "outputs": pairs,
             },
         ],
