@@ -1,13 +1,14 @@
 // The point cloud: splats with a depth buffer in plain memory, so that it also turns on servers,
 // remote desktops and browsers without WebGL. Axes are OpenCV's: x right, y down, z forward.
 function makeCloud(canvas, data) {
-  const { positions, colours, cameras, trueCameras, hues, edges } = data;
+  const { positions, colours, cameras, trueCameras, hues } = data;
+  const anchors = new Set(data.anchors);
   const count = positions.length / 3;
   const start = { yaw: 0.7, pitch: 0.85, distance: 1.8 * data.radius, target: [...data.centre] };
   const view = { ...start, target: [...start.target] };
   const shown = { cameras: true, pairs: false, true: false };
   const context = canvas.getContext("2d");
-  let image = null, pixels = null, depths = null, lit = [], waiting = false;
+  let image = null, pixels = null, depths = null, lit = [], edges = [], waiting = false;
 
   function basis() { // rows: right, down, forward of the eye
     const cy = Math.cos(view.yaw), sy = Math.sin(view.yaw);
@@ -74,6 +75,14 @@ function makeCloud(canvas, data) {
     context.stroke();
   }
 
+  function dot(place, colour, radius) {
+    if (!place) return;
+    context.fillStyle = colour;
+    context.beginPath();
+    context.arc(...place, radius, 0, 2 * Math.PI);
+    context.fill();
+  }
+
   const outline = (c) => [0, 1, 2, 3, 0, 4, 1, 2, 4, 3].map((i) => c[i]);
 
   function draw() {
@@ -91,7 +100,9 @@ function makeCloud(canvas, data) {
     if (shown.cameras) {
       cameras.forEach((c, i) => {
         const on = lit.includes(i);
-        stroke(outline(c), project, on ? "#d6281f" : hues[i], (on ? 4 : 1.5) * thin);
+        const width = on ? 4 : anchors.has(i) ? 3 : 1.5;
+        stroke(outline(c), project, on ? "#d6281f" : hues[i], width * thin);
+        if (anchors.has(i)) dot(project(c[4]), hues[i], 5 * thin);
       });
     }
     if (lit.length === 2) {
@@ -151,6 +162,7 @@ function makeCloud(canvas, data) {
 
   return {
     show(name, on) { shown[name] = on; redraw(); },
+    connect(pairs) { edges = pairs; redraw(); },
     light(views) { lit = views; redraw(); },
     lookFrom(i) { // the eye at the camera, turning about a point of the scene before it
       const c = cameras[i], middle = [0, 1, 2].map((a) => (c[0][a] + c[1][a] + c[2][a] + c[3][a]) / 4);

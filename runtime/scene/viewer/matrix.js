@@ -1,14 +1,24 @@
-// Matrices over view pairs: one canvas pixel a pair, row i and column j, enlarged by the style.
-function makeMatrix(canvas, tabs, legend, panels, count, point) {
+// Matrices over view pairs: one canvas pixel a pair, row i and column j, enlarged by the style. Marks
+// above the columns show the anchors.
+function makeMatrix({ canvas, marks, tabs, legend }, panels, count, point) {
   const context = canvas.getContext("2d");
+  let shown = panels[0];
 
   function show(panel) {
+    shown = panel;
     canvas.width = canvas.height = count;
     const image = context.createImageData(count, count);
     for (let n = 0; n < count * count; n++) image.data.set([...panel.colour(n), 255], 4 * n);
     context.putImageData(image, 0, 0);
-    canvas.setAttribute("aria-label", `${panel.name}: ${panel.legend}`);
-    legend.textContent = panel.legend;
+    const anchors = panel.anchors();
+    marks.width = count;
+    marks.height = 1;
+    marks.hidden = !anchors.length;
+    const pen = marks.getContext("2d");
+    pen.fillStyle = "#d6281f";
+    for (const view of anchors) pen.fillRect(view, 0, 1, 1);
+    legend.textContent = panel.legend();
+    canvas.setAttribute("aria-label", `${panel.name}: ${legend.textContent}`);
     for (const button of tabs.children) {
       button.setAttribute("aria-pressed", String(button.textContent === panel.name));
     }
@@ -26,7 +36,11 @@ function makeMatrix(canvas, tabs, legend, panels, count, point) {
     const cell = (x, length) => Math.max(0, Math.min(count - 1, Math.floor(x / length * count)));
     point(cell(event.clientY - box.top, box.height), cell(event.clientX - box.left, box.width));
   });
-  if (panels.length) show(panels[0]);
+  if (shown) show(shown);
+  return (name) => {
+    const panel = panels.find((each) => each.name === name);
+    if (panel) show(panel);
+  };
 }
 
 // Dark blue over green to yellow, as in saliency.png: lightness grows evenly.

@@ -29,6 +29,7 @@ from covis.runtime.scene.geometry import Float64
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.folder import SceneFolder
 from covis.runtime.scene.writers.glb import frusta
+from covis.runtime.scene.writers.pair_maps import pair_maps
 
 MAX_POINTS = 150_000  # the most that one core turns smoothly; the PLY contains all points
 MAX_EDGES = 4_000
@@ -114,14 +115,31 @@ def _data(scene: Scene, conf_percentile: float, extras: PageExtras) -> dict[str,
         "radius": radius,
         "mostEdges": MAX_EDGES,
         "similarity": None if scene.similarity is None else _base64(_cosines(scene.similarity)),
-        "level": None
-        if scene.pair_level is None
-        else _base64(scene.pair_level.astype(np.uint8).tobytes()),
+        "anchors": [] if scene.anchors is None else scene.anchors.tolist(),
+        **_maps(scene),
         "covisibility": None
         if extras.covisibility is None
         else _base64(np.rint(np.clip(extras.covisibility, 0, 1) * 255).astype(np.uint8).tobytes()),
         "thumbnails": _thumbnails(scene),
     }
+
+
+def _maps(scene: Scene) -> dict[str, Any]:
+    """Return the maps of view pairs, and the index of the one to show first: of most layers."""
+    maps = pair_maps(scene)
+    return {
+        "maps": [
+            {"label": each.label, "anchors": each.anchors, "levels": _base64(_packed(each.level))}
+            for each in maps
+        ],
+        "firstMap": max(range(len(maps)), key=lambda index: maps[index].layers, default=0),
+    }
+
+
+def _packed(level: NDArray[np.int8]) -> bytes:
+    """Pack levels of two bits, four to a byte from the lowest bits upward."""
+    flat = np.resize(level.astype(np.uint8), (-(-level.size // 4), 4))
+    return np.bitwise_or.reduce(flat << np.array([0, 2, 4, 6], np.uint8), axis=1).tobytes()
 
 
 def _cosines(similarity: NDArray[Any]) -> bytes:
@@ -159,11 +177,14 @@ def _upright(scene: Scene) -> Float64:
 
 def _facts(scene: Scene, points: int) -> list[tuple[str, str]]:
     facts = [("views", str(len(scene))), ("points shown", f"{points:,}")]
-    if scene.pair_level is not None and scene.sparsity is not None and scene.sparsity.layers:
-        # Counted here, because the report counts all views, of which some may have been left out.
-        kept, pairs = int((scene.pair_level > 0).sum()), scene.pair_level.size
-        facts.append(("pairs computed", f"{kept} of {pairs} ({kept / pairs:.1%})"))
-        facts.append(("sparse layers", str(len(scene.sparsity.layers))))
+    report = scene.sparsity
+    if report is not None:
+        computed = f"{report.attention_work:.1%} of dense ({report.selector})"
+        facts.append(("attention computed", computed))
+    if report is not None and report.layers and report.schedule:
+        facts.append(("layers", report.schedule.replace(":", " ")))
+    if scene.anchors is not None:
+        facts.append(("anchors", str(len(scene.anchors))))
     facts.append(("lengths", "metres" if scene.metric else "of the scene's own scale"))
     return facts
 

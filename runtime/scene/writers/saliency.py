@@ -1,7 +1,8 @@
-"""`saliency.png`: similarity of the views, and the view pairs that attention computed."""
+"""`saliency.png`: similarity of the views, and the view pairs that each regime computed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 
 from covis.engines.errors import user_error
 from covis.runtime.scene.writers.folder import SceneFolder
+from covis.runtime.scene.writers.pair_maps import PairMap, pair_maps
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 _SIDE = 640  # approximate pixels of a panel; cells are whole pixels
 _MARGIN, _TOP, _GAP, _FOOT = 70, 64, 70, 92
-_INK = (40, 40, 40)
+_IN_A_ROW = 3  # panels
+_INK, _MARK = (40, 40, 40), (214, 40, 31)
 # Dark blue over green to yellow: lightness grows evenly, so the map also works in grey and for
 # colour-blind readers.
 _RAMP = np.array(
@@ -27,7 +30,7 @@ _LEVEL_NAMES = ("skipped", "low precision", "full precision")
 
 
 def write_saliency(folder: SceneFolder) -> list[Path]:
-    """Draw the similarity matrix with a colour bar and, beside it, the level of each pair.
+    """Draw the similarity matrix and, beside it, the level of each pair by each regime.
 
     Raises:
         CovisError: The scene has no similarity matrix.
@@ -38,29 +41,42 @@ def write_saliency(folder: SceneFolder) -> list[Path]:
             "this scene has no similarity matrix", where="--formats", hint='leave out "saliency"'
         )
     path = folder.place / "saliency.png"
-    draw_saliency(scene.similarity, scene.pair_level).save(path)
+    anchors = () if scene.anchors is None else tuple(scene.anchors.tolist())
+    draw_saliency(scene.similarity, pair_maps(scene), anchors).save(path)
     return [path]
 
 
-def draw_saliency(similarity: NDArray[Any], level: NDArray[np.int8] | None) -> Image.Image:
-    """Draw the picture in RGB; `similarity` (M, M), `level` int8 (M, M) of 0, 1, 2 or None."""
+def draw_saliency(
+    similarity: NDArray[Any], maps: Sequence[PairMap], anchors: Sequence[int] = ()
+) -> Image.Image:
+    """Draw the picture in RGB.
+
+    Args:
+        similarity: (M, M) cosine similarity of the views.
+        maps: Maps of view pairs, a panel for each.
+        anchors: Indices of the anchors, which marks above the columns point at.
+    """
     from PIL import Image, ImageDraw
 
     M = len(similarity)
     side = M * max(_SIDE // M, 1)
-    panels = 1 if level is None else 2
-    size = (2 * _MARGIN + panels * side + (panels - 1) * _GAP, _TOP + side + _FOOT)
+    panels, across = 1 + len(maps), min(1 + len(maps), _IN_A_ROW)
+    height = _TOP + side + _FOOT
+    size = (2 * _MARGIN + across * (side + _GAP) - _GAP, -(-panels // across) * height)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     low = _floor_to_tenth(similarity)
-    _panel(picture, draw, _MARGIN, side, colours(similarity, low), "Similarity of views (cosine)")
+    titles = ("Similarity of views (cosine)", f"marked: {len(anchors)} anchors" if anchors else "")
+    _panel(picture, draw, (_MARGIN, _TOP), side, colours(similarity, low), titles, anchors)
     _colour_bar(picture, draw, _MARGIN, _TOP + side + 44, side, low)
-    if level is not None:
-        kept = int((level > 0).sum())
-        title = f"Pairs computed: {kept} of {M * M} ({kept / (M * M):.1%})"
-        left = _MARGIN + side + _GAP
-        _panel(picture, draw, left, side, _LEVELS[np.clip(level, 0, 2)], title)
-        _legend(draw, left, _TOP + side + 44, level)
+    for number, each in enumerate(maps, 1):
+        kept = int((each.level > 0).sum())
+        titles = (f"Pairs computed: {kept} of {M * M} ({kept / (M * M):.1%})", each.label)
+        left = _MARGIN + number % across * (side + _GAP)
+        top = _TOP + number // across * height
+        cells = _LEVELS[np.clip(each.level, 0, 2)]
+        _panel(picture, draw, (left, top), side, cells, titles, each.anchors)
+        _legend(draw, left, top + side + 44, each.level)
     return picture
 
 
@@ -85,25 +101,28 @@ def _font(size: int) -> Any:
 def _panel(
     picture: Image.Image,
     draw: ImageDraw.ImageDraw,
-    left: int,
+    corner: tuple[int, int],
     side: int,
     cells: NDArray[np.uint8],
-    title: str,
+    titles: tuple[str, str],
+    anchors: Sequence[int],
 ) -> None:
     from PIL import Image
 
-    M = len(cells)
-    picture.paste(
-        Image.fromarray(cells).resize((side, side), Image.Resampling.NEAREST), (left, _TOP)
-    )
-    draw.rectangle((left - 1, _TOP - 1, left + side, _TOP + side), outline=_INK)
-    draw.text((left + side / 2, _TOP - 24), title, _INK, _font(20), anchor="mm")
+    M, (left, top) = len(cells), corner
+    picture.paste(Image.fromarray(cells).resize((side, side), Image.Resampling.NEAREST), corner)
+    draw.rectangle((left - 1, top - 1, left + side, top + side), outline=_INK)
+    for title, height, size in zip(titles, (44, 20), (20, 14), strict=True):
+        draw.text((left + side / 2, top - height), title, _INK, _font(size), anchor="mm")
     cell = side / M
+    for view in anchors:
+        x = left + (view + 0.5) * cell
+        draw.polygon(((x - 4, top - 10), (x + 4, top - 10), (x, top - 3)), _MARK)
     for i in range(0, M, _tick_step(M)):
         middle = (i + 0.5) * cell
-        draw.text((left - 8, _TOP + middle), str(i), _INK, _font(14), anchor="rm")
-        draw.text((left + middle, _TOP + side + 6), str(i), _INK, _font(14), anchor="mt")
-    draw.text((left + side / 2, _TOP + side + 26), "view", _INK, _font(14), anchor="mt")
+        draw.text((left - 8, top + middle), str(i), _INK, _font(14), anchor="rm")
+        draw.text((left + middle, top + side + 6), str(i), _INK, _font(14), anchor="mt")
+    draw.text((left + side / 2, top + side + 26), "view", _INK, _font(14), anchor="mt")
 
 
 def _tick_step(M: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers import OutputOptions, write
 from covis.runtime.scene.writers.html import MAX_EDGES, PageExtras, page
+from covis.runtime.scene.writers.pair_maps import pair_maps
 from covis.runtime.scene.writers.saliency import colours
 from tests.chromium import Page, chromium_page, needs_chromium
 from tests.runtime.scene.random_scene import random_scene
@@ -82,8 +85,6 @@ def test_nothing_points_outside(text: str) -> None:
 
 def test_the_cloud_is_the_scene(text: str) -> None:
     """Same points up to one rotation, the cameras' mean down along +y; colours as they are."""
-    import base64
-
     scene, _ = scene_and_extras()
     data = block(text)
     xyz, rgb, _ = scene.point_cloud(percentile=20.0)
@@ -102,7 +103,7 @@ def test_the_cloud_is_the_scene(text: str) -> None:
 
 
 def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
-    scene = random_scene(1, similarity=None, pair_level=None, images=None, sparsity=None)
+    scene = random_scene(1, similarity=None, pair_levels=None, images=None, sparsity=None)
     empty = random_scene(1, valid=np.zeros((1, 28, 42), bool))
     for index, each in enumerate((scene, empty)):
         path, _ = write(each, tmp_path / str(index), OutputOptions(formats=("html",))).files
@@ -179,6 +180,11 @@ def test_cameras_and_truth_can_be_switched(shown: Page) -> None:
     assert len({tuple(s) for s in states}) == 4
 
 
+MARKS = """(() => { const c = document.getElementById('marks');
+  if (c.hidden) return [];
+  const d = c.getContext('2d').getImageData(0, 0, c.width, 1).data;
+  return [...Array(c.width).keys()].filter(i => d[4 * i + 3] > 0); })()"""
+
 MATRIX = """(() => { const c = document.getElementById('matrix');
   return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]];
 })()"""
@@ -205,6 +211,114 @@ def test_the_matrices_have_a_pixel_for_each_pair(shown: Page) -> None:
         drawn = np.array(rgba).reshape(VIEWS, VIEWS, 4)
         assert (drawn[..., 3] == 255).all()
         assert np.abs(drawn[..., :3] - cells).max() <= 2  # quantised similarities
+
+
+def anchored_scene() -> Scene:
+    """Twelve views, of which two are anchors, under a schedule of three maps."""
+    views, anchors = 12, np.array([7, 2])
+    own = 2 * np.eye(views, dtype=np.int8)
+    few, all_ = own.copy(), own.copy()
+    few[:, anchors[:1]] = all_[:, anchors] = 2
+    scene = random_scene(views)
+    assert scene.sparsity is not None
+    report = replace(
+        scene.sparsity,
+        selector="anchors",
+        schedule="0:self, 1:anchors=1, 2-3:anchors=2",
+        attention_work=0.17,
+        layers=(0, 1, 2, 3),
+    )
+    return replace(
+        scene,
+        pair_levels=np.stack([own, few, all_]),
+        layer_map=np.array([0, 1, 2, 2]),
+        anchors=anchors,
+        sparsity=report,
+    )
+
+
+@pytest.mark.parametrize("views", [1, 3, 12])
+def test_levels_are_packed_four_to_a_byte(views: int) -> None:
+    levels = np.random.default_rng(views).integers(0, 3, (views, views)).astype(np.int8)
+    scene = random_scene(views, pair_levels=levels[None])
+    (found,) = block(page(scene, 20.0))["maps"]
+    raw = np.frombuffer(base64.b64decode(found["levels"]), np.uint8)
+    unpacked = (raw[:, None] >> np.array([0, 2, 4, 6])) & 3
+    np.testing.assert_array_equal(unpacked.reshape(-1)[: views**2], levels.reshape(-1))
+
+
+def test_maps_name_their_layers_and_anchors() -> None:
+    scene = anchored_scene()
+    maps = pair_maps(scene)
+    assert [each.label for each in maps] == [
+        "layer 0: self", "layer 1: anchors=1", "layers 2-3: anchors=2",
+    ]  # fmt: skip
+    assert [each.anchors for each in maps] == [(), (7,), (7, 2)]
+    data = block(page(scene, 20.0))
+    assert data["firstMap"] == 2 and data["anchors"] == [7, 2]
+    assert ["attention computed", "17.0% of dense (anchors)"] in data["facts"]
+    assert ["layers", "0 self, 1 anchors=1, 2-3 anchors=2"] in data["facts"]
+
+
+def test_a_dense_layer_has_no_map_unless_all_are_dense() -> None:
+    scene = anchored_scene()
+    assert scene.pair_levels is not None
+    dense = np.full((1, 12, 12), 2, np.int8)
+    light = replace(scene, pair_levels=np.concatenate([dense, scene.pair_levels[1:]]))
+    assert [each.label for each in pair_maps(light)] == [
+        "layer 1: anchors=1", "layers 2-3: anchors=2",
+    ]  # fmt: skip
+    all_dense = replace(
+        light, pair_levels=dense, layer_map=np.zeros(2, np.int64), anchors=None, sparsity=None
+    )
+    assert [each.label for each in pair_maps(all_dense)] == ["layers 0-1"]
+
+
+@needs_chromium
+def test_maps_can_be_switched_and_anchors_are_marked(browser: Page, tmp_path: Path) -> None:
+    scene, path = anchored_scene(), tmp_path / "scene.html"
+    path.write_text(page(scene, 20.0), encoding="utf-8")
+    browser.events.clear()
+    browser.open(path)
+    browser.painted()
+    assert scene.pair_levels is not None
+    assert browser.evaluate("document.querySelectorAll('#graph circle.anchor').length") == 2
+    labels = browser.evaluate("[...document.getElementById('map').options].map(o => o.text)")
+    assert labels == ["layer 0: self", "layer 1: anchors=1", "layers 2-3: anchors=2"]
+    assert browser.evaluate("document.getElementById('map').selectedIndex") == 2
+    levels = np.array([(233, 236, 239), (133, 183, 235), (12, 68, 124)])
+    for index, marked in enumerate(([], [7], [2, 7])):
+        browser.evaluate(
+            f"(m => {{ m.selectedIndex = {index}; m.dispatchEvent(new Event('change')); }})"
+            "(document.getElementById('map'))"
+        )
+        browser.painted()
+        _, _, rgba = browser.evaluate(MATRIX)
+        shown = np.array(rgba).reshape(12, 12, 4)[..., :3]
+        np.testing.assert_array_equal(shown, levels[scene.pair_levels[index]])
+        assert browser.evaluate(MARKS) == marked
+        either = (scene.pair_levels[index] > 0) | (scene.pair_levels[index].T > 0)
+        lines = browser.evaluate("document.querySelectorAll('#graph line').length")
+        assert lines == int(np.triu(either, 1).sum())
+        legend = browser.evaluate("document.getElementById('legend').textContent")
+        kept = int((scene.pair_levels[index] > 0).sum())
+        assert legend.startswith(f"{labels[index]}: {kept} of 144 ordered pairs computed")
+    browser.mouse("mouseMoved", *browser.middle("#graph circle:nth-of-type(3)"))
+    name = browser.evaluate("document.getElementById('name-a').textContent")
+    assert name == "2: 002.jpg (anchor 2 of 2)"
+    assert not [c for c in browser.complaints() if "xception" in c]
+
+
+@needs_chromium
+def test_anchors_stand_out_in_the_cloud(browser: Page, tmp_path: Path) -> None:
+    drawn = []
+    for index, anchors in enumerate((None, np.array([7, 2]))):
+        path = tmp_path / f"{index}.html"
+        path.write_text(page(replace(anchored_scene(), anchors=anchors), 20.0), encoding="utf-8")
+        browser.open(path)
+        browser.painted()
+        drawn.append(browser.evaluate(PIXELS)[0])
+    assert drawn[1] > drawn[0]
 
 
 @needs_chromium

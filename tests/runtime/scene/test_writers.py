@@ -21,6 +21,7 @@ from covis.runtime.scene.writers.finite import LeftOut
 from covis.runtime.scene.writers.frames import Frames
 from covis.runtime.scene.writers.glb import frusta
 from covis.runtime.scene.writers.options import Format, OutputOptions
+from covis.runtime.scene.writers.pair_maps import PairMap
 from covis.runtime.scene.writers.saliency import _LEVELS, colours, draw_saliency
 from tests.runtime.scene.random_scene import random_scene
 
@@ -249,7 +250,7 @@ def test_saliency_picture_shows_the_numbers(tmp_path: Path, views: int) -> None:
     rng = np.random.default_rng(views)
     similarity = rng.uniform(0.2, 1, (views, views)).astype(np.float32)
     level = rng.integers(0, 3, (views, views)).astype(np.int8)
-    picture = np.asarray(draw_saliency(similarity, level))
+    picture = np.asarray(draw_saliency(similarity, [PairMap("layers 0-1", level)]))
     side = views * max(640 // views, 1)
     middles = (np.arange(views) + 0.5) * (side / views)
     rows = 64 + middles.astype(int)
@@ -262,6 +263,25 @@ def test_saliency_picture_shows_the_numbers(tmp_path: Path, views: int) -> None:
     # Titles and tick labels are there: ink above the panels and to their left.
     assert (picture[:60].min(axis=2) < 100).sum() > 200
     assert (picture[64 : 64 + side, :66].min(axis=2) < 100).sum() > 8
+
+
+def test_saliency_picture_has_a_panel_for_each_map_and_marks_its_anchors() -> None:
+    views, anchors = 20, (3, 11)
+    rng = np.random.default_rng(0)
+    similarity = rng.uniform(0.2, 1, (views, views)).astype(np.float32)
+    levels = rng.integers(0, 2, (4, views, views)).astype(np.int8) * 2
+    maps = [PairMap(f"layer {r}", level, anchors[:r]) for r, level in enumerate(levels)]
+    picture = np.asarray(draw_saliency(similarity, maps, anchors))
+    step, height = 640 + 70, 64 + 640 + 92
+    assert picture.shape == (2 * height, 2 * 70 + 3 * step - 70, 3)
+    middles = np.arange(views) * 32 + 16
+    for number, each in enumerate((PairMap("similarity", levels[0], anchors), *maps)):
+        left, top = 70 + number % 3 * step, 64 + number // 3 * height
+        if number:
+            shown = picture[np.ix_(top + middles, left + middles)]
+            np.testing.assert_array_equal(shown, _LEVELS[each.level])
+        red = (picture[top - 8, left + middles] == (214, 40, 31)).all(axis=-1)
+        assert np.flatnonzero(red).tolist() == list(each.anchors)
 
 
 def test_saliency_file_and_its_absence(tmp_path: Path) -> None:
