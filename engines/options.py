@@ -205,14 +205,15 @@ class SparsityChanges:
         """Return `sparsity` with the fields that are not None here.
 
         What is given wins over what the bundle chose by itself:
-        - A selector, a tau or layers replace the bundle's schedule.
+        - A selector or layers replace the bundle's schedule, and so does a tau or a number of
+          anchors that it does not read.
         - Under `auto`, an option that only one selector reads chooses that selector.
         - A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough.
         """
         changes = {k: v for k, v in vars(self).items() if v is not None}
         if changes.get("selector") == "auto":
             sparsity = replace(sparsity, **{n: getattr(Sparsity, n) for n in _UNREAD_BY_AUTO})
-        elif "schedule" not in changes and {"selector", "tau", "layers"} & changes.keys():
+        elif "schedule" not in changes and _replaces(changes, sparsity.schedule):
             changes["schedule"] = ""
         if "selector" not in changes and sparsity.selector in ("auto", "dense"):
             changes["selector"] = _asked_for(changes, sparsity.selector)
@@ -220,6 +221,16 @@ class SparsityChanges:
         if "tau_low" not in changes and low is not None and low > tau:
             changes["tau_low"] = tau
         return replace(sparsity, **changes)
+
+
+def _replaces(changes: Collection[str], schedule: str) -> bool:
+    """Return whether the options of these names take the place of a schedule."""
+    if {"selector", "layers"} & set(changes):
+        return True
+    regimes = parse_schedule(schedule) if schedule else ()
+    taus = [regime.tau for regime in regimes if regime.kind == "saliency"]
+    anchors = [regime.anchors for regime in regimes if regime.kind == "anchors"]
+    return ("tau" in changes and None not in taus) or ("anchors" in changes and None not in anchors)
 
 
 def _asked_for(changes: Mapping[str, Any], selector: Selector) -> Selector:

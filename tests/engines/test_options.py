@@ -1,108 +1,120 @@
-"""Options: ranges of the selector's, layers, changes of single fields, backends and runs."""
+"""Options: ranges of the selector's, changes of single fields, backends and runs."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from covis.engines.errors import CovisError, ExitCode
+from covis.engines.errors import CovisError
 from covis.engines.options import (
     CPU_CHUNK,
     GPU_CHUNK,
     BackendName,
     BackendOptions,
     RunOptions,
+    Selector,
     Sparsity,
     SparsityChanges,
-    parse_layers,
+    schedule_selector,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "depth", "layers"),
-    [
-        ("0-9", 24, range(10)),
-        ("0-9", 4, range(4)),
-        ("0,2,4-7", 24, [0, 2, 4, 5, 6, 7]),
-        ("7, 3 ,3-4", 24, [3, 4, 7]),
-        ("all", 5, range(5)),
-        ("none", 5, []),
-        ("", 5, []),
-        ("23", 24, [23]),
-        ("0-9999", 3, range(3)),
-    ],
-)
-def test_layers(text: str, depth: int, layers: list[int]) -> None:
-    assert parse_layers(text, depth) == tuple(layers)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["x", "1-", "-1", "5-2", "1,,2", ",", "0..9", "0-9-12", "1.5", "²", "٣", "1e3", "9" * 4000],
-)
-def test_no_layers(text: str) -> None:
-    with pytest.raises(CovisError, match=r"--layers: .* is no layer or range of layers; write"):
-        parse_layers(text, 24)
-
-
-@pytest.mark.parametrize("text", ["99", "24", "30-40"])
-def test_layers_the_model_lacks(text: str) -> None:
-    with pytest.raises(CovisError, match="names none of the model's 24 global layers; use 0 to 23"):
-        parse_layers(text, 24)
-
-
-@given(st.sets(st.integers(0, 30), min_size=1))
-def test_layers_written_out_are_read_back(layers: set[int]) -> None:
-    assert parse_layers(",".join(map(str, layers)), 31) == tuple(sorted(layers))
-
-
-@given(st.text(max_size=12))
-def test_any_text_gives_layers_or_one_error(text: str) -> None:
-    try:
-        layers = parse_layers(text, 24)
-    except CovisError as error:
-        assert error.code == ExitCode.USER
-    else:
-        assert all(0 <= layer < 24 for layer in layers)
+from covis.engines.regime import parse_schedule
 
 
 @pytest.mark.parametrize("name", ["tau", "keep_ratio", "cdf"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf])
 def test_shares_out_of_range(name: str, value: float) -> None:
     with pytest.raises(CovisError, match=r"is not in \[0, 1\]; give a number from 0 to 1") as e:
-        Sparsity(**{name: value})  # type: ignore[arg-type]
+        Sparsity("both", **{name: value})  # type: ignore[arg-type]
     assert e.value.where == f"--{name.replace('_', '-')}"
 
 
 @pytest.mark.parametrize("value", [-0.1, 0.91, math.nan])
 def test_lower_threshold(value: float) -> None:
     with pytest.raises(CovisError, match=r"--tau-low: .* is not in \[0, tau = 0.9\]"):
-        Sparsity(tau=0.9, tau_low=value)
+        Sparsity("saliency", tau=0.9, tau_low=value)
 
 
+@pytest.mark.parametrize("name", ["min_neighbours", "anchors", "dense_up_to", "light_up_to"])
 @pytest.mark.parametrize("value", [-1, 10**19])
-def test_neighbours(value: int) -> None:
-    with pytest.raises(CovisError, match="--min-neighbours"):
-        Sparsity(min_neighbours=value)
+def test_numbers_of_views(name: str, value: int) -> None:
+    with pytest.raises(CovisError, match=r"is not in \[[01], 1,000,000\]") as caught:
+        Sparsity("anchors", **{name: value})  # type: ignore[arg-type]
+    assert caught.value.where == f"--{name.replace('_', '-')}"
+
+
+def test_no_anchors_is_another_regime() -> None:
+    with pytest.raises(CovisError, match=r"--anchors: 0 is not in \[1, .* use the regime self in"):
+        Sparsity("anchors", anchors=0)
+    assert Sparsity("anchors", anchors=1).anchors == 1
+    assert Sparsity("anchors", min_neighbours=0).min_neighbours == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds(seed: int) -> None:
+    with pytest.raises(CovisError, match=f"--anchor-seed: {seed} is no seed"):
+        Sparsity("anchors", anchor_seed=seed)
+
+
+def test_thresholds_of_views_rise() -> None:
+    with pytest.raises(
+        CovisError, match=r"--light-up-to: 49 is below --dense-up-to 50; .* must ri"
+    ):
+        Sparsity(light_up_to=49)
+    with pytest.raises(CovisError, match="--light-up-to: 250 is below --dense-up-to 251"):
+        Sparsity(dense_up_to=251)
+    assert Sparsity(dense_up_to=9, light_up_to=9).light_up_to == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "0-9:kmeans"}, "--schedule: 'kmeans' is no regime"),
+        ({"schedule": "0-1:self, 1-3:dense"}, "--schedule: names layer 1 twice"),
+        ({"schedule": "0:self," * 1000}, "--schedule: is longer than 4,096 characters"),
+        ({"layers": "some"}, "--layers: 'some' is no layer"),
+        ({"layers": "1," * 10_000}, "--layers: is longer than 4,096 characters"),
+    ],
+)
+def test_texts_are_checked_before_the_model_is_known(options: dict[str, str], message: str) -> None:
+    with pytest.raises(CovisError, match=message):
+        Sparsity("anchors", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"schedule": "all:self"}, {"tau": 0.5}, {"tau_low": 0.5}, {"layers": "all"},
+     {"keep_ratio": 0.5}, {"cdf": 0.5}],
+    ids=lambda options: next(iter(options)),
+)  # fmt: skip
+def test_auto_refuses_what_it_would_not_read(options: dict[str, Any]) -> None:
+    with pytest.raises(CovisError, match=r"has no effect with the selector auto, but is .*; give"):
+        Sparsity(**options)
+    Sparsity("both", **options)
 
 
 def test_where_skipping_begins() -> None:
-    assert Sparsity(tau=0.8).skip_below == 0.8
-    assert Sparsity(tau=0.8, low_precision=True).skip_below == 0.0
-    assert Sparsity(tau=0.8, tau_low=0.3).skip_below == 0.3
-    assert Sparsity(tau=0.8, tau_low=0.3, low_precision=True).skip_below == 0.3
+    assert Sparsity("saliency", tau=0.8).skip_below == 0.8
+    assert Sparsity("saliency", tau=0.8, low_precision=True).skip_below == 0.0
+    assert Sparsity("saliency", tau=0.8, tau_low=0.3).skip_below == 0.3
+    assert Sparsity("saliency", tau=0.8, tau_low=0.3, low_precision=True).skip_below == 0.3
+
+
+def test_neighbours_beside_the_anchors() -> None:
+    assert Sparsity("anchors").anchor_neighbours == 4
+    assert Sparsity("anchors", own_frame=False).anchor_neighbours == 0
+    assert Sparsity("anchors", own_frame=False, min_neighbours=2).anchor_neighbours == 2
+    assert Sparsity("anchors", min_neighbours=0).anchor_neighbours == 0
 
 
 def test_changes() -> None:
-    own = Sparsity(tau=0.8, tau_low=0.6, min_neighbours=2)
+    own = Sparsity("saliency", tau=0.8, tau_low=0.6, min_neighbours=2)
     assert SparsityChanges().apply(own) == own
     changed = SparsityChanges(selector="both", min_neighbours=0, reference=False).apply(own)
-    assert changed == Sparsity("both", 0.8, 0.6, min_neighbours=0, reference=False)
+    assert changed == Sparsity("both", tau=0.8, tau_low=0.6, min_neighbours=0, reference=False)
     assert SparsityChanges(tau=0.5).apply(own).tau_low == 0.5
     assert SparsityChanges(tau=0.7).apply(own).tau_low == 0.6
     with pytest.raises(CovisError, match="--tau-low"):
@@ -111,15 +123,106 @@ def test_changes() -> None:
         SparsityChanges(tau=math.nan).apply(own)
 
 
-def test_a_single_layer_that_is_not_there_is_named() -> None:
-    with pytest.raises(CovisError, match="no global layer 30; use 0 to 23"):
-        parse_layers("0-9,30", 24)
-    assert parse_layers("20-30", 24) == (20, 21, 22, 23)
+@pytest.mark.parametrize(
+    ("changes", "selector"),
+    [
+        ({}, "auto"),
+        ({"dense_up_to": 3}, "auto"),
+        ({"min_neighbours": 2, "reference": False, "order": "hilbert"}, "auto"),
+        ({"tau": 0.5}, "saliency"),
+        ({"tau_low": 0.5}, "saliency"),
+        ({"low_precision": True}, "saliency"),
+        ({"layers": "all"}, "saliency"),
+        ({"keep_ratio": 0.5}, "pooled"),
+        ({"cdf": 0.5}, "pooled"),
+        ({"tau": 0.5, "keep_ratio": 0.5}, "both"),
+        ({"anchors": 10}, "anchors"),
+        ({"anchor_choice": "random"}, "anchors"),
+        ({"anchor_seed": 1}, "anchors"),
+        ({"own_frame": False}, "anchors"),
+        ({"anchors": 10, "layers": "all"}, "anchors"),
+        ({"anchors": 10, "low_precision": True}, "anchors"),
+        ({"schedule": "0-1:self, rest:anchors"}, "anchors"),
+        ({"schedule": "0-1:saliency, rest:dense"}, "saliency"),
+        ({"schedule": "0-1:saliency+pooled, rest:dense"}, "both"),
+        ({"schedule": "0-1:pooled, rest:dense"}, "pooled"),
+        ({"schedule": "all:dense"}, "dense"),
+        ({"schedule": "all:anchors", "tau": 0.5}, "anchors"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else value,
+)
+def test_an_option_chooses_the_selector_that_reads_it(
+    changes: dict[str, Any], selector: str
+) -> None:
+    found = SparsityChanges(**changes).apply(Sparsity())
+    assert found == Sparsity(selector, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("field", "value"), [("selector", "best"), ("order", "spiral")])
+@pytest.mark.parametrize("selector", ["dense", "light", "saliency", "anchors", "pooled", "both"])
+def test_a_selector_that_is_asked_for_wins(selector: Selector) -> None:
+    """Over auto, over what other options imply, and over the selector of a tuned bundle."""
+    changes = {"tau": 0.5, "anchors": 10, "keep_ratio": 0.5, "layers": "all"}
+    found = SparsityChanges(selector=selector, **changes).apply(Sparsity())  # type: ignore[arg-type]
+    assert found == Sparsity(selector, **changes)  # type: ignore[arg-type]
+    tuned = Sparsity("anchors", schedule="0-1:self, rest:anchors=12")
+    assert SparsityChanges(selector=selector).apply(tuned) == Sparsity(selector)
+
+
+def test_auto_drops_what_it_does_not_read() -> None:
+    tuned = Sparsity("both", schedule="0-1:self, rest:saliency", tau=0.5, tau_low=0.4, layers="all",
+                     keep_ratio=0.5, cdf=0.5, anchors=12, min_neighbours=2)  # fmt: skip
+    found = SparsityChanges(selector="auto", light_up_to=99).apply(tuned)
+    assert found == Sparsity("auto", anchors=12, min_neighbours=2, light_up_to=99)
+    with pytest.raises(CovisError, match="--tau: has no effect with the selector auto"):
+        SparsityChanges(selector="auto", tau=0.5).apply(tuned)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changes", "kept"),
+    [
+        ("0-1:self, rest:anchors=12", {"tau": 0.5}, False),
+        ("0-1:self, rest:anchors=12", {"layers": "all"}, False),
+        ("0-1:self, rest:anchors=12", {"anchors": 5}, False),
+        ("0-1:self, 2:anchors=4, rest:anchors", {"anchors": 5}, True),
+        ("0-1:self, rest:saliency", {"tau": 0.5}, True),
+        ("0-1:self, rest:saliency=0.8", {"tau": 0.5}, False),
+        ("0-1:self, rest:anchors=12", {"min_neighbours": 2, "own_frame": False}, True),
+        ("0-1:self, rest:anchors=12", {}, True),
+    ],
+)
+def test_a_tuned_schedule_gives_way_to_what_it_does_not_read(
+    schedule: str, changes: dict[str, Any], kept: bool
+) -> None:
+    tuned = Sparsity("anchors", schedule=schedule)
+    found = SparsityChanges(**changes).apply(tuned)
+    assert found == replace(tuned, schedule=schedule if kept else "", **changes)
+
+
+def test_another_schedule_replaces_that_of_the_bundle() -> None:
+    tuned = Sparsity("anchors", schedule="all:anchors=12")
+    found = SparsityChanges(schedule="all:anchors=3", anchors=5).apply(tuned)
+    assert (found.selector, found.schedule, found.anchors) == ("anchors", "all:anchors=3", 5)
+    dense = SparsityChanges(schedule="0:self, rest:dense").apply(Sparsity("dense"))
+    assert dense.selector == "anchors"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "selector"),
+    [("all:dense", "dense"), ("0:self, rest:dense", "anchors"), ("all:saliency", "saliency"),
+     ("0:saliency, rest:pooled", "both"), ("all:pooled", "pooled"),
+     ("0:anchors, 1:saliency, rest:pooled", "anchors")],
+)  # fmt: skip
+def test_the_selector_that_a_schedule_extends(schedule: str, selector: str) -> None:
+    assert schedule_selector(parse_schedule(schedule)) == selector
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("selector", "best"), ("order", "spiral"), ("anchor_choice", "far")]
+)
 def test_unknown_words_are_named_with_those_that_are_known(field: str, value: str) -> None:
-    with pytest.raises(CovisError, match=f"--{field}: {value!r} is unknown; use one of "):
+    with pytest.raises(
+        CovisError, match=f"--{field.replace('_', '-')}: {value!r} is unknown; use one of "
+    ):
         Sparsity(**{field: value})  # type: ignore[arg-type]
 
 
