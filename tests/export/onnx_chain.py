@@ -19,6 +19,8 @@ from covis.export.exporter import write_graphs
 from covis.export.models import MultiViewModel
 from covis.export.models.stages import stages
 from covis.runtime.backends.ort_session import Session, SessionOptions
+from covis.runtime.flow import shape_of
+from covis.runtime.stage_io import symbol_lengths
 from tests.traces import shared_traces
 
 Values = dict[str, NDArray[Any]]
@@ -68,14 +70,12 @@ class Chain:
     def run(self, images: NDArray[np.float32], controls: Mapping[str, Any], kernel: bool) -> Values:
         """Run images (M, 3, H, W) and return every output of every stage."""
         values: Values = {"images": images, **controls}
+        sizes = symbol_lengths(values) | {"M": len(images), "N": len(images)}
         for stage in self.stages:
             graph = verified_onnx(self.folder / stage.graph)
             session = Session(graph, stage, SessionOptions(kernel=kernel))
             outputs = {
-                t.name: np.empty(
-                    [len(images) if isinstance(n, str) else n for n in t.shape], np.dtype(t.dtype)
-                )
-                for t in stage.outputs
+                t.name: np.empty(shape_of(t, sizes), np.dtype(t.dtype)) for t in stage.outputs
             }
             session.run(values, outputs)
             values.update(outputs)
@@ -89,10 +89,11 @@ class Chain:
 def controls(model: MultiViewModel, views: int, patches: int, **changes: Any) -> Values:
     """Return control inputs of a dense run, with changes."""
     values: dict[str, Any] = {
-        "pair_level": np.full((1, 1, views, views), 2, np.int32),
-        "sparse_layers": np.zeros(model.global_layers, np.bool_),
-        "keep_ratio": np.float32(1),
-        "cdf": np.float32(0),
+        "tau": np.zeros(1, np.float32),  # of the one map, which keeps every pair
+        "pair_levels": np.full((1, views, views), 2, np.int32),
+        "layer_map": np.zeros(model.global_layers, np.int64),
+        "keep_ratio": np.ones(model.global_layers, np.float32),
+        "cdf": np.zeros(model.global_layers, np.float32),
         "patch_order": np.arange(patches),
         "probe": np.zeros(1, np.int64),
     }

@@ -48,11 +48,13 @@ def feeds(stage: StageModule, views: int) -> dict[str, np.ndarray]:
     for port in stage.inputs:
         shape = [views if isinstance(n, str) else n for n in port.shape]
         values[port.name] = rng.standard_normal(shape).astype(np.float32)
-    level = 2 * (rng.random((1, 1, views, views)) < 0.7).astype(np.int32)
-    level[..., np.arange(views), np.arange(views)] = 2
-    layers = np.arange(*values["sparse_layers"].shape) % 2 == 0
-    values.update(pair_level=level, sparse_layers=layers, probe=np.arange(7) * 9)
-    values.update(keep_ratio=np.array(0.5, np.float32), cdf=np.array(0.6, np.float32))
+    levels = 2 * (rng.random((2, views, views)) < 0.7).astype(np.int32)
+    levels[:, np.arange(views), np.arange(views)] = 2
+    levels[1] = 2
+    layer_map = np.arange(*values["layer_map"].shape) % 2  # every second layer takes all pairs
+    values.update(pair_levels=levels, layer_map=layer_map, probe=np.arange(7) * 9)
+    values.update(keep_ratio=np.where(layer_map == 0, 0.5, 1).astype(np.float32))
+    values.update(cdf=np.where(layer_map == 0, 0.6, 0).astype(np.float32))
     return {**values, "patch_order": np.arange(HEIGHT * WIDTH // 196)[::-1].copy()}
 
 

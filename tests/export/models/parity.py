@@ -53,8 +53,8 @@ def run_stages(model: MultiViewModel, images: Tensor) -> dict[str, Tensor]:
     """Return all values by name after running the dense stages in order, as the runtime does."""
     values = {
         "images": images,
-        "pair_level": dense_level(),
-        "sparse_layers": torch.ones(model.global_layers, dtype=torch.bool),
+        "pair_levels": dense_level()[0],
+        "layer_map": torch.zeros(model.global_layers, dtype=torch.int64),
         "probe": torch.zeros(0, dtype=torch.int64),
     }
     for stage in stages(model, *images.shape[-2:]):

@@ -73,18 +73,19 @@ def test_permuted_views_give_permuted_results(selector: str) -> None:
     order = torch.tensor([2, 0, 3, 1])
     pairs = torch.eye(4, dtype=torch.bool)
     pairs[0, 2] = pairs[2, 0] = pairs[1, 3] = pairs[3, 1] = True
-    level = 2 * pairs.to(torch.int8)[None, None]
-    every = torch.ones(model.global_layers, dtype=torch.bool)
+    level = 2 * pairs.to(torch.int8)[None]
+    depth = model.global_layers
+    first_map = torch.zeros(depth, dtype=torch.int64)
 
     def selection(views: Tensor) -> object:
         if selector == "pairs":
-            return PairSelection(level[:, :, views][:, :, :, views], every, 12)
+            return PairSelection(level[:, views][:, :, views], first_map, 12)
         # Regions of one frame (12 patches) move with their frames, so the choice does too.
         return PooledSelection(
-            dense_level(),
-            every,
-            torch.tensor(0.5),
-            torch.tensor(0.0),
+            dense_level()[0],
+            first_map,
+            torch.full((depth,), 0.5),
+            torch.zeros(depth),
             model.layout(42, 56),
             q_block=12,
             k_block=12,

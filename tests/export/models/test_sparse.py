@@ -98,10 +98,10 @@ def test_the_pooled_selector_chooses_the_recorded_masks(name: str, mode: int) ->
     model, record, tensors = load(name, mode)
     images = tensors["images"]
     pooled = PooledSelection(
-        dense_level(),
-        torch.ones(model.global_layers, dtype=torch.bool),
-        torch.tensor(1.0 - record["sparse_ratio"]),
-        torch.tensor(record.get("cdf_threshold", 0.0)),
+        dense_level()[0],
+        torch.zeros(model.global_layers, dtype=torch.int64),
+        torch.full((model.global_layers,), 1.0 - record["sparse_ratio"]),
+        torch.full((model.global_layers,), record.get("cdf_threshold", 0.0)),
         model.layout(*images.shape[-2:]),
     )
     listening = Listening(pooled)

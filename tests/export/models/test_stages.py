@@ -21,6 +21,8 @@ TINY = [
     ("mapanything", "mapanything_a2"),
 ]
 HEIGHT, WIDTH = 56, 84
+SIZES = {"R": 3, "K": 4}
+"""Maps of view pairs and sampled queries; every other symbol is the number of views."""
 
 
 @pytest.fixture(scope="module", params=TINY, ids=[config for _, config in TINY])
@@ -34,16 +36,18 @@ def model(request: pytest.FixtureRequest) -> MultiViewModel:
 
 
 def example(port: Port, views: int) -> Tensor:
-    shape = [views if isinstance(n, str) else n for n in port.shape]
+    shape = [SIZES.get(n, views) if isinstance(n, str) else n for n in port.shape]
     if port.name == "patch_order":
         return torch.arange(shape[0]).flip(0)
+    if port.name == "layer_map":
+        return torch.arange(shape[0]) % SIZES["R"]
     if port.dtype == torch.float32:
         return torch.rand(shape, generator=torch.Generator().manual_seed(views))
     return torch.full(shape, 2, dtype=torch.int8).to(port.dtype)
 
 
 def test_outputs_are_as_their_ports_say(model: MultiViewModel) -> None:
-    known = {"images", "pair_level", "sparse_layers", "probe"}
+    known = {"images", "pair_levels", "layer_map", "probe"}
     known |= {"keep_ratio", "cdf", "patch_order"}
     for stage in stages(model, HEIGHT, WIDTH):
         assert {port.name for port in stage.inputs} <= known
@@ -52,7 +56,7 @@ def test_outputs_are_as_their_ports_say(model: MultiViewModel) -> None:
             outputs = stage.module(*(example(port, views) for port in stage.inputs))
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             for port, value in zip(stage.outputs, outputs, strict=True):
-                shape = tuple(views if isinstance(n, str) else n for n in port.shape)
+                shape = tuple(SIZES.get(n, views) if isinstance(n, str) else n for n in port.shape)
                 assert tuple(value.shape) == shape, f"{stage.name} {port.name}"
                 assert value.dtype == port.dtype
 
