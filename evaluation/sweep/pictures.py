@@ -13,6 +13,7 @@ from covis.evaluation.sweep.report import Row, pareto
 _COLOURS = {"tau": "#0c447c", "pooled": "#2a9d6f", "dense": "#222222", "pairs": "#c27c0e"}
 _SOURCES = {"saliency": "#0c447c", "random": "#999999", "oracle": "#c27c0e"}
 _DROPS = {"front": "#0c447c", "back": "#b3332b", "middle": "#2a9d6f", "alternating": "#c27c0e"}
+_REGIMES = ("#0c447c", "#2a9d6f", "#c27c0e", "#b3332b", "#7a4fb5", "#2f8fb0", "#8a8a3a")
 
 
 def pyplot() -> Any:
@@ -129,6 +130,42 @@ def draw_attention(layers: Sequence[dict[str, Any]], path: Path) -> Path:
     for axis in axes:
         axis.set_xlabel("global layer")
         axis.grid(alpha=0.25)
+    return _save(plt, figure, path)
+
+
+def draw_profile(
+    rows: Sequence[Row], proposed: Sequence[str], bounds: tuple[float, float], path: Path
+) -> Path:
+    """Draw the effect of each regime by layer; filled marks show the proposed regimes.
+
+    Args:
+        rows: Effects, one for each layer and regime.
+        proposed: Regime of each layer in the proposed schedule.
+        bounds: Bounds on the pose drift, in degrees, and on the depth drift, as a fraction.
+        path: PNG file to write.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    panels = (
+        ("change", 100.0, None, "change of the layer's attention, % RMS"),
+        ("pose_deg", 1.0, bounds[0], "pose drift of the scene, degrees"),
+        ("depth_rel", 100.0, 100 * bounds[1], "depth drift of the scene, %"),
+    )
+    for axis, (name, factor, bound, label) in zip(axes, panels, strict=True):
+        for number, regime in enumerate(dict.fromkeys(row["regime"] for row in rows)):
+            own = [r for r in rows if r["regime"] == regime and r[name] is not None]
+            layers, values = [r["layer"] for r in own], [factor * r[name] for r in own]
+            colour = _REGIMES[number]
+            faces = [colour if proposed[layer] == regime else "white" for layer in layers]
+            axis.plot(layers, values, color=colour, label=regime)
+            axis.scatter(layers, values, s=30, c=faces, edgecolors=colour, zorder=3)
+        if bound is not None:
+            axis.axhline(bound, color="#222222", lw=1, ls=":", label="bound")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("global layer")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.25)
+    axes[1].legend(frameon=False, title="alone in its layer")
     return _save(plt, figure, path)
 
 
