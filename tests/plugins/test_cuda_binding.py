@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from covis.engines.errors import CovisError
 from covis.engines.system.native import KERNELS_LIBRARY, find_library
-from covis.export.ops import TokenLayout, block_select, block_sparse_attention
+from covis.export.ops import TokenLayout, block_select, block_sparse_attention, farthest_first
 from covis.export.ops.attributes import AttentionAttributes
 from covis.export.ops.cuda import attention, binding, dispatch, farthest, saliency, select
 from tests.plugins.cuda_host import ATTENTION, FARTHEST, SALIENCY, SELECT, launch_plan
@@ -101,8 +101,8 @@ def test_packing_copies_nothing() -> None:
 
 
 def test_ops_are_registered_for_cuda() -> None:
-    for name in ("covis::block_sparse_attention", "covis::block_select"):
-        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA")
+    for name in ("block_sparse_attention", "block_select", "farthest_first"):
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"covis::{name}", "CUDA")
 
 
 def test_cpu_tensors_never_reach_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +111,15 @@ def test_cpu_tensors_never_reach_the_kernels(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(attention, "block_sparse_attention", refuse)
     monkeypatch.setattr(select, "block_select", refuse)
+    monkeypatch.setattr(farthest, "farthest_first", refuse)
     q = torch.randn(1, 2, 128, 64)
     pair = torch.full((1, 1, 1, 1), 2, dtype=torch.int8)
     level = block_select(q, q, pair, torch.tensor(0.5), torch.tensor(0.9))
     assert level.shape == (1, 2, 1, 2)
     out = block_sparse_attention(q, q, q, level, q_block=128, k_block=64)
     assert out.shape == q.shape
+    rank = farthest_first(torch.eye(4), torch.tensor([2, -1, -1, -1]), 2)
+    assert rank.tolist() == [1, 4, 0, 4]
 
 
 def fake_cuda(dtype: torch.dtype, *, grad: bool = False) -> torch.Tensor:
@@ -149,6 +152,27 @@ def test_falls_back_and_says_so_once(
         assert attend(fake_cuda(torch.float16)) is None
     assert len(caplog.records) == 1
     assert "make plugins" in caplog.records[0].message
+
+
+def test_a_traversal_is_sent_to_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def taken(similarity: torch.Tensor, given: torch.Tensor, count: torch.Tensor) -> str:
+        assert {x.device.type for x in (similarity, given, count)} == {"cuda"}
+        assert not similarity.requires_grad
+        return "kernel"
+
+    monkeypatch.setattr(farthest, "farthest_first", taken)
+    monkeypatch.setattr(farthest, "unsupported_gpu", lambda _device: None)
+    monkeypatch.setattr("covis.export.ops.cuda.dispatch.find_library", lambda name: "library")
+    dispatch._log_once.cache_clear()
+    with FakeTensorMode():
+        given, count = torch.full((9,), -1), torch.tensor(3)
+        for views, expected in ((9, "kernel"), (farthest.MAX_VIEWS + 1, None)):
+            similarity = torch.empty(views, views, device="cuda", requires_grad=True)
+            assert dispatch.farthest_first(similarity, given, count) == expected
+    (record,) = caplog.records
+    assert f"{farthest.MAX_VIEWS + 1} views, more than {farthest.MAX_VIEWS}" in record.message
 
 
 def test_wanted_gradients_take_the_composite_path(monkeypatch: pytest.MonkeyPatch) -> None:
