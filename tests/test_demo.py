@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,17 @@ import numpy as np
 import pytest
 
 from covis.cli import run_command
-from covis.commands.demo import SEES, render_truth, training_record
+from covis.commands.demo import (
+    SEES,
+    compare,
+    demo_bundle,
+    render_truth,
+    sparse_setting,
+    training_record,
+)
+from covis.engines.options import Sparsity
 from covis.evaluation.metrics.pose import auc, pair_errors, undirected
+from covis.runtime.pipeline import load
 from tests.chromium import chromium_page, needs_chromium
 
 VIEWS = 8
@@ -92,6 +102,9 @@ def test_what_it_says(made: tuple[Path, str], record: dict[str, Any]) -> None:
         assert f"{record['seconds'][name]:.2f}" in said
     assert f"precision {record['pairs']['precision']:.1%}" in said
     assert f"time dense / sparse: {record['time_ratio']:.2f}" in said
+    assert f"sparse is {record['sparse']}" in said
+    assert record["sparse"].startswith("saliency: layers 0-7 saliency=0.9; ")
+    assert 0 < record["pairs"]["kept"] < record["pairs"]["all"] and record["sparse_layers"] == 8
     assert ("covis-mini" in said) == (training_record() is not None)
 
 
@@ -144,6 +157,28 @@ def test_it_replaces_only_what_a_demo_wrote(
     (out / "mine.txt").unlink()
     assert run_command(["demo", "--out", str(out), "--views", "2", "--force"]) == 0
     assert len(list((out / "photos").iterdir())) == 2
+
+
+def test_a_bundle_with_a_sparse_setting_of_its_own_shows_that() -> None:
+    own = Sparsity(selector="anchors", schedule="0:self, rest:anchors=3")
+    assert sparse_setting(own) == own
+    for selector in ("auto", "dense"):
+        chosen = sparse_setting(replace(Sparsity(), selector=selector))
+        assert chosen == Sparsity(selector="saliency", tau=0.9, layers="all", min_neighbours=2)
+
+
+@trained
+def test_pairs_of_several_maps_are_counted_once() -> None:
+    truth = render_truth(6)
+    pipeline = load(demo_bundle())
+    images = list(np.round(np.asarray(truth.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8))
+    schedule = "0:self, 1-2:anchors=1, rest:anchors=2"
+    sparse = pipeline(
+        images, sparsity=Sparsity(selector="anchors", schedule=schedule, min_neighbours=1)
+    )
+    record = compare(sparse, sparse, truth, {"dense": 1.0, "sparse": 1.0})
+    assert sparse.sparsity is not None and sparse.pair_level is None
+    assert record["pairs"]["kept"] == sparse.sparsity.kept_pairs - 6  # self-pairs
 
 
 @pytest.mark.parametrize("views", ["1", "0", "201"])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from covis.engines.options import Sparsity
     from covis.evaluation.datasets.truth import GroundTruth
     from covis.runtime.pipeline import Pipeline, StageProgress
     from covis.runtime.scene.scene import Scene
@@ -124,14 +125,14 @@ def render_truth(views: int, seed: int | None = None, path: CameraPath = "loop")
 def both_ways(
     pipeline: Pipeline, photos: list[Path], on_progress: StageProgress
 ) -> tuple[Scene, Scene, dict[str, float]]:
-    """Reconstruct with dense and with the bundle's sparse attention: scenes, and seconds of each.
+    """Reconstruct with dense and with sparse attention: scenes, and seconds of each.
 
     Stages are loaded before the clock starts, on two photos.
     """
     import time
     from dataclasses import replace
 
-    sparse = pipeline.bundle.manifest.sparsity
+    sparse = sparse_setting(pipeline.bundle.manifest.sparsity)
     dense = replace(sparse, selector="dense")
     scenes, seconds = [], {}
     pipeline(photos[:2], sparsity=dense)
@@ -143,18 +144,34 @@ def both_ways(
     return scenes[0], scenes[1], seconds
 
 
+def sparse_setting(sparsity: Sparsity) -> Sparsity:
+    """Return the bundle's own sparse setting, or pairs of similar views where it has none.
+
+    `auto` computes everything for so few views, and there would be nothing to compare.
+    """
+    from dataclasses import replace
+
+    if sparsity.selector not in ("auto", "dense"):
+        return sparsity
+    return replace(
+        sparsity, selector="saliency", schedule="", tau=0.9, layers="all", min_neighbours=2
+    )
+
+
 def compare(
     dense: Scene, sparse: Scene, truth: RenderedScene, seconds: dict[str, float]
 ) -> dict[str, Any]:
     """Return everything that the demo prints, for JSON."""
     import numpy as np
 
+    from covis.commands.run import computed
     from covis.evaluation.accuracy.scoring import score_pose
+    from covis.runtime.scene.writers.pair_maps import pair_maps
 
     known = _ground_truth(truth)
-    assert sparse.pair_level is not None and sparse.sparsity is not None
+    assert sparse.sparsity is not None
     others = ~np.eye(len(sparse), dtype=bool)
-    kept = (sparse.pair_level > 0)[others]
+    kept = np.any([each.level > 0 for each in pair_maps(sparse)], axis=0)[others]
     sees = (np.asarray(truth.covisibility) > SEES)[others]
     both = int((kept & sees).sum())
     names = ("auc30", "auc15", "auc5", "rotation_median", "translation_median")
@@ -175,6 +192,7 @@ def compare(
             "precision": both / max(int(kept.sum()), 1),
             "recall": both / max(int(sees.sum()), 1),
         },
+        "sparse": computed(sparse.sparsity, len(sparse)),
         "sparse_layers": len(sparse.sparsity.layers),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "time_ratio": seconds["dense"] / seconds["sparse"],
@@ -267,6 +285,7 @@ def _print(console: Any, record: dict[str, Any], own: bool) -> None:
     console.print(table)
     pairs, drift = record["pairs"], record["drift"]
     lines = [
+        f"sparse is {record['sparse']}",
         f"without the truth: sparse moved the cameras by {_degrees(drift)} from dense (median)",
         f"{record['views']} views, {pairs['all']} ordered pairs: {pairs['kept']} kept in "
         f"{record['sparse_layers']} sparse layers, {pairs['truly_see']} truly share over "

@@ -11,12 +11,13 @@ function makeMatrix({ canvas, marks, tabs, legend }, panels, count, point) {
     for (let n = 0; n < count * count; n++) image.data.set([...panel.colour(n), 255], 4 * n);
     context.putImageData(image, 0, 0);
     const anchors = panel.anchors();
-    marks.width = count;
+    marks.width = 576; // twice the style's, so that a mark among a thousand views is seen too
     marks.height = 1;
     marks.hidden = !anchors.length;
     const pen = marks.getContext("2d");
     pen.fillStyle = "#d6281f";
-    for (const view of anchors) pen.fillRect(view, 0, 1, 1);
+    const cell = marks.width / count;
+    for (const view of anchors) pen.fillRect(Math.floor(view * cell), 0, Math.max(3, cell), 1);
     legend.textContent = panel.legend();
     canvas.setAttribute("aria-label", `${panel.name}: ${legend.textContent}`);
     for (const button of tabs.children) {

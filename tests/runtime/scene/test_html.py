@@ -182,8 +182,8 @@ def test_cameras_and_truth_can_be_switched(shown: Page) -> None:
 
 MARKS = """(() => { const c = document.getElementById('marks');
   if (c.hidden) return [];
-  const d = c.getContext('2d').getImageData(0, 0, c.width, 1).data;
-  return [...Array(c.width).keys()].filter(i => d[4 * i + 3] > 0); })()"""
+  const d = c.getContext('2d').getImageData(0, 0, c.width, 1).data, cell = c.width / 12;
+  return [...Array(12).keys()].filter(i => d[4 * Math.floor((i + 0.5) * cell) + 3] > 0); })()"""
 
 MATRIX = """(() => { const c = document.getElementById('matrix');
   return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]];
