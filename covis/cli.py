@@ -70,6 +70,11 @@ COMMANDS = {
         "covis.commands.tune:tune",
         "Find the cheapest sparsity that keeps a scene's cameras and depth near the dense result.",
     ),
+    "profile": _Command(
+        "covis.commands.profile:ProfileCommand",
+        "covis.commands.profile:profile",
+        "Measure sparse attention layer by layer on photos, and propose a schedule of layers.",
+    ),
     "bench": _Command(
         "covis.commands.bench:BenchCommand",
         "covis.commands.bench:bench",

@@ -42,7 +42,7 @@ def pair_levels(similarity: NDArray[Any], rules: PairRules) -> NDArray[np.int8]:
     views = np.arange(len(similarity))
     itself = views[:, None] == views[None, :]
     found = np.maximum(similarity.astype(np.float32), 0.0)[None]
-    rank = farthest_first(similarity, rules.anchor_order, int(rules.anchors.max()))
+    rank = farthest_first(similarity, rules.anchor_order, int(np.max(rules.anchors)))
     full = (
         (found >= _each(rules.tau))
         | (rank[None, None, :] < _each(rules.anchors))
@@ -74,7 +74,7 @@ def farthest_first(
         free = rank == views
         view = int(given[step])
         if not (0 <= view < views and free[view]):
-            view = int(np.where(free, score, -np.inf).argmax())
+            view = int(np.argmax(np.where(free, score, -np.inf)))
         distance = 1 - average[view]
         score = distance if step == 0 else np.minimum(score, distance)
         rank[view] = step
