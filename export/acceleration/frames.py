@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Frames:
 
 
 @torch.no_grad()
-def read_frames(inputs: Iterable[Any], output: Any, similarity: bool) -> Frames:
+def read_frames(inputs: Iterable[Any], output: Any, compare: Callable[[int], bool]) -> Frames:
     """Read the frames of an encoder call.
 
     Args:
@@ -47,7 +47,8 @@ def read_frames(inputs: Iterable[Any], output: Any, similarity: bool) -> Frames:
         output: Patch tokens (frames, P, C), also as the entry `x_norm_patchtokens` of a mapping
             (VGGT, Pi3), or a map (frames, C, rows, columns) as the attribute `features`
             (MapAnything).
-        similarity: Compute the similarities, in float32 whatever type the model computes in.
+        compare: Returns, from the number of frames, whether to compute the similarities. They are
+            computed in float32 whatever type the model computes in.
 
     Raises:
         CovisError: an output of another form.
@@ -67,7 +68,7 @@ def read_frames(inputs: Iterable[Any], output: Any, similarity: bool) -> Frames:
             "with a feature map (frames, C, rows, columns) are understood",
         )
     similar = None
-    if similarity:
+    if compare(tokens.shape[0]):
         with torch.autocast(tokens.device.type, enabled=False):
             similar = descriptor_similarity(tokens.float())
     return Frames(tokens.shape[0], tokens.shape[1], grid, similar)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from covis.engines.errors import CovisError, user_error
-from covis.engines.layers import parse_layers
 from covis.engines.options import Sparsity, SparsityChanges
+from covis.engines.pair_rules import pair_rules
+from covis.engines.regime import Regime
+from covis.engines.schedule import check_schedule, layer_regimes, reason, resolve
 from covis.export.acceleration.forward import GlobalAttention
 from covis.export.acceleration.frames import Frames, read_frames
 from covis.export.acceleration.report import LayerReport, Report
@@ -22,19 +25,19 @@ def accelerate(model: nn.Module, sparsity: Sparsity | None = None, **changes: An
 
     The module is the one of the model's own package, with its weights; it is recognised by its
     structure. Parameters, state dict, device and type stay as they are, and the model is called as
-    before. Layers outside `sparsity.layers` go through their own unchanged forward.
+    before. Dense layers go through their own unchanged forward.
 
     Args:
         model: Module of the model; for VGGT, its aggregator alone is enough.
         sparsity: Selector options; None means the defaults.
-        **changes: Fields of `Sparsity` to change, e.g. `selector="pooled"`, `tau=0.8`.
+        **changes: Fields of `Sparsity` to change, e.g. `selector="anchors"`, `tau=0.8`.
 
     Returns:
         The state of the model: options to change, and a report of the last call.
 
     Raises:
-        CovisError: a structure that is not recognised, a model that is accelerated already, or
-            an unknown option.
+        CovisError: a structure that is not recognised, a model that is accelerated already, an
+            unknown option, or layers or a schedule that do not fit the model.
     """
     chosen = _changed(sparsity or Sparsity(), changes)
     structure = recognise(model)
@@ -71,7 +74,6 @@ class Accelerated:
     """
 
     sparsity: Sparsity
-    _layers: frozenset[int]  # indices of the sparse layers
     _frames: Frames | None  # of the current call, after its encoder has run
     _scenes: Scenes | None  # of the current call, after a sparse layer has run
     _batch: int  # scenes of the current call, 0 until a global layer has run
@@ -115,22 +117,21 @@ class Accelerated:
             CovisError: no call since the options were set.
         """
         frames, scenes, batch = self._frames, self._scenes, self._batch
-        if frames is None or batch == 0 or (scenes is None and self._layers):
+        if frames is None or batch == 0:
             raise self._not_called()
         views = frames.count // batch
         pairs = batch * views * views
-        kept_pairs = pairs
-        if scenes is not None and scenes.pair_level.numel() > 1:
-            kept_pairs = int((scenes.pair_level > 0).sum())
         layers = []
-        for layer in range(len(self.structure.attentions)):
-            if scenes is not None and layer in scenes.shares:
-                share = float(scenes.shares[layer])
-                layers.append(LayerReport(layer, kept_pairs, pairs, share))
-            else:
-                layers.append(LayerReport(layer, pairs, pairs, 1.0))
-        model, selector = self.structure.model, self.sparsity.selector
-        return Report(model, selector, batch, views, tuple(layers))
+        for layer, regime in enumerate(self._regimes(batch)):
+            kept, share = pairs, 1.0
+            if not regime.is_dense:
+                if scenes is None or layer not in scenes.shares:
+                    raise self._not_called()
+                kept, share = int((scenes.level(layer) > 0).sum()), float(scenes.shares[layer])
+            layers.append(LayerReport(layer, str(regime), kept, pairs, share))
+        selector = resolve(self.sparsity, views).selector
+        why = reason(self.sparsity, views)
+        return Report(self.structure.model, selector, why, batch, views, tuple(layers))
 
     @property
     def similarity(self) -> Tensor:
@@ -139,42 +140,48 @@ class Accelerated:
         Use them to choose tau.
 
         Raises:
-            CovisError: no call since the options were set, or a selector that does not compute
-                them.
+            CovisError: no call since the options were set, or no layer that compares views.
         """
-        if self.sparsity.selector not in ("saliency", "both"):
-            raise user_error(
-                f"selector {self.sparsity.selector!r} compares no views",
-                where="similarity",
-                hint="use the selector 'saliency' or 'both'",
-            )
-        if self._scenes is None or self._scenes.similarity is None:
+        frames, batch = self._frames, self._batch
+        if frames is None or batch == 0:
             raise self._not_called()
-        return self._scenes.similarity
+        if not any(map(_compares, self._regimes(batch))):
+            selector = resolve(self.sparsity, frames.count // batch).selector
+            raise user_error(
+                f"selector {selector!r} compares no views here",
+                where="similarity",
+                hint="use the selector 'saliency', 'both' or 'anchors'",
+            )
+        return frames.by_scene(batch, self.structure.view_major)
 
     def is_sparse(self, layer: int, batch: int) -> bool:
         """Return True if that global layer skips anything; store the batch's number of scenes."""
+        if self._frames is None and self.sparsity.selector == "auto":
+            raise self._no_frames(layer)
         self._batch = batch
-        return layer in self._layers
+        return not self._regimes(batch)[layer].is_dense
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """Compute attention of a sparse layer; q, k, v and the result are (B, heads, S, D)."""
         shape = (q.shape[0], q.shape[2])
         if self._frames is None:
-            raise user_error(
-                "runs before the encoder",
-                where=f"{self.structure.model} global attention {layer}",
-                hint="call the whole model: its encoder's output chooses what is computed",
-            )
+            raise self._no_frames(layer)
         if self._scenes is None or self._scenes.shape != shape:
-            self._scenes = Scenes(self._frames, self.structure, self.sparsity, shape, q.device)
+            chosen = resolve(self.sparsity, self._frames.count // shape[0])
+            self._scenes = Scenes(self._frames, self.structure, chosen, shape, q.device)
         return self._scenes.attend(layer, q, k, v, scale)
 
     def _set(self, sparsity: Sparsity) -> None:
-        layers = parse_layers(sparsity.layers, len(self.structure.attentions))
-        self._layers = frozenset(() if sparsity.selector == "dense" else layers)
+        depth = len(self.structure.attentions)
+        check_schedule(sparsity, depth)
+        pair_rules(resolve(sparsity, 1), depth, 1, self.structure.has_reference)
         self.sparsity = sparsity
         self._begin(None)
+
+    def _regimes(self, batch: int) -> tuple[Regime, ...]:
+        """Return the regime of each layer in a call of so many scenes."""
+        views = 0 if self._frames is None else self._frames.count // batch
+        return _layer_regimes(resolve(self.sparsity, views), len(self.structure.attentions))
 
     def _begin(self, frames: Frames | None) -> None:
         """Reset the state at the start of a call."""
@@ -185,8 +192,20 @@ class Accelerated:
     def _encoded(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        needed = bool(self._layers) and self.sparsity.selector in ("saliency", "both")
-        self._begin(read_frames((*args, *kwargs.values()), output, needed))
+        self._begin(read_frames((*args, *kwargs.values()), output, self._may_compare))
+
+    def _may_compare(self, frames: int) -> bool:
+        """Return False if no layer of a call of so many frames compares views."""
+        # A batch divides the frames among its scenes, and fewer views never compare more.
+        chosen = resolve(self.sparsity, frames)
+        return any(map(_compares, _layer_regimes(chosen, len(self.structure.attentions))))
+
+    def _no_frames(self, layer: int) -> CovisError:
+        return user_error(
+            "runs before the encoder",
+            where=f"{self.structure.model} global attention {layer}",
+            hint="call the whole model: its encoder's output chooses what is computed",
+        )
 
     def _not_called(self) -> CovisError:
         return user_error(
@@ -194,6 +213,16 @@ class Accelerated:
             where=self.structure.model,
             hint="call the model first",
         )
+
+
+@lru_cache
+def _layer_regimes(sparsity: Sparsity, depth: int) -> tuple[Regime, ...]:
+    return layer_regimes(sparsity, depth)
+
+
+def _compares(regime: Regime) -> bool:
+    """Return True if a layer of this regime needs the similarity of views."""
+    return regime.kind in ("saliency", "anchors")
 
 
 def _owner(structure: Structure) -> Accelerated | None:

@@ -10,12 +10,18 @@ from torch import Tensor
 from covis.engines.bundle.patch_order import patch_order
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
+from covis.engines.pair_rules import pair_rules
 from covis.export.acceleration.frames import Frames
 from covis.export.acceleration.structure import Structure
 from covis.export.models.frame_order import FrameOrder
-from covis.export.ops import TokenLayout, block_select, block_sparse_attention, dense_level
+from covis.export.ops import (
+    TokenLayout,
+    block_select,
+    block_sparse_attention,
+    farthest_first,
+)
 from covis.export.selection.block_maps import K_BLOCK, Q_BLOCK, BlockMap
-from covis.export.selection.saliency import pair_levels
+from covis.export.selection.pair_rules import PairRules, pair_levels
 
 
 class Scenes:
@@ -24,16 +30,16 @@ class Scenes:
     Args:
         frames: Frames of the call, from the encoder's output.
         structure: Structure of the model.
-        sparsity: Selector options.
+        sparsity: Selector options, with a selector other than `auto`.
         shape: Batch and tokens of the global attention's input.
         device: Device of the global attention's input.
 
     Attributes:
-        views: Views of each scene.
+        views: Views of each scene, M.
         layout: Token layout of a scene.
-        similarity: Similarities of views (B, M, M); None for the selector `pooled`.
-        pair_level: Levels of view pairs, int8 (B, 1, M, M), or (1, 1, 1, 1) of 2 for the selector
-            `pooled`.
+        similarity: Similarities of views (B, M, M); None if no layer needs them.
+        rules: Rules of the R maps of view pairs, and the map of each layer.
+        pair_levels: Levels of view pairs, int8 (B, R, M, M).
         shares: Share of the region pairs computed, over scenes and heads, (), by layer.
 
     Raises:
@@ -51,14 +57,17 @@ class Scenes:
         self.frames, self.sparsity, self.shape, self.device = frames, sparsity, shape, device
         self.views, self.layout = _layout(frames, structure, shape)
         self.shares: dict[int, Tensor] = {}
-        self.pair_level = dense_level()
         self.similarity: Tensor | None = None
-        if sparsity.selector in ("saliency", "both"):
+        if frames.similarity is not None:
             self.similarity = frames.by_scene(shape[0], structure.view_major).to(device)
-            reference = 0 if structure.has_reference and sparsity.reference else -1
-            rules = (sparsity.tau, sparsity.skip_below, sparsity.min_neighbours, reference)
-            numbers = [self._number(rule) for rule in rules]
-            self.pair_level = torch.cat([pair_levels(k, *numbers) for k in self.similarity])
+        depth = len(structure.attentions)
+        self.rules = pair_rules(sparsity, depth, self.views, structure.has_reference)
+        self.pair_levels = self._pair_levels()
+
+    def level(self, layer: int) -> Tensor:
+        """Return the map of view pairs of a layer, int8 (B, 1, M, M)."""
+        index = int(self.rules.layer_map[layer])
+        return self.pair_levels[:, index : index + 1]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """Compute sparse attention of a layer; q, k, v and the result are (B, heads, S, D)."""
@@ -66,7 +75,7 @@ class Scenes:
         if order is not None:
             q, k, v = (x.index_select(2, order) for x in (q, k, v))
         with torch.no_grad():
-            chosen = self._choose(q, k)
+            chosen = self._choose(layer, q, k)
             self.shares[layer] = (chosen.level > 0).to(torch.float32).mean()
         out = block_sparse_attention(
             q,
@@ -80,18 +89,18 @@ class Scenes:
         )
         return out if order is None else out.index_select(2, torch.argsort(order))
 
-    def _choose(self, q: Tensor, k: Tensor) -> BlockMap:
+    def _choose(self, layer: int, q: Tensor, k: Tensor) -> BlockMap:
+        pairs = self.level(layer)
         if not self._pooled:
             patches = self.layout.patches_per_frame
-            return BlockMap(self.pair_level, patches, patches)
-        pairs = self.pair_level.expand(q.shape[0], -1, -1, -1)
+            return BlockMap(pairs, patches, patches)
         levels = [
             block_select(
                 q[scene : scene + 1],
                 k[scene : scene + 1],
                 pairs[scene : scene + 1],
-                self.sparsity.keep_ratio,
-                self.sparsity.cdf,
+                float(self.rules.keep_ratio[layer]),
+                float(self.rules.cdf[layer]),
                 layout=self.layout,
                 q_block=Q_BLOCK,
                 k_block=K_BLOCK,
@@ -102,7 +111,21 @@ class Scenes:
 
     @property
     def _pooled(self) -> bool:
-        return self.sparsity.selector in ("pooled", "both")
+        """True if all layers work in blocks, as in a bundle: a layer that is not pooled keeps all.
+
+        Its blocks reach over the edges of frames, so it computes a little more than its pairs.
+        """
+        return any(regime.pooled for regime in self.rules.regimes)
+
+    def _pair_levels(self) -> Tensor:
+        """Return the maps of every scene, int8 (B, R, M, M)."""
+        views, found = self.views, self.similarity
+        if found is None:  # no rule reads it
+            found = torch.zeros(self.shape[0], views, views, device=self.device)
+        numbers = {name: torch.as_tensor(x) for name, x in self.rules.inputs().items()}
+        rules = PairRules(*(numbers[name].to(self.device) for name in PairRules._fields))
+        order, most = numbers["anchor_order"].to(self.device), int(self.rules.anchors.max())
+        return torch.stack([pair_levels(k, farthest_first(k, order, most), rules) for k in found])
 
     @cached_property
     def _order(self) -> Tensor | None:
@@ -123,10 +146,6 @@ class Scenes:
         body = self.views * layout.frame_tokens
         starts = places[: body : layout.frame_tokens, None]
         return torch.cat([(starts + in_frame).flatten(), places[body:]]).to(self.device)
-
-    def _number(self, value: float) -> Tensor:
-        kind = torch.int64 if isinstance(value, int) else torch.float32
-        return torch.tensor(value, dtype=kind, device=self.device)
 
 
 def _layout(

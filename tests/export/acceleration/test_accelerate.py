@@ -16,15 +16,17 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from covis.engines.bundle.patch_order import patch_order
 from covis.engines.errors import CovisError
-from covis.engines.layers import parse_layers
 from covis.engines.options import Sparsity
+from covis.engines.pair_rules import pair_rules
+from covis.engines.schedule import resolve
 from covis.export import accelerate, restore
 from covis.export.acceleration.structure import recognise
 from covis.export.models import MultiViewModel, load_model
 from covis.export.models.mapanything import MapAnything
-from covis.export.ops import dense_level
 from covis.export.selection.block_maps import PairSelection, PooledSelection, Selection
-from covis.export.selection.saliency import descriptor_similarity, pair_levels
+from covis.export.selection.pair_rules import PairRules
+from covis.export.selection.saliency import Saliency
+from covis.export.selection.similarity import descriptor_similarity
 from tests.export.acceleration.upstream_like import LikePi3X, like_published
 from tests.export.models.parity import recorded_cases
 from tests.golden_data import golden, golden_json, tolerance
@@ -78,21 +80,17 @@ def threshold(handle: Any) -> float:
 
 def our_selection(ours: MultiViewModel, tokens: Tensor, sparsity: Sparsity) -> Selection:
     """Return the selection that the bundle's runtime passes to the aggregator for one scene."""
-    layers = torch.zeros(ours.global_layers, dtype=torch.bool)
-    layers[list(parse_layers(sparsity.layers, ours.global_layers))] = True
-    level = dense_level()
-    if sparsity.selector in ("saliency", "both"):
-        level = pair_levels(
-            descriptor_similarity(tokens),
-            torch.tensor(sparsity.tau),
-            torch.tensor(sparsity.skip_below),
-            torch.tensor(sparsity.min_neighbours),
-            torch.tensor(0 if ours.has_reference and sparsity.reference else -1),
-        )
-    if sparsity.selector == "saliency":
-        return PairSelection(level, layers, tokens.shape[1])
-    ratio, cdf = torch.tensor(sparsity.keep_ratio), torch.tensor(sparsity.cdf)
-    return PooledSelection(level, layers, ratio, cdf, ours.layout(HEIGHT, WIDTH))
+    views = len(tokens)
+    rules = pair_rules(resolve(sparsity, views), ours.global_layers, views, ours.has_reference)
+    given = {name: torch.as_tensor(x) for name, x in rules.inputs().items()}
+    numbers = [given[name] for name in PairRules._fields]
+    grid = HEIGHT // 14, WIDTH // 14
+    _, _, levels = Saliency(*grid)(tokens, given["anchor_order"], *numbers)
+    maps = levels.to(torch.int8), given["layer_map"]
+    if not any(regime.pooled for regime in rules.regimes):
+        return PairSelection(*maps, tokens.shape[1])
+    blocks = given["keep_ratio"], given["cdf"]
+    return PooledSelection(*maps, *blocks, ours.layout(HEIGHT, WIDTH))
 
 
 def ours_sparse(ours: MultiViewModel, images: Tensor, sparsity: Sparsity) -> Tensor:
@@ -142,38 +140,81 @@ def test_the_stand_ins_compute_what_the_originals_did(config: str) -> None:
         assert (got - tensors[name]).abs().max().item() <= allowed
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"selector": "saliency"},
-        {"selector": "saliency", "layers": "1", "min_neighbours": 2, "reference": False},
-        {"selector": "pooled", "keep_ratio": 0.4},
-        {"selector": "pooled", "keep_ratio": 0.4, "order": "hilbert"},
-        {"selector": "both", "keep_ratio": 0.5, "cdf": 0.3},
-    ],
-    ids=["saliency", "saliency one layer", "pooled", "pooled hilbert", "both"],
-)
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "saliency": {"selector": "saliency", "min_neighbours": 0},
+    "one layer": {
+        "selector": "saliency",
+        "layers": "1",
+        "min_neighbours": 2,
+        "reference": False,
+    },
+    "pooled": {"selector": "pooled", "keep_ratio": 0.4},
+    "pooled hilbert": {"selector": "pooled", "keep_ratio": 0.4, "order": "hilbert"},
+    "both": {"selector": "both", "keep_ratio": 0.5, "cdf": 0.3},
+    "light": {"selector": "light", "anchors": 3, "layers": "0-1"},
+    "anchors": {"selector": "anchors", "anchors": 2, "min_neighbours": 1},
+    "published rule": {"selector": "anchors", "anchors": 3, "own_frame": False, "layers": "all"},
+    "uniform": {"selector": "anchors", "anchors": 3, "anchor_choice": "uniform", "layers": "all"},
+    "random": {"selector": "anchors", "anchors": 2, "anchor_choice": "random", "anchor_seed": 3},
+    "similar": {"selector": "anchors", "anchors": 2, "anchor_choice": "similar", "layers": "0"},
+    "self": {"schedule": "all:self"},
+    "schedule": {
+        "schedule": "0:self, 1:anchors=2+pooled=0.5, 2:saliency, rest:pooled=0.3",
+        "min_neighbours": 1,
+        "order": "hilbert",
+    },
+    "auto, light": {"selector": "auto", "dense_up_to": 3, "light_up_to": 8, "anchors": 1},
+    "auto, anchors": {"selector": "auto", "dense_up_to": 3, "light_up_to": 7, "anchors": 1},
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
 @torch.inference_mode()
-def test_sparse_results_are_those_of_our_own_model(
-    pair: Pair, options: dict[str, Any], batch: int
-) -> None:
+def test_sparse_results_are_those_of_our_own_model(pair: Pair, name: str) -> None:
     ours, model = pair
-    images = scene(batch)
+    images = scene(batch=2)
     dense = model(images)
     handle = accelerate(model, selector="saliency")
     model(images)
-    options = {**options, "tau": threshold(handle)}
+    options = {"min_neighbours": 0, **SELECTIONS[name]}
+    if options.get("selector") != "auto":  # which would ignore tau
+        options["tau"] = threshold(handle)
     handle.change(**options)
     got = model(images)
     expected = ours_sparse(ours, images, handle.sparsity)
     close(comparable(ours, got), expected)
     unlike(got, dense)
     report = handle.report()
-    sparse = [entry for entry in report.layers if entry.kept_blocks < 1]
-    chosen = parse_layers(handle.sparsity.layers, ours.global_layers)
-    assert {entry.layer for entry in sparse} == set(chosen)
-    assert (report.scenes, report.views) == (batch, 8)
+    sparse = [e.layer for e in report.layers if e.kept_pairs < e.pairs or e.kept_blocks < 1]
+    chosen = resolve(handle.sparsity, 8)
+    rules = pair_rules(chosen, ours.global_layers, 8, ours.has_reference)
+    assert tuple(sparse) == rules.sparse_layers
+    assert [entry.regime for entry in report.layers] == list(map(str, rules.regimes))
+    assert (report.scenes, report.views, report.selector) == (2, 8, chosen.selector)
+
+
+@torch.inference_mode()
+def test_auto_follows_the_number_of_views_of_a_scene() -> None:
+    _, model = make_pair("vggt_a1")
+    handle = accelerate(model, dense_up_to=4, light_up_to=5)
+    for batch, views, selector, why in (
+        (3, 4, "dense", "up to 4 views nothing is left out"),  # 12 frames, but of three scenes
+        (1, 5, "light", "more than 4 views, up to 5"),
+        (2, 6, "anchors", "more than 5 views"),
+    ):
+        model(scene(batch, views))
+        report = handle.report()
+        assert (report.selector, report.reason, report.views) == (selector, why, views)
+        assert f"VGGT, {selector} ({why}): {batch} x {views} views" in str(report)
+        if selector == "dense":
+            assert {entry.regime for entry in report.layers} == {"dense"}
+            with pytest.raises(CovisError, match="'dense' compares no views here"):
+                _ = handle.similarity
+        else:
+            assert handle.similarity.shape == (batch, views, views)
+    handle.change(selector="pooled")
+    model(scene(1, 6))
+    assert handle.report().selector == "pooled" and handle.report().reason == ""
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -213,7 +254,7 @@ def test_pi3x_is_sparse_with_and_without_its_conditions(conditions: tuple[str, .
     scenes = handle._scenes
     assert scenes is not None
     restore(model)
-    allowed = token_mask(scenes.pair_level > 0, special=5, frame=5 + HEIGHT // 14 * (WIDTH // 14))
+    allowed = token_mask(scenes.level(0) > 0, special=5, frame=5 + HEIGHT // 14 * (WIDTH // 14))
     for attention in recognise(model).attentions:
         attention.forward = partial(masked, attention, allowed)
     close(sparse, model(images, **given))
@@ -250,7 +291,7 @@ def test_restore_is_exact(pair: Pair) -> None:
     _, model = pair
     images = scene()
     before, state = model(images), list(model.state_dict())
-    handle = accelerate(model, tau=1.0, layers="all")
+    handle = accelerate(model, selector="saliency", tau=1.0, layers="all")
     assert list(model.state_dict()) == state
     unlike(model(images), before)
     hooks = handle.structure.encoder._forward_hooks
@@ -276,7 +317,7 @@ def test_a_forward_of_the_user_s_own_is_put_back() -> None:
 @torch.inference_mode()
 def test_the_report_counts_pairs_and_blocks() -> None:
     _, model = make_pair("vggt_a1")
-    handle = accelerate(model, tau=1.0, layers="1-2")
+    handle = accelerate(model, selector="saliency", tau=1.0, layers="1-2")
     with pytest.raises(CovisError, match="has not been called"):
         handle.report()
     model(scene())
@@ -285,14 +326,14 @@ def test_the_report_counts_pairs_and_blocks() -> None:
     kept = 8 + 2 * 7
     assert [entry.kept_pairs for entry in report.layers] == [64, kept, kept, 64]
     assert [entry.kept_blocks for entry in report.layers] == [1.0, kept / 64, kept / 64, 1.0]
-    assert f"layer  1: {kept} of 64 pairs, {kept / 64:.1%} of the blocks" in str(report)
+    assert f"layer  1: saliency=1, {kept} of 64 pairs, {kept / 64:.1%} of" in str(report)
     assert handle.similarity.shape == (1, 8, 8)
 
 
 @torch.inference_mode()
 def test_every_call_chooses_anew_and_one_view_works() -> None:
     ours, model = make_pair("vggt_a1")
-    handle = accelerate(model, tau=0.5)
+    handle = accelerate(model, selector="saliency", tau=0.5)
     for views, seed in ((8, 1), (2, 2), (1, 3), (5, 4)):
         images = scene(views=views, seed=seed)
         got = model(images)
@@ -310,7 +351,7 @@ def test_autocast_rounds_attention_but_not_the_choice(pair: Pair, kind: torch.dt
     exact = model(images)
     with torch.autocast("cpu", dtype=kind):
         dense = model(images)
-        handle = accelerate(model, tau=0.0)
+        handle = accelerate(model, selector="saliency", tau=0.0)
         replaced = model(images)
         rounding = (dense - exact).abs().max()
         assert rounding > 0
@@ -332,7 +373,7 @@ def patch_tokens(output: Any) -> Tensor:
 def test_gradients_flow_and_checkpointed_blocks_recompute_the_same() -> None:
     _, model = make_pair("vggt_a1")
     images = scene(views=4)
-    accelerate(model, tau=1.0)
+    accelerate(model, selector="saliency", tau=1.0)
     model.requires_grad_(True).train()
     grads = []
     for checkpointed in (False, True):
@@ -351,7 +392,7 @@ def test_a_copy_and_a_cast_model_are_accelerated_too() -> None:
     _, model = make_pair("pi3_a1")
     images = scene()
     dense = model(images)
-    handle = accelerate(model, tau=1.0)
+    handle = accelerate(model, selector="saliency", tau=1.0)
     sparse = model(images)
     twin = copy.deepcopy(model)
     restore(model)
@@ -370,7 +411,7 @@ def test_an_encoder_that_gives_a_tensor_and_the_aggregator_alone() -> None:
     _, model = make_pair("vggt_a1")
     aggregator: Any = model.aggregator
     images = scene()
-    accelerate(model, tau=1.0)
+    accelerate(model, selector="saliency", tau=1.0)
     expected = model(images)
     restore(model)
 
@@ -383,7 +424,7 @@ def test_an_encoder_that_gives_a_tensor_and_the_aggregator_alone() -> None:
             return patch_tokens(self.inner(pictures))
 
     aggregator.patch_embed = Plain(aggregator.patch_embed)
-    accelerate(aggregator, tau=1.0)
+    accelerate(aggregator, selector="saliency", tau=1.0)
     assert torch.equal(aggregator(images), expected)
     restore(aggregator)
 
@@ -435,26 +476,33 @@ def test_misuse_is_one_line_and_changes_nothing() -> None:
     with pytest.raises(CovisError, match="is not accelerated"):
         restore(model)
     for options, message in (
-        ({"tua": 0.5}, "no field tua; known: selector, tau"),
-        ({"selector": "sparse"}, "selector: 'sparse' is unknown; use one of dense"),
+        ({"tua": 0.5}, "no field tua; known: selector, schedule"),
+        ({"selector": "sparse"}, "selector: 'sparse' is unknown; use one of auto"),
         ({"layers": "7-9"}, "names none of the model's 4 global layers"),
         ({"tau": 2.0}, r"2.0 is not in \[0, 1\]"),
+        ({"schedule": "0-2:self"}, "leaves out layer 3 of the model's 4"),
+        ({"schedule": "0-4:self"}, "the model has no global layer 4; use 0 to 3"),
+        ({"schedule": "0-1:self, 1-3:dense"}, "names layer 1 twice"),
+        ({"schedule": "0:near, rest:dense"}, "'near' is no regime"),
     ):
         with pytest.raises(CovisError, match=message):
             accelerate(model, **options)
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in model.modules())
-    handle = accelerate(model)
+    handle = accelerate(model, selector="auto")
     for again in (model, aggregator):
         with pytest.raises(CovisError, match="accelerated already"):
             accelerate(again)
     block = aggregator.global_blocks[0]
     with pytest.raises(CovisError, match="global attention 0: runs before the encoder"):
         block(torch.rand(1, 58, 128), torch.zeros(1, 58, 2))
+    handle.change(selector="saliency")
+    with pytest.raises(CovisError, match="global attention 0: runs before the encoder"):
+        block(torch.rand(1, 58, 128), torch.zeros(1, 58, 2))
     model(scene(views=4))
     with pytest.raises(CovisError, match="2 x 57 tokens, but the encoder last saw 4 frames of 24"):
         block(torch.rand(2, 57, 128), torch.zeros(2, 57, 2))
     handle.change(selector="pooled")
-    with pytest.raises(CovisError, match="selector 'pooled' compares no views"):
+    with pytest.raises(CovisError, match="has not been called since"):
         _ = handle.similarity
     attention = block.attn
     ours = attention.forward
@@ -471,7 +519,7 @@ def test_misuse_is_one_line_and_changes_nothing() -> None:
 
 def test_a_bias_on_the_scores_is_refused() -> None:
     _, model = make_pair("pi3_a1")
-    accelerate(model)
+    accelerate(model, selector="saliency")
     model(scene(views=2))
     attention = recognise(model).attentions[0]
     with pytest.raises(CovisError, match="Pi3 global attention 0: got attn_bias"):
