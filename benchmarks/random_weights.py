@@ -1,6 +1,6 @@
 """Random weights in the full-size shape of a model, for timing export and runs without a download.
 
-    python benchmarks/random_weights.py vggt vggt_random.safetensors
+    python benchmarks/random_weights.py vggt vggt_random.safetensors [--config FILE.json]
 
 Norms are near one, biases and matrices small, so that activations stay in the range of a trained
 network. The results mean nothing; time and memory are those of the real model.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from covis.export.models import build_model
+from covis.export.options import read_config
 from covis.export.weights.convert import write_safetensors
 
 
@@ -43,10 +44,11 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--config", type=Path, help="as for covis export; default: the official")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with torch.device("meta"):
-        model = build_model(arguments.model)
+        model = build_model(arguments.model, read_config(arguments.config))
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     write_safetensors(arguments.out, torch.float32, shapes, tensors(shapes, arguments.seed))
 
