@@ -34,7 +34,7 @@ def test_paths_that_leave_the_folder(mini_bundle: Path, place: str, name: str) -
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("format", 2, "is not valid at format: Input should be 1"),
+        ("format", 3, "has format 3, and this covis reads format 2: it was exported by another"),
         ("op_version", 2, "is not valid at op_version: Input should be 1"),
         ("surprise", 1, "is not valid at surprise: Extra inputs are not permitted"),
         ("model.surprise", 1, "at model.surprise: Extra"),

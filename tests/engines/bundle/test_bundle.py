@@ -53,6 +53,19 @@ def test_bundles_and_empty_folders_may_be_replaced(mini_bundle: Path, tmp_path: 
     check_replaceable(mini_bundle)
 
 
+def test_a_bundle_of_an_earlier_version_is_exported_again(mini_bundle: Path) -> None:
+    """It has other fields, and is named by its format all the same; `--force` may replace it."""
+    edit(mini_bundle, lambda m: m.update(format=1, sparsity={"selector": "saliency", "old": 1}))
+    with pytest.raises(CovisError) as caught:
+        open_bundle(mini_bundle)
+    assert str(caught.value) == (
+        f"{mini_bundle / 'manifest.json'}: has format 1, and this covis reads format 2: it was "
+        "exported by another version; export the bundle again or copy it anew"
+    )
+    assert caught.value.code == 2
+    check_replaceable(mini_bundle)
+
+
 def test_nothing_else_is_replaced(mini_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").touch()

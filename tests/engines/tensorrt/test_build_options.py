@@ -41,6 +41,8 @@ def test_every_stage_has_a_line(capsys: Captured) -> None:
         "pair_levels:3x8x8",
         "probe:1",
     ]
+    assert "pair_levels:1x1x1," in found[2]["--minShapes"]
+    assert "pair_levels:8x32x32," in found[2]["--maxShapes"]
     for line in found:
         assert {"--stronglyTyped", "--noTF32", "--skipInference"} <= line.keys()
         assert (

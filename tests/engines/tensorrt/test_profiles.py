@@ -57,17 +57,17 @@ def test_shapes_of_stages(mini_bundle: Path) -> None:
         "M": Range(min=2, opt=5, max=9),
         "N": Range(min=1, opt=3, max=4),
         "K": Range(min=1, opt=1, max=1),
+        "R": Range(min=1, opt=3, max=8),
     }
     encoder, saliency = manifest.stages
     assert stage_profile(encoder, ranges) == {"N": ranges["N"]}
     shapes = stage_shapes(encoder, ranges)
     assert shapes.min == {"images": (1, 3, 14, 28)} and shapes.max == {"images": (4, 3, 14, 28)}
     shapes = stage_shapes(saliency, stage_profile(saliency, ranges))
-    assert shapes.opt == {"patch_tokens": (5, 4), "tau": ()} and shapes.min["patch_tokens"] == (
-        2,
-        4,
-    )
-    assert shapes.dynamic == {"patch_tokens"}
+    assert shapes.min == {"patch_tokens": (2, 4), "tau": (1,)}
+    assert shapes.opt == {"patch_tokens": (5, 4), "tau": (3,)}
+    assert shapes.max == {"patch_tokens": (9, 4), "tau": (8,)}
+    assert shapes.dynamic == {"patch_tokens", "tau"}
 
 
 names = st.text(
