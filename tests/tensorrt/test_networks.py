@@ -22,6 +22,7 @@ from onnx import TensorProto
 from covis.engines.bundle.verified import verified_onnx
 from covis.engines.errors import CovisError
 from covis.engines.graphs.read import load_graph
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.tensorrt.build import engine as builder
 from covis.engines.tensorrt.build.engine import EngineRequest, build_engine
 from covis.engines.tensorrt.plans.profiles import InputShapes
@@ -46,7 +47,7 @@ from tests.tensorrt.real import (
 pytestmark = pytest.mark.trt
 
 VIEWS = (1, 100, 1000)  # a profile's ends, and what it is tuned for
-RANGES = {"M": VIEWS, "N": (1, 16, 16), "K": (1, 1, 64)}
+RANGES = {"M": VIEWS, "N": (1, 16, 16), "K": (1, 1, 64), "R": (1, 3, PAIR_MAPS.most)}
 LIMIT = 2**31  # elements of a tensor, from which TensorRT refuses most layers
 KINDS = {TensorProto.FLOAT: "FLOAT", TensorProto.INT32: "INT32"}  # of the stages' outputs
 TYPES = {"FLOAT", "HALF", "BF16", "FP8", "INT8", "INT32", "INT64", "BOOL"}

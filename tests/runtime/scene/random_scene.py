@@ -48,12 +48,15 @@ def random_scene(
         "depth_conf": rng.uniform(1, 9, (views, H, W)).astype(np.float32),
         "valid": np.stack([t.valid() for t in transforms]),
         "similarity": similarity.astype(np.float32),
-        "pair_level": level,
+        "pair_levels": level[None],
+        "layer_map": np.zeros(2, np.int64),
         "sparsity": SparsityReport(
             layers=(0, 1),
             kept_blocks=np.full((2, 4), 0.5, np.float32),
             relative_blocks=float((level > 0).mean()),
             kept_pairs=int((level > 0).sum()),
+            attention_work=0.5,
+            selector="saliency",
         ),
         "provenance": {"model": "random", "seed": seed},
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from covis.engines.bundle.bundle import Bundle, open_bundle
-from covis.engines.bundle.names import PAIR_LEVELS, PROBE, SIMILARITY
+from covis.engines.bundle.names import ANCHOR_RANK, PAIR_LEVELS, PROBE, SIMILARITY
 from covis.engines.errors import CovisError
 from covis.engines.options import Sparsity
 from covis.runtime.photos.images import Images
@@ -42,7 +42,8 @@ def decoded(
     )
     pairs = {
         SIMILARITY: np.ones((2, 2), np.float32),
-        PAIR_LEVELS: np.full((1, 1, 2, 2), 2, np.int32),
+        PAIR_LEVELS: np.full((1, 2, 2), 2, np.int32),
+        ANCHOR_RANK: np.full(2, 2, np.int32),
         PROBE: np.zeros(1, np.int64),
     }
     return decode(bundle, images, Sparsity(selector="dense"), {**values, **pairs})
