@@ -55,7 +55,7 @@ ONNX_FILE: Final = Limit(
     "protobuf, the format of ONNX, allows no more",
 )
 TEXT: Final = Limit(
-    "text in a manifest: a source, a licence, a list of layers",
+    "text in a manifest: a source, a licence, a list of layers, a schedule",
     4 * _KIB,
     "characters",
     "a list of 1,000 single layers takes 3,900",

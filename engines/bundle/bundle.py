@@ -153,7 +153,7 @@ def _read_manifest(folder: Path) -> tuple[VerifiedFile, Manifest]:
         raise user_error(f"is not valid: {error}", where=path, hint=EXPORT) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["loc"] == ("format",):
+        if first["loc"] == ("format",) and first["type"] != "missing":
             raise user_error(
                 f"has format {first['input']!r}, and this covis reads format {FORMAT}: it was "
                 "exported by another version",

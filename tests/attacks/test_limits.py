@@ -48,6 +48,10 @@ def test_the_table_is_complete_and_readable() -> None:
     [
         ("sparsity.layers", "0," * MEGABYTES, "--layers: is longer than 4,096 characters"),
         ("sparsity.layers", "9" * MEGABYTES, "--layers: is longer than 4,096 characters"),
+        ("sparsity.schedule", "9" * MEGABYTES, "--schedule: is longer than 4,096 characters"),
+        ("sparsity.schedule", "0:x" + "y" * 4000, "--schedule: 'xyyy"),
+        ("sparsity.anchors", 10**12, "is not in [1, 1,000,000]"),
+        ("sparsity.anchor_seed", 10**30, "--anchor-seed: "),
         ("sparsity.selector", "x" * MEGABYTES, "is not valid at sparsity.selector"),
         ("weights.licence", "x" * MEGABYTES, "at weights.licence: String should have at most 4096"),
         ("weights.source", "x" * MEGABYTES, "at weights.source: String should have at most 4096"),
@@ -148,7 +152,8 @@ def test_options(make: Callable[[], object], words: str) -> None:
 
 
 def test_a_thousand_single_layers_are_a_short_text() -> None:
-    assert Sparsity(layers=",".join(map(str, range(1_000)))).layers.startswith("0,1,")
+    layers = ",".join(map(str, range(1_000)))
+    assert Sparsity("saliency", layers=layers).layers == layers
 
 
 def test_an_error_quotes_no_more_than_a_person_reads() -> None:
