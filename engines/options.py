@@ -30,44 +30,50 @@ class Sparsity:
 
     Attributes:
         selector: Selector of the parts to compute. `auto`: `dense`, `light` or `anchors`, by the
-            number of views. `dense`: everything. `light`: the first third of the layers sparse,
-            with few anchors, and the others dense. `saliency`: pairs of views whose similarity
-            reaches tau. `anchors`: each view with a few anchor views that all share, with itself
-            and with its most similar views. `pooled`: blocks of tokens, chosen in each layer by
+            number of views. `dense`: everything. `light`: few pairs of views in the first three
+            eighths of the layers, and everything in the others. `saliency`: pairs of views whose
+            similarity reaches tau. `anchors`: each view with the same few anchor views, with itself
+            and with its most similar views. `pooled`: blocks of patches, chosen in each layer by
             pooled queries and keys. `both`: pooled blocks inside the pairs that saliency keeps.
         schedule: Regime of each global layer, in place of the selector's own, such as "0-1:self,
-            2-8:anchors=10, 9-23:anchors=40+pooled=0.25". Regimes are dense, self, saliency, anchors
-            and pooled; every layer must be named, or "rest".
-        anchors: Number of anchor views, 1 or more; with more than there are views, every view is
+            2-8:anchors=10, 9-23:anchors=40+pooled=0.25" or "0-8:anchors=10, rest:dense". Regimes
+            are dense, self (each view with itself alone), saliency, anchors and pooled. Every layer
+            must be named, and "rest" names all others.
+        anchors: Number of anchor views, 1 or more, to which every view attends. The early layers of
+            the default schedule take 40 % of them. With more than there are views, every view is
             an anchor.
-        anchor_choice: Rule that chooses the anchors. `kcenter`: views as different from each other
-            as possible. `uniform`: evenly spaced in the order of the photos. `random`: at random.
-            `similar`: no common anchors; each view keeps as many of its most similar views.
+        anchor_choice: Rule that chooses the anchors. `kcenter`: views that differ from each other
+            as much as possible. `uniform`: views evenly spaced in the order of the photos.
+            `random`: random views. `similar`: no common anchors; each view keeps as many of its own
+            most similar views instead.
         anchor_seed: Seed of random anchors, 0 or more.
-        own_frame: Let each view attend to itself in the layers with anchors. Without it, and
-            without most similar views, all views share one list of keys.
-        tau: Cosine similarity, 0 to 1, from which a pair of views is computed in full; 0 keeps
-            all pairs. Lower it where views that overlap are skipped.
-        tau_low: Cosine similarity, 0 to tau, below which a pair is skipped; pairs between it and
-            tau are computed at low precision. Without it the limit is tau, or 0 with
+        own_frame: Let each view attend to itself and to its most similar views in the layers with
+            anchors. Without it, all views share one list of keys, unless a number of most similar
+            views is given.
+        tau: Cosine similarity, 0 to 1, from which saliency computes a pair of views in full; 0
+            keeps all pairs. Lower it where views that overlap are skipped.
+        tau_low: Cosine similarity, 0 to tau, below which saliency skips a pair; pairs between it
+            and tau are computed at low precision. Without it the limit is tau, or 0 with
             low precision.
         low_precision: Compute pairs below tau, or outside the anchors, at low precision instead of
             skipping them.
         layers: Global layers to make sparse, as ranges and lists such as "0-9" or "0,2,4-7".
-            Every layer is "all", and no layer is "none". Without it, the selectors saliency,
-            pooled and both take layers 0 to 9, and the others follow their schedule.
+            Every layer is "all", and no layer is "none". The word "default" stands for layers 0 to
+            9 with the selectors saliency, pooled and both, and for the layers of the schedule with
+            light and anchors.
         keep_ratio: Share of key blocks, 0 to 1, that the pooled selector keeps for each query
             block; at least one block is kept.
         cdf: Cumulated softmax mass, 0 to 1, up to which the pooled selector keeps blocks; 0
             leaves the choice to the keep ratio. With both, the larger selection counts.
         min_neighbours: Number of most similar other views that each view keeps in any case. Without
-            it, 4 in the layers with anchors (none without the own frame), and none in those of
-            saliency.
-        reference: Keep all pairs of the reference view (view 0) in models that have one.
+            it, 4 in the layers with anchors (0 without the own frame), and 0 in those of saliency.
+        reference: Keep all pairs of the reference view (view 0) in models that have one; in layers
+            with anchors, those in which the others attend to it.
         order: Order of a frame's patches in the blocks of the pooled selector: `raster`, row by
             row, or `hilbert`, along a Hilbert curve, which makes blocks compact in the image.
         dense_up_to: Largest number of views for which `auto` computes everything.
-        light_up_to: Largest number of views for which `auto` takes `light`; beyond it, `anchors`.
+        light_up_to: Largest number of views for which `auto` takes `light`; with more views it
+            takes `anchors`.
     """
 
     selector: Selector = "auto"

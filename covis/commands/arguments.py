@@ -71,7 +71,7 @@ def default(text: str) -> object:
 def _of_the_bundle(name: str) -> str:
     """Return the text that stands for a default which only the bundle's manifest decides."""
     value = getattr(Sparsity(), name)
-    usual = "" if value is None else f"; {value} in a default export"
+    usual = "" if value in (None, "") else f"; {value} in a default export"
     return f"the bundle's{usual}"
 
 
