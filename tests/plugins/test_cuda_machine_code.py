@@ -18,6 +18,7 @@ from tests.plugins.cuda_host import library
 HELPERS = (
     *("measure_rows", "sort_rows", "gather_specials", "pool_tokens", "choose_blocks"),
     *("sum_tokens", "finish_descriptors", "compare_views", "level_pairs"),
+    "traverse_views",
     *("measure_patches", "finish_scales", "quantize_cell"),
 )
 HOPPER = [

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <new>
+#include <numeric>
 #include <vector>
 
 namespace covis {
@@ -10,18 +11,26 @@ namespace {
 
 constexpr int64_t kNone = -1;
 
+// Several sums, so that no addition waits for the one before it.
+double sum_of(const float* values, int64_t count) {
+  constexpr int64_t kSums = 8;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+    for (int64_t lane = 0; lane < kSums; ++lane) sums[lane] += values[i + lane];
+  }
+  for (; i < count; ++i) sums[0] += values[i];
+  return std::accumulate(sums, sums + kSums, 0.0);
+}
+
 // The view of the largest mean similarity to all views. K_ij + K_ji counts once in the sum of i and
 // once in that of j, so that one pass over the matrix is enough. In float64: no rounding decides.
 int64_t most_central(const FarthestParams& p) {
   std::vector<double> sums(static_cast<size_t>(p.views), 0.0);
   for (int64_t i = 0; i < p.views; ++i) {
     const float* row = p.similarity + i * p.views;
-    double sum = 0.0;
-    for (int64_t j = 0; j < p.views; ++j) {
-      sum += row[j];
-      sums[static_cast<size_t>(j)] += row[j];
-    }
-    sums[static_cast<size_t>(i)] += sum;
+    for (int64_t j = 0; j < p.views; ++j) sums[static_cast<size_t>(j)] += row[j];
+    sums[static_cast<size_t>(i)] += sum_of(row, p.views);
   }
   return std::max_element(sums.begin(), sums.end()) - sums.begin();
 }

@@ -5,6 +5,7 @@ namespace covis {
 namespace {
 
 constexpr int kThreads = 256;  // one a bin
+constexpr int kCtas = 4;       // of a multiprocessor: with no number the compiler spills for eight
 
 struct Search {
   uint32_t counts[kThreads];
@@ -34,13 +35,11 @@ __device__ __forceinline__ Descent find_last(Search& shared, uint64_t keep, int 
     if (thread == 0) descend_by_count(shared.descent, shared.counts, keep, 255, 0);
     __syncthreads();
   }
-  const Descent found = shared.descent;
-  __syncthreads();
-  return found;
+  return shared.descent;
 }
 
 // One CTA for each view and map: the view's last neighbour, then the levels of its row.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kCtas)
     level_pairs(const __grid_constant__ CovisPairLevelsParams p) {
   __shared__ __align__(alignof(Search)) uint8_t raw[sizeof(Search)];
   Search& shared = *reinterpret_cast<Search*>(raw);
@@ -50,13 +49,15 @@ __global__ void __launch_bounds__(kThreads)
   const float* row = p.similarity + static_cast<int64_t>(view) * views;
   LastNeighbour last;
   if (const int count = neighbour_count(rule, views); count > 0) {
-    const auto key = [&](int j) { return score_key(row[j]); };
+    const auto key = [row](int j) { return score_key(row[j]); };
     const Descent similar = find_last(shared, static_cast<uint64_t>(count), 24, views, key,
-                                      [&](int j) { return j != view; });
+                                      [view](int j) { return j != view; });
+    const uint32_t nearest = similar.prefix;
+    __syncthreads();  // all have read the first descent
     const Descent first =
         find_last(shared, static_cast<uint64_t>(count) - similar.taken, kIndexShift, views,
-                  index_key, [&](int j) { return j != view && key(j) == similar.prefix; });
-    last = {similar.prefix, first.prefix};
+                  index_key, [=](int j) { return j != view && key(j) == nearest; });
+    last = {nearest, first.prefix};
   }
   int8_t* out = p.level + (static_cast<int64_t>(blockIdx.y) * views + view) * views;
   for (int j = static_cast<int>(threadIdx.x); j < views; j += kThreads) {
