@@ -21,16 +21,17 @@ struct TileSpan {
 // are large no tile straddles two of them; small ones (under kStraddle queries) share a tile.
 class QueryTiles {
  public:
-  // dense: every token attends to every token, `layout` is not used.
+  // dense: every token attends to every token, `layout` is not used. panel: queries that the
+  // kernels compute together (Kernels::panel); tiles of a region differ by one panel at most.
   QueryTiles(const TokenLayout& layout, int64_t tokens, int64_t q_block, bool dense,
-             int max_queries)
-      : layout_(layout), tokens_(tokens), dense_(dense), max_queries_(max_queries) {
+             int max_queries, int panel)
+      : layout_(layout), tokens_(tokens), dense_(dense), max_queries_(max_queries), panel_(panel) {
     length_ = dense ? tokens : layout.patches(tokens);
     // A region longer than the sequence is clipped to the sequence.
     region_ = dense || q_block > length_ ? (length_ > 0 ? length_ : 1) : q_block;
     if (region_ < kStraddle && region_ <= max_queries) region_ = max_queries / region_ * region_;
-    const int64_t panels = TokenLayout::ceil_div(region_, kGrain);
-    tiles_per_region_ = TokenLayout::ceil_div(panels, max_queries / kGrain);
+    const int64_t panels = TokenLayout::ceil_div(region_, panel);
+    tiles_per_region_ = TokenLayout::ceil_div(panels, max_queries / panel);
     patch_tiles_ = TokenLayout::ceil_div(length_, region_) * tiles_per_region_;
     special_ = dense ? 0 : tokens - length_;
     special_tiles_ = TokenLayout::ceil_div(special_, max_queries);
@@ -62,22 +63,21 @@ class QueryTiles {
   }
 
  private:
-  static constexpr int64_t kGrain = 16;  // queries; tiles of a region differ by one grain at most
   static constexpr int64_t kStraddle = 64;  // smaller regions would leave tiles half empty
 
   static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
   // Where part `part` of a region begins.
   int64_t bound(int64_t part) const {
-    const int64_t panels = TokenLayout::ceil_div(region_, kGrain);
+    const int64_t panels = TokenLayout::ceil_div(region_, panel_);
     const int64_t each = panels / tiles_per_region_, more = panels % tiles_per_region_;
-    return smaller(region_, (part * each + smaller(part, more)) * kGrain);
+    return smaller(region_, (part * each + smaller(part, more)) * panel_);
   }
 
   TokenLayout layout_;
   int64_t tokens_;
   bool dense_;
-  int64_t max_queries_;
+  int64_t max_queries_, panel_;
   int64_t length_, region_, tiles_per_region_, patch_tiles_, special_, special_tiles_;
 };
 

@@ -123,13 +123,28 @@ __attribute__((noinline)) Pair score_rest(int64_t head_size, const float* querie
   return top;
 }
 
+// Begins to load rows [from, to) of `size` floats each.
+COVIS_INLINE void fetch(const float* const* rows, int from, int to, int64_t size) {
+  for (int j = from; j < to; ++j) {
+    for (int64_t d = 0; d < size; d += 16) __builtin_prefetch(rows[j] + d);
+  }
+}
+
+// Keys of a sparse map are many short runs, which the processor's own prefetching misses at each
+// start. So the first panel of a tile loads ahead: the keys of its next rows, and the values of
+// this row on, which the weights will need. `values` is null for the other panels.
 template <int kSize>
 __attribute__((noinline)) Pair score_panel(int64_t head_size, const float* queries,
-                                           const float* const* keys, int count, float* scores) {
+                                           const float* const* keys, const float* const* values,
+                                           int count, float* scores) {
   Pair top;
   for (int v = 0; v < kVectors; ++v) top.v[v] = splat(kMinusInfinity);
   int j = 0;
   for (; j + kRows <= count; j += kRows) {
+    if (values != nullptr) {
+      fetch(keys, j + kRows, j + 2 * kRows < count ? j + 2 * kRows : count, head_size);
+      fetch(values, j, j + kRows, head_size);
+    }
     top = score_rows<kRows, kSize>(head_size, queries, keys + j, scores + j * kPanel, top);
   }
   if (j == count) return top;
@@ -201,14 +216,14 @@ __attribute__((noinline)) Weights soften(int count, float* scores, Pair top, flo
   return result;
 }
 
-Pair score(int64_t head_size, const float* queries, const float* const* keys, int count,
-           float* scores) {
+Pair score(int64_t head_size, const float* queries, const float* const* keys,
+           const float* const* values, int count, float* scores) {
   switch (head_size) {
-    case 32: return score_panel<32>(head_size, queries, keys, count, scores);
-    case 64: return score_panel<64>(head_size, queries, keys, count, scores);
-    case 96: return score_panel<96>(head_size, queries, keys, count, scores);
-    case 128: return score_panel<128>(head_size, queries, keys, count, scores);
-    default: return score_panel<0>(head_size, queries, keys, count, scores);
+    case 32: return score_panel<32>(head_size, queries, keys, values, count, scores);
+    case 64: return score_panel<64>(head_size, queries, keys, values, count, scores);
+    case 96: return score_panel<96>(head_size, queries, keys, values, count, scores);
+    case 128: return score_panel<128>(head_size, queries, keys, values, count, scores);
+    default: return score_panel<0>(head_size, queries, keys, values, count, scores);
   }
 }
 
@@ -241,9 +256,10 @@ void add_outliers(QueryTile& tile, const KeyTile& keys, const Outliers& outliers
 }
 
 void attend_panel(QueryTile& tile, const KeyTile& keys, const float* const* values,
-                  const Outliers& outliers, int panel, bool masked) {
+                  const Outliers& outliers, int panel, bool masked, bool first) {
   const int64_t size = tile.head_size;
-  Pair top = score(size, tile.queries + panel * size * kPanel, keys.keys, keys.count, tile.scores);
+  Pair top = score(size, tile.queries + panel * size * kPanel, keys.keys, first ? values : nullptr,
+                   keys.count, tile.scores);
   if (masked) top = mask_scores(keys, panel, tile.scores);
   float* row_max = tile.row_max + panel * kPanel;
   float* row_sum = tile.row_sum + panel * kPanel;
@@ -262,7 +278,9 @@ void attend(QueryTile& tile, const KeyTile& keys) {
   const int panels = (tile.count + kPanel - 1) / kPanel;
   Outliers outliers;
   if (!keys.masked) {
-    for (int p = 0; p < panels; ++p) attend_panel(tile, keys, keys.values, outliers, p, false);
+    for (int p = 0; p < panels; ++p) {
+      attend_panel(tile, keys, keys.values, outliers, p, false, p == 0);
+    }
     return;
   }
   const float* values[kTileKeys];
@@ -273,6 +291,7 @@ void attend(QueryTile& tile, const KeyTile& keys) {
       values[j] = tile.zeros;
     }
   }
+  bool first = true;
   for (int p = 0; p < panels; ++p) {
     const int used = tile.count - p * kPanel;
     const uint32_t lanes = used >= kPanel ? kPanelBits : (1u << used) - 1;
@@ -283,7 +302,8 @@ void attend(QueryTile& tile, const KeyTile& keys) {
       any |= bits;
     }
     if ((any & lanes) == 0) continue;
-    attend_panel(tile, keys, values, outliers, p, every != lanes);
+    attend_panel(tile, keys, values, outliers, p, every != lanes, first);
+    first = false;
   }
 }
 
