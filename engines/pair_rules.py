@@ -17,7 +17,7 @@ from covis.engines.errors import user_error
 from covis.engines.limits import PAIR_MAPS
 from covis.engines.op import keep_ratio_input
 from covis.engines.options import Sparsity
-from covis.engines.regime import Regime
+from covis.engines.regime import Regime, RegimeKind
 from covis.engines.schedule import layer_regimes
 
 _NO_PAIR: Final = 2.0  # threshold above every cosine similarity
@@ -70,8 +70,12 @@ class PairRules:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Numbers of one map; the defaults keep every pair."""
+    """Numbers of one map; the defaults keep every pair.
 
+    The kind keeps a map of saliency apart from an equal dense one: a caller's map takes its place.
+    """
+
+    kind: RegimeKind = "dense"
     tau: float = _EVERY_PAIR
     tau_low: float = _EVERY_PAIR
     anchors: int = 0
@@ -127,10 +131,11 @@ def _rule(regime: Regime, sparsity: Sparsity, views: int, reference: bool) -> _R
     if regime.kind == "dense":
         return _Rule()
     if regime.kind == "self":
-        return _Rule(tau=_NO_PAIR, tau_low=_NO_PAIR)
+        return _Rule("self", tau=_NO_PAIR, tau_low=_NO_PAIR)
     if regime.kind == "saliency":
         assert regime.tau is not None
         return _Rule(
+            "saliency",
             tau=regime.tau,
             tau_low=min(regime.tau, _low(sparsity, regime.tau)),
             min_neighbours=sparsity.min_neighbours or 0,
@@ -141,6 +146,7 @@ def _rule(regime: Regime, sparsity: Sparsity, views: int, reference: bool) -> _R
     similar = sparsity.anchor_choice == "similar"
     number = min(regime.anchors, views)
     return _Rule(
+        "anchors",
         tau=_NO_PAIR,
         tau_low=_EVERY_PAIR if sparsity.low_precision else _NO_PAIR,
         anchors=0 if similar else number,

@@ -118,6 +118,13 @@ def test_models_without_a_reference_keep_none() -> None:
     assert rules_of(Sparsity("saliency", reference=False)).reference == -1
 
 
+def test_a_map_of_saliency_is_apart_even_if_it_keeps_every_pair() -> None:
+    """A caller's map may take its place, and must not reach the dense layers."""
+    rules = rules_of(Sparsity("saliency", tau=0.0, layers="0-9"), ref=False)
+    assert rules.tau.tolist() == [0, 0]
+    assert rules.layer_map.tolist() == [0] * 10 + [1] * 14
+
+
 def test_an_aggregator_without_global_layers_has_one_map() -> None:
     rules = rules_of(Sparsity("anchors"), depth=0)
     assert rules.layer_map.shape == (0,) and rules.tau.tolist() == [0.0]
