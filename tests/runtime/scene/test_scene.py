@@ -19,6 +19,9 @@ from tests.runtime.scene.random_scene import random_scene
         ("depth", np.zeros((3, 28, 41))),
         ("images", np.zeros((3, 28, 42, 3), np.uint8)),
         ("similarity", np.zeros((3, 2))),
+        ("pair_levels", np.zeros((3, 3), np.int8)),
+        ("pair_levels", np.zeros((2, 3, 4), np.int8)),
+        ("pair_levels", np.zeros((0, 3, 3), np.int8)),
         ("valid", np.zeros((3, 28, 42), np.uint8)),
         ("paths", (None,)),
         ("shared_cameras", np.zeros(2, np.int64)),
@@ -27,6 +30,22 @@ from tests.runtime.scene.random_scene import random_scene
 def test_wrong_shapes_are_named(field: str, value: object) -> None:
     with pytest.raises(CovisError, match=rf"^Scene\.{field}: "):
         random_scene(**{field: value})
+
+
+def test_the_map_that_all_sparse_layers_share() -> None:
+    dense, own = np.full((3, 3), 2, np.int8), 2 * np.eye(3, dtype=np.int8)
+    few = own.copy()
+    few[:, 0] = 2
+
+    def shared(maps: list[np.ndarray], layers: list[int]) -> np.ndarray | None:
+        return random_scene(pair_levels=np.stack(maps), layer_map=np.array(layers)).pair_level
+
+    np.testing.assert_array_equal(shared([dense], [0, 0]), dense)
+    np.testing.assert_array_equal(shared([own], [0, 0]), own)
+    np.testing.assert_array_equal(shared([dense, own], [0, 1, 0]), own)
+    np.testing.assert_array_equal(shared([own, few], [1, 1]), few)  # no layer takes the other
+    assert shared([own, few], [0, 1]) is None
+    assert random_scene(pair_levels=None, layer_map=None).pair_level is None
 
 
 def test_same_name_twice() -> None:
