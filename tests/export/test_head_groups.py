@@ -10,7 +10,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from covis.engines.bundle.verified import verified_onnx
 from covis.engines.op import MOST_ELEMENTS
+from covis.evaluation.sweep.observed import CHANGE, observed_graph
 from covis.export.models import MultiViewModel, stages
 from covis.export.selection.block_maps import pooled_head_groups
 from covis.export.sizes import elements
@@ -66,6 +68,18 @@ def run(stage: StageModule, graph: ir.Model, one: Path, views: int) -> dict[str,
     return {o.name: value for o, value in zip(session.get_outputs(), values, strict=True)}
 
 
+def change_of_first_layer(stage: StageModule, folder: Path, depth: int) -> np.ndarray:
+    """The two sums of `covis profile` for the first layer, which is sparse; see `observed`."""
+    graph = observed_graph(verified_onnx(folder / f"{stage.name}.onnx"), 0, depth)
+    (folder / "observed.onnx").write_bytes(graph.read())
+    session = ort.InferenceSession(
+        str(folder / "observed.onnx"), providers=["CPUExecutionProvider"]
+    )
+    names = {value.name for value in session.get_inputs()}
+    arrays = {name: value for name, value in feeds(stage, VIEWS).items() if name in names}
+    return np.asarray(session.run([CHANGE], arrays)[0])
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_groups_change_no_number(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +89,7 @@ def test_groups_change_no_number(
     weights = golden(golden_json(f"{config}.json")["weights"])
     limit = 3 * VIEWS * VIEWS // 4  # a map of VIEWS / 2 x VIEWS regions, and half as much again
     found: list[dict[str, np.ndarray]] = []
+    changes: list[np.ndarray] = []
     for name, most in (("whole", MOST_ELEMENTS), ("groups", limit)):
         monkeypatch.setitem(stages.__globals__, "MOST_ELEMENTS", most)
         stage = pooled(model)
@@ -91,6 +106,7 @@ def test_groups_change_no_number(
         save(stage, graph, path, entries, canonical(entries, model.aliases))
         for views in (1, VIEWS):
             found.append(run(stage, graph, folder / f"{stage.name}.onnx", views))
+        changes.append(change_of_first_layer(stage, folder, model.global_layers))
         inputs = [torch.from_numpy(v) for v in feeds(stage, VIEWS).values()]
         torch_outputs = stage.module(*inputs)
         for port, value in zip(stage.outputs, torch_outputs, strict=True):
@@ -102,4 +118,7 @@ def test_groups_change_no_number(
         for port in a:
             ulps = 4 if port == "kept_mass" else 0  # a plain product, whose order may change
             np.testing.assert_array_max_ulp(a[port], b[port], maxulp=ulps)
+    moved, size = changes[0]
+    assert 0.001 < moved / size < 1  # a sum over the groups, as over all heads at once
+    np.testing.assert_allclose(changes[1], changes[0], rtol=1e-4)
     assert 0 < whole[1]["kept_blocks"][0].mean() < 1 == whole[1]["kept_blocks"][1].mean()
