@@ -4,7 +4,8 @@
     python benchmarks/mean_fill.py photos FOLDER FOLDER
     python benchmarks/mean_fill.py heads
 
-Three measurements, in torch on one thread, each added to `benchmarks/results/mean_fill.json`:
+Three measurements, in torch on one thread, each added to `benchmarks/results/mean_fill.json`, so
+that cases can be measured one after the other:
 
 - `scenes`: covis-mini on held-out synthetic scenes. The error of each global layer's attention on
   the inputs of the dense run, and cameras and depth when every global layer runs in that setting.
@@ -57,12 +58,12 @@ HEADS = (
 
 
 def scene_records(
-    model: CovisMini, truth: GroundTruth, anchors: tuple[int, ...]
+    model: CovisMini, truth: GroundTruth, anchors: Sequence[int], ratios: Sequence[float]
 ) -> dict[str, dict[str, Any]]:
     """Return the record of each case, and of dense attention, on one scene."""
     stack = np.stack([np.asarray(image) for image in truth.images])
     images = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
-    tokens, layout, every = _prepared(model, images, anchors, ())
+    tokens, layout, every = _prepared(model, images, anchors, ratios)
     recorder = Recorder(every, layout)
     exact = model.run(images, tokens, recorder)
     found = {"dense": _judged(exact, exact, truth)}
@@ -70,7 +71,6 @@ def scene_records(
         result = model.run(images, tokens, in_case(case, layout))
         layers = recorder.errors[case.name]
         found[case.name] = {
-            "pairs": 1.0 if case.pairs is None else float(case.pairs.mean()),
             "cost": case.cost(layout.patches_per_frame),
             "layers": [mean_square(heads) for heads in layers],
             **_judged(result, exact, truth),
@@ -79,7 +79,7 @@ def scene_records(
 
 
 def _prepared(
-    model: CovisMini, images: Tensor, anchors: tuple[int, ...], ratios: tuple[float, ...]
+    model: CovisMini, images: Tensor, anchors: Sequence[int], ratios: Sequence[float]
 ) -> tuple[Tensor, TokenLayout, list[Case]]:
     """Return patch tokens, layout and cases of a scene."""
     tokens = model.model.encode(images)[0]
@@ -118,7 +118,7 @@ def over_scenes(scenes: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[s
 
 
 def photo_record(
-    model: CovisMini, folder: Path, views: int, anchors: tuple[int, ...], ratios: tuple[float, ...]
+    model: CovisMini, folder: Path, views: int, anchors: Sequence[int], ratios: Sequence[float]
 ) -> dict[str, Any]:
     """Return errors of every case by layer and head, and statistics of the layers, on photos."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png"})
@@ -164,14 +164,15 @@ def scene_part(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the rows of covis-mini on synthetic scenes, by title of their table."""
     model = CovisMini(arguments.bundle)
     every = truths(arguments.kinds, arguments.scenes, arguments.views, arguments.size)
-    records = [scene_records(model, truth, tuple(arguments.anchors)) for truth in every]
+    budgets = arguments.anchors, arguments.ratios
+    records = [scene_records(model, truth, *budgets) for truth in every]
     return {f"covis-mini, {len(every)} scenes of {arguments.views} views": over_scenes(records)}
 
 
 def photo_part(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the record of each folder of photos."""
     model = CovisMini(arguments.bundle)
-    sizes = arguments.views, tuple(arguments.anchors), tuple(arguments.ratios)
+    sizes = arguments.views, arguments.anchors, arguments.ratios
     return {folder.name: photo_record(model, folder, *sizes) for folder in arguments.folders}
 
 
@@ -194,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--bundle", type=Path, default=ROOT / "covis" / "assets" / "demo")
     common.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/mean_fill.json")
-    common.add_argument("--ratios", nargs="+", type=float, default=[0.1, 0.25], help="of pooled")
+    common.add_argument("--ratios", nargs="*", type=float, default=[0.1, 0.25], help="of pooled")
     parts = out.add_subparsers(dest="part", required=True)
     scenes, photos, heads = (
         parts.add_parser(name, parents=[common]) for name in ("scenes", "photos", "heads")
@@ -204,16 +205,16 @@ def parser() -> argparse.ArgumentParser:
     scenes.add_argument("--scenes", type=int, default=3, help="of each kind")
     scenes.add_argument("--views", type=int, default=24)
     scenes.add_argument("--size", type=int, default=112, help="side of the images")
-    scenes.add_argument("--anchors", nargs="+", type=int, default=[4, 8, 12])
+    scenes.add_argument("--anchors", nargs="*", type=int, default=[4, 8, 12])
     photos.set_defaults(measure=photo_part)
     photos.add_argument("folders", nargs="+", type=Path)
     photos.add_argument("--views", type=int, default=14, help="photos of each folder")
-    photos.add_argument("--anchors", nargs="+", type=int, default=[2])
+    photos.add_argument("--anchors", nargs="*", type=int, default=[2])
     heads.set_defaults(measure=head_part)
     heads.add_argument("--kinds", nargs="+", default=list(HEADS))
     heads.add_argument("--views", type=int, default=16)
     heads.add_argument("--grid", type=int, default=24, help="patches along a side, 8 n")
-    heads.add_argument("--anchors", nargs="+", type=int, default=[3])
+    heads.add_argument("--anchors", nargs="*", type=int, default=[3])
     return out
 
 
@@ -228,10 +229,18 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"{time.process_time() - begun:.0f} CPU seconds")
     out = arguments.out
     record = json.loads(out.read_text()) if out.is_file() else {}
-    record["torch"] = torch.__version__
-    record.setdefault(arguments.part, {}).update(found)
+    record = merged(record, {"torch": torch.__version__, arguments.part: found})
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record) + "\n")
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the new results, which replace old ones of the same names."""
+    both = {
+        key: merged(old[key], value) if isinstance(value, dict) and key in old else value
+        for key, value in new.items()
+    }
+    return {**old, **both}
 
 
 if __name__ == "__main__":

@@ -125,11 +125,14 @@ def cases(
             yield Case(selector, count, "equal cost", extended(kept, score, more))
             if selector == "anchors" and count == anchors[0]:
                 yield replace(filled, variant="exact mass")
+    blocks = math.ceil(len(similarity) * patches / PIECE)
     for ratio in ratios:
-        yield Case("pooled", ratio, "skip", keep_ratio=ratio)
-        filled = Case("pooled", ratio, "fill 64", keep_ratio=ratio, fill_block=PIECE)
-        yield filled
-        yield Case("pooled", ratio, "equal cost", keep_ratio=filled.cost(patches))
+        kept_blocks = math.floor(ratio * blocks)  # as BlockSelect rounds
+        skip = Case("pooled", ratio, "skip", keep_ratio=kept_blocks / blocks)
+        filled = replace(skip, variant="fill 64", fill_block=PIECE)
+        more_blocks = math.ceil(filled.cost(patches) * blocks)
+        yield from (skip, filled)
+        yield Case("pooled", ratio, "equal cost", keep_ratio=more_blocks / blocks)
         if ratio == ratios[0]:
             yield replace(filled, variant="exact mass")
 

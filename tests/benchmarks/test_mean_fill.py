@@ -174,11 +174,17 @@ def test_cases_have_equal_pairs_and_equal_cost(
             cost = (pairs.sum() * patches + rows) / (pairs.size * patches)
             assert filled.cost(patches) == pytest.approx(cost)
             assert 0 <= dearer.cost(patches) - filled.cost(patches) < 1 / pairs.size
-    pooled = {
-        v: found[f"pooled 0.25, {v}"].cost(patches) for v in ("skip", "fill 64", "equal cost")
-    }
-    assert pooled["skip"] == 0.25
-    assert pooled["fill 64"] == pooled["equal cost"] == pytest.approx(0.25 + 0.75 / 64)
+    blocks = -(-16 * patches // 64)
+    kept = {v: found[f"pooled 0.25, {v}"] for v in ("skip", "fill 64", "equal cost")}
+    assert kept["skip"].cost(patches) == blocks // 4 / blocks
+    rows = (blocks - blocks // 4) / 64  # in blocks
+    assert kept["fill 64"].cost(patches) == pytest.approx((blocks // 4 + rows) / blocks)
+    assert 0 <= kept["equal cost"].cost(patches) - kept["fill 64"].cost(patches) < 1 / blocks
+    # BlockSelect takes exactly these shares.
+    q, k = torch.randn(2, 1, 1, 16 * patches, 8, generator=torch.Generator().manual_seed(0))
+    for case in kept.values():
+        level = case.block_map(q, k, TokenLayout(patches)).level
+        assert float((level > 0).double().mean()) == pytest.approx(case.keep_ratio)
 
 
 KINDS = ["uniform 0.94", "correspondence 0.7", "first frame", "own frame", "vertical lines"]
@@ -259,7 +265,8 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     common = ["--bundle", str(demo_bundle()), "--out", str(tmp_path / "out.json")]
     small = ["--kinds", "studio/orbit", "--scenes", "1", "--views", "4", "--anchors", "2"]
     threads = torch.get_num_threads()
-    script.main(["scenes", *small, *common])
+    script.main(["scenes", *small, *common, "--ratios"])
+    script.main(["scenes", *small[:-1], *common, "--ratios", "0.5"])  # added to the same table
     script.main(["photos", str(photos), "--anchors", "3", *common])
     small = ["--kinds", "uniform 0.94", "--views", "8", "--grid", "8"]
     script.main(["heads", *small, *common])
@@ -269,6 +276,7 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert everything["cost"] == 1 and np.max(everything["errors"]) < 1e-5
     rows = record["scenes"]["covis-mini, 1 scenes of 4 views"]
     assert rows["dense"]["rotation_drift"] == 0
+    assert rows["pooled 0.5, skip"]["cost"] == 0.5
     skipped, filled = (rows[f"anchors 2, {variant}"] for variant in ("skip", "fill 64"))
     assert len(skipped["layers"]) == 8 and min(skipped["layers"]) > 0.01
     assert skipped["layers"] != filled["layers"] and skipped["cost"] < filled["cost"]
