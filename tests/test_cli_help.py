@@ -90,7 +90,7 @@ def test_changes_are_the_fields_of_sparsity() -> None:
     assert all(ours[name] == theirs[name] | None for name in theirs)
 
 
-@pytest.mark.parametrize("command", ["eval", "compare", "bench", "sweep", "tune"])
+@pytest.mark.parametrize("command", ["eval", "compare", "bench", "sweep", "tune", "profile"])
 def test_an_option_without_effect_is_not_offered(command: str, capsys: Captured) -> None:
     """Only `covis run` reports the attention mass that probes measure."""
     assert run_command([command, "--probes", "3"]) == 2

@@ -242,7 +242,7 @@ class Model(StrictModel):
 
 
 class Tuning(StrictModel):
-    """Record of `covis tune`, which chose the bundle's default `sparsity`.
+    """Record of `covis tune` or `covis profile`, which chose the bundle's default `sparsity`.
 
     Attributes:
         covis_version: Version of covis that tuned.

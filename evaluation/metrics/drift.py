@@ -1,7 +1,7 @@
 """Drift: distance between two results for the same photos, without ground truth.
 
-The one definition behind `covis compare` and its bisection, `covis tune`, and the drift that
-`covis export` records of a narrow bundle. Its terms:
+The one definition behind `covis compare` and its bisection, `covis tune`, `covis profile`, and the
+drift that `covis export` records of a narrow bundle. Its terms:
 
 - *Lengths.* A result without a metric scale is multiplied by s = median(d' / d) over the judged
   pixels, d being its depth and d' that of the reference. A metric result keeps s = 1.
