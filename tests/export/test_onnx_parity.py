@@ -118,13 +118,13 @@ def test_recorded_sparse_runs_of_vggt(mode: int, kernel: bool, sparse_chain: Any
     options = record["modes"][mode]
     rows, columns = images.shape[-2] // 14, images.shape[-1] // 14
     order = patch_order("hilbert" if options.get("use_hilbert") else "raster", rows, columns)
+    depth = model.global_layers
     inputs = controls(
         model,
         len(images),
         rows * columns,
-        sparse_layers=np.ones(model.global_layers, np.bool_),
-        keep_ratio=np.float32(1 - options["sparse_ratio"]),
-        cdf=np.float32(options.get("cdf_threshold", 0.0)),
+        keep_ratio=np.full(depth, 1 - options["sparse_ratio"], np.float32),
+        cdf=np.full(depth, options.get("cdf_threshold", 0.0), np.float32),
         patch_order=order,
     )
     values = published("vggt", chain.run(images, inputs, kernel), images.shape[-2:])
