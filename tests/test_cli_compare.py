@@ -90,11 +90,32 @@ def test_dense_against_sparse(tiny_bundle: Path, photos: Path, tmp_path: Path) -
     assert found["candidate"]["sparsity"]["selector"] == "saliency"
     assert alone["patch_tokens"]["max_abs"] == alone["similarity"]["max_abs"] == 0
     last = [error["rel_l2"] for name, error in alone.items() if name.startswith("tap3")]
-    assert alone["pair_level"]["max_abs"] == 2 and max(last) > 0
+    assert alone["pair_levels"]["max_abs"] == 2 and max(last) > 0
     assert alone["depth"]["max_abs"] == 0  # its own error; that of the aggregator is not its fault
     assert found["bisection"] is None
     compare(tiny_bundle, photos, "--out", out, *options, "--selector", "pooled")
     assert report(out)["stages"][2]["stage"] == "aggregator_pooled"
+
+
+def test_schedules_of_different_maps(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    """Dense has one map of view pairs, the schedule three; they are compared layer by layer."""
+    out = tmp_path / "c.json"
+    options = ["--schedule", "0:self, 1:anchors=1, rest:dense", "--reference-selector", "dense"]
+    assert compare(tiny_bundle, photos, "--out", out, *options) in (0, 4)
+    found = report(out)
+    assert found["candidate"]["sparsity"]["selector"] == "anchors"
+    alone = {e["tensor"]: e for s in found["stages"] for e in s["alone"]}
+    assert alone["pair_levels"]["max_abs"] == 2 and alone["pair_levels"]["mean_abs"] < 1
+
+
+def test_auto_follows_the_number_of_photos(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    options = ["--dense-up-to", "1", "--light-up-to", "1", "--reference-selector", "auto"]
+    assert compare(tiny_bundle, photos, "--out", out, *options) == 0
+    found = report(out)
+    assert [found[side]["sparsity"]["selector"] for side in ("reference", "candidate")] == [
+        "anchors", "anchors",
+    ]  # fmt: skip
 
 
 def test_torch_as_the_reference(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from covis.cli import run_command
 from covis.commands.estimate import EstimateCommand, _times
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError
+from covis.engines.options import Sparsity
 from tests.places import ROOT
 
 DEMO = str(ROOT / "covis" / "assets" / "demo")
@@ -36,6 +38,22 @@ def test_prediction(capsys: Captured) -> None:
         else:
             assert row["scratch"] < more["scratch"] < 17 * row["scratch"]
     assert few["total"] < many["total"] and few["most_views"] == many["most_views"] > 40
+
+
+def test_auto_and_its_share_of_attention(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 global layers: 1 self, 2 of 10 anchors, 5 of 25; each view has 4 neighbours."""
+    monkeypatch.setattr("covis.commands.estimate._budget", lambda command: None)
+    options = ("--views", "300", "--backend", "cpu")
+    auto = predict(capsys, *options)
+    assert (auto["selector"], auto["reason"]) == ("anchors", "more than 250 views")
+    assert auto["attention_work"] == pytest.approx((1 + 2 * 15 + 5 * 30) / 300 / 8)
+    # Three maps need more between the stages than the one of dense.
+    dense = predict(capsys, *options, "--selector", "dense")
+    assert (dense["selector"], dense["reason"], dense["attention_work"]) == ("dense", "", 1.0)
+    kept = [{r["stage"]: r["kept"] for r in it["stages"]}["aggregator"] for it in (auto, dense)]
+    assert kept[0] - kept[1] == 2 * 300 * 300 * 4
+    assert run_command(["estimate", DEMO, *options, "--schedule", "all:anchors=10"]) == 0
+    assert "selector anchors: at most 5.0 %" in capsys.readouterr().out
 
 
 def test_limit_is_named(capsys: Captured) -> None:
@@ -67,11 +85,18 @@ def test_times_come_from_records_of_this_bundle(tmp_path: Path) -> None:
     bundle = open_bundle(DEMO)
     command = EstimateCommand(Path(DEMO), 4, bench=(path,))
     prediction: Any = SimpleNamespace(
-        command=command, bundle=bundle, sparsity=SimpleNamespace(selector="saliency")
+        command=command, bundle=bundle, sparsity=Sparsity(selector="anchors", anchors=10)
     )
+    settings = {
+        name: {
+            "sparsity": asdict(Sparsity(selector="anchors", anchors=count)),
+            "stages": {"encoder": {"latency_ms": {"median": count + 2.5}}},
+        }
+        for name, count in (("anchors", 25), ("anchors=10", 10))
+    }
     record = {
         "bundle": bundle.digest(), "backend": "tensorrt", "views": 4, "chunk": 16,
-        "settings": {"saliency": {"stages": {"encoder": {"latency_ms": {"median": 12.5}}}}},
+        "settings": settings,
     }  # fmt: skip
     path.write_text(json.dumps(record))
     assert _times(prediction) == {"encoder": 12.5}

@@ -1,4 +1,4 @@
-"""`covis bench`: latency, throughput and memory by stage, dense beside sparse."""
+"""`covis bench`: latency, throughput and memory by stage, dense beside sparse settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from covis.commands.arguments import BundlePath, MeasureArguments, SparsityArguments, default
 from covis.engines.errors import user_error
-from covis.engines.options import MOST_VIEWS_AT_ONCE, RunOptions, Selector, SparsityChanges
+from covis.engines.options import (
+    MOST_VIEWS_AT_ONCE,
+    RunOptions,
+    Selector,
+    Sparsity,
+    SparsityChanges,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +35,12 @@ class BenchCommand:
         bundle: Bundle to measure: a folder that `covis export` wrote.
         photos: Folder of photos, repeated where there are fewer than --views.
         views: Number of views of the scene, up to 20,000; 0 takes each photo once.
-        against: Selector to measure the selector of the run against, in the same run.
+        against: Selector that all settings are measured against, in the same run.
+        also: Further settings to measure in the same run, each a selector, a regime such as
+            "anchors=10", a schedule, or a published schedule: gotohunt or sparse-vggt.
         warmUp: Time of the runs that are not counted, in milliseconds; at least two runs.
-        iterations: Smallest number of counted runs of each selector.
-        duration: Shortest time of all counted runs of each selector, in seconds.
+        iterations: Smallest number of counted runs of each setting.
+        duration: Shortest time of all counted runs, in seconds.
         avgRuns: Number of consecutive runs in each mean that the record also contains.
         percentile: Percentiles of the times to report, in percent, above 0 and up to 100.
         exportTimes: JSON file to write the record to; `covis estimate --bench` reads it.
@@ -44,6 +52,7 @@ class BenchCommand:
     photos: Annotated[Path | None, default("synthetic pictures")] = None
     views: int = 8
     against: Selector = "dense"
+    also: Annotated[tuple[str, ...], default("none")] = ()
     warmUp: float = 200.0  # noqa: N815 - trtexec's names
     iterations: int = 10
     duration: float = 3.0
@@ -77,8 +86,7 @@ def bench(command: BenchCommand) -> None:
 
     from covis.commands.run import warn
     from covis.engines.system.atomic import atomic_file, check_file_target
-    from covis.evaluation.bench.measure import Schedule, Setting, measure
-    from covis.evaluation.bench.record import ratios
+    from covis.evaluation.bench.measure import Schedule, measure
     from covis.runtime.pipeline import load
 
     schedule = Schedule(command.warmUp, command.iterations, command.duration)
@@ -89,21 +97,42 @@ def bench(command: BenchCommand) -> None:
         pipeline = load(command.bundle, command.run)
         images = pictures(command, pipeline.bundle)
     warn(console, images.notes)
-    chosen = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
-    settings: dict[str, Setting] = {
-        command.against: Setting(replace(chosen, selector=command.against))
-    }
-    settings.setdefault(chosen.selector, Setting(chosen))
+    settings = bench_settings(command, pipeline.bundle.manifest.sparsity, len(images))
+    if len(settings) == 1:
+        console.print(
+            f"only {command.against} is measured, which is the selector of {len(images)} views: "
+            "give --selector or --also",
+            markup=False,
+        )
     with console.status("warming up") as status:
         samples = measure(
             pipeline, images, settings, schedule,
             lambda name, run: status.update(f"{name}, run {run}"),
         )  # fmt: skip
     record = make_record(command, pipeline, images, settings, samples)
-    print_record(record, ratios(samples, command.against), on_gpu=command.run.backend.on_gpu)
+    print_record(record, record["speedup"], on_gpu=command.run.backend.on_gpu)
     if command.exportTimes is not None:
         with atomic_file(command.exportTimes) as stream:
             stream.write(json.dumps(record, indent=1).encode() + b"\n")
+
+
+def bench_settings(command: BenchCommand, base: Sparsity, views: int) -> dict[str, Setting]:
+    """Return the settings to measure by name, the one to compare with first.
+
+    Raises:
+        CovisError: A setting is unknown.
+    """
+    from covis.engines.schedule import resolve
+    from covis.evaluation.bench.measure import Setting
+    from covis.evaluation.bench.settings import named_setting
+
+    chosen = resolve(command.sparsity.apply(base), views)
+    against = resolve(SparsityChanges(selector=command.against).apply(chosen), views)
+    settings = {against.selector: Setting(against)}
+    settings.setdefault(chosen.selector, Setting(chosen))
+    for word in command.also:
+        settings.setdefault(word, Setting(resolve(named_setting(word, chosen), views)))
+    return settings
 
 
 def pictures(command: BenchCommand, bundle: Bundle) -> Images:
@@ -134,6 +163,8 @@ def make_record(
     samples: Mapping[str, Samples],
 ) -> dict[str, Any]:
     """Return all measurements, with what they were measured on, for JSON."""
+    from covis.engines.regime import format_schedule
+    from covis.engines.schedule import layer_regimes
     from covis.evaluation.bench.record import machine, ratios, setting_record
 
     manifest, on_gpu = pipeline.bundle.manifest, command.run.backend.on_gpu
@@ -152,11 +183,14 @@ def make_record(
         "settings": {
             name: {
                 "sparsity": asdict(settings[name].sparsity),
+                "schedule": format_schedule(
+                    layer_regimes(settings[name].sparsity, manifest.model.global_layers)
+                ),
                 **setting_record(taken, len(images), command.percentile, command.avgRuns),
             }
             for name, taken in samples.items()
         },
-        "speedup": ratios(samples, command.against),
+        "speedup": ratios(samples, next(iter(settings))),
     }
 
 
@@ -170,7 +204,7 @@ def print_record(
     console = Console(highlight=False, width=120)
     unit = "ms" if on_gpu else "CPU ms"
     shares = list(next(iter(record["settings"].values()))["latency_ms"]["percentiles"])
-    table = Table("selector", "stage", box=None)
+    table = Table("setting", "stage", box=None)
     for title in ("speed-up", "runs", "median", "mean", "min", "max", *(f"p{p}" for p in shares)):
         table.add_column(
             title if title in ("speed-up", "runs") else f"{title} {unit}", justify="right"
@@ -194,9 +228,10 @@ def print_record(
     console.print(table)
     for name, setting in record["settings"].items():
         console.print(
-            f"{name}: {setting['views_per_second']:.1f} views/s, "
+            f"{name} ({setting['schedule']}): {setting['views_per_second']:.1f} views/s, "
             f"{setting['scenes_per_second']:.3f} scenes of {record['views']} views/s",
             markup=False,
+            soft_wrap=True,
         )
     if not on_gpu:
         console.print(

@@ -96,6 +96,7 @@ def compare(command: CompareCommand) -> None:
 
     from covis.commands.run import progress_bar, warn
     from covis.engines.errors import numerics_error
+    from covis.engines.schedule import resolve
     from covis.engines.system.atomic import atomic_file, check_file_target
     from covis.evaluation.compare.bisect import find
     from covis.evaluation.compare.scenes import scene_errors
@@ -107,8 +108,10 @@ def compare(command: CompareCommand) -> None:
     console = Console(stderr=True, highlight=False)
     with console.status("checking the bundles"):
         reference, candidate = sides(command)
-        check_sides(reference, candidate)
     images = _images(command, reference)
+    for side in (reference, candidate):
+        side.sparsity = resolve(side.sparsity, len(images))
+    check_sides(reference, candidate)
     warn(console, images.notes)
     with progress_bar(console) as on_progress:
         stages, scene, expected = compare_stages(reference, candidate, images, on_progress)
@@ -160,7 +163,7 @@ def compare(command: CompareCommand) -> None:
 
 
 def sides(command: CompareCommand) -> tuple[Side, Side]:
-    """Open and check both sides: (reference, candidate).
+    """Open both sides, with selector options that may be `auto`: (reference, candidate).
 
     Raises:
         CovisError: A bundle is not complete; this machine lacks the backend.
@@ -173,7 +176,7 @@ def sides(command: CompareCommand) -> tuple[Side, Side]:
     chosen = command.sparsity.apply(first.bundle.manifest.sparsity)
     ours = chosen
     if command.reference_selector is not None:
-        ours = replace(chosen, selector=command.reference_selector)
+        ours = SparsityChanges(selector=command.reference_selector).apply(chosen)
     reference, candidate = Side(first, ours), Side(second, chosen)
     if command.reference_backend == "torch":
         from covis.commands.compare_torch import torch_runners

@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from covis.commands.arguments import BundlePath, EstimateArguments, default
+from covis.commands.arguments import BundlePath, EstimateArguments, SparsityArguments, default
 from covis.engines.errors import user_error
-from covis.engines.limits import PAIR_MAPS
-from covis.engines.options import MOST_VIEWS_AT_ONCE, BackendOptions, RunOptions, Selector
+from covis.engines.options import (
+    MOST_VIEWS_AT_ONCE,
+    BackendOptions,
+    RunOptions,
+    Sparsity,
+    SparsityChanges,
+)
 from covis.engines.system.json_file import read_json
 
 if TYPE_CHECKING:
@@ -30,24 +35,24 @@ class EstimateCommand:
         bundle: Bundle to estimate for: a folder that `covis export` wrote.
         views: Number of views of the scene, from 1 to 20,000.
         memory: Memory that the run may take, in GiB.
-        selector: Selector of the run; it decides which aggregator runs.
         bench: Records of `covis bench` to take times from. Only those of the same bundle, views,
-            chunk, backend and selector are used.
+            chunk, backend and selector options are used.
         json: Print the whole estimate as JSON instead of a table.
         run: Options of the run that change its memory. `tensorrt` keeps a copy of each stage's
             weights on the GPU and rejects tensors of 2^31 elements; `cpu` maps the weights. The
             other two backends have no estimate.
+        sparsity: Selector options of the run; options that are not given keep the bundle's values.
     """
 
     bundle: BundlePath
     views: int
     memory: Annotated[float | None, default("all of the GPU, or of the machine with `cpu`")] = None
-    selector: Annotated[Selector | None, default("the bundle's")] = None
     bench: Annotated[tuple[Path, ...], default("none")] = ()
     json: bool = False
     run: EstimateArguments = field(
         default_factory=lambda: RunOptions(backend=BackendOptions("tensorrt"))
     )
+    sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
         if not 1 <= self.views <= MOST_VIEWS_AT_ONCE:
@@ -120,16 +125,15 @@ class _Estimate:
     """Memory of one bundle's run by number of views."""
 
     def __init__(self, bundle: Bundle, command: EstimateCommand) -> None:
-        from covis.engines.options import SparsityChanges
         from covis.engines.tensorrt.stage_memory import MemoryEstimate
         from covis.runtime.flow import steps
 
         self.bundle, self.command = bundle, command
         self.chunk = command.run.frames_at_once
-        self.lengths = {"K": max(command.run.probes, 1), "R": PAIR_MAPS.most}
         self.memory: MemoryEstimate = MemoryEstimate(bundle)
-        changes = SparsityChanges(selector=command.selector)
-        self.sparsity = changes.apply(bundle.manifest.sparsity)
+        self.asked = command.sparsity.apply(bundle.manifest.sparsity)
+        self.sparsity = self.at(command.views)
+        # The regimes of `auto` run the same stages.
         self.run: tuple[Step, ...] = steps(bundle.manifest, self.sparsity)
         self.on_gpu = command.run.backend.on_gpu
         sizes = [self.memory.weights(step.stage) for step in self.run]
@@ -137,9 +141,23 @@ class _Estimate:
         weights = next(f for f in bundle.manifest.files if f.path == bundle.manifest.weights.file)
         self.weights = sum(sizes) if self.on_gpu else min(sum(sizes), weights.size)
 
+    def at(self, views: int) -> Sparsity:
+        """Return the selector options of a run of so many views."""
+        from covis.engines.schedule import resolve
+
+        return resolve(self.asked, views)
+
+    def lengths(self, views: int) -> dict[str, int]:
+        """Return the values of the symbols K, sampled queries, and R, maps of view pairs."""
+        from covis.engines.pair_rules import pair_rules
+
+        model = self.bundle.manifest.model
+        rules = pair_rules(self.at(views), model.global_layers, views, model.reference_view)
+        return {"K": max(self.command.run.probes, 1), "R": len(rules.tau)}
+
     def need(self, step: Step, views: int) -> StageMemory:
         """Return what one stage needs."""
-        sizes = {**self.lengths, "M": views, "N": min(self.chunk, views)}
+        sizes = {**self.lengths(views), "M": views, "N": min(self.chunk, views)}
         return self.memory.stage(step.stage, sizes)
 
     def total(self, views: int) -> int:
@@ -152,7 +170,7 @@ class _Estimate:
             self.run,
             views,
             self.chunk,
-            self.lengths,
+            self.lengths(views),
             lambda stage, sizes: self.memory.stage(stage, {**sizes, "N": frames}).scratch,
         )
         return peak + self.weights
@@ -164,9 +182,11 @@ class _Estimate:
     def record(self, budget: int | None) -> dict[str, Any]:
         """Return the whole estimate, for JSON."""
         from covis.engines.op import MOST_ELEMENTS
+        from covis.engines.schedule import reason
         from covis.engines.tensorrt.stage_memory import largest_views
+        from covis.engines.work import predicted_work
 
-        views = self.command.views
+        model, views = self.bundle.manifest.model, self.command.views
         rows = self._rows()
         limits: list[tuple[int, str, str]] = []
         cap = MOST_VIEWS_AT_ONCE
@@ -187,6 +207,10 @@ class _Estimate:
             "bundle": self.bundle.digest(),
             "backend": self.command.run.backend.library,
             "selector": self.sparsity.selector,
+            "reason": reason(self.asked, views),
+            "attention_work": predicted_work(
+                self.sparsity, model.global_layers, views, model.reference_view
+            ),
             "views": views,
             "chunk": self.chunk,
             "stages": [asdict(row) for row in rows],
@@ -202,7 +226,7 @@ class _Estimate:
         """Return the stage with the highest memory: its own results and what later stages read."""
         from covis.runtime.flow import live_bytes
 
-        whole = {**self.lengths, "M": views, "N": views}
+        whole = {**self.lengths(views), "M": views, "N": views}
         live = live_bytes(self.run, whole)
         return max(live, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
@@ -210,7 +234,7 @@ class _Estimate:
         from covis.runtime.flow import live_bytes
 
         views = self.command.views
-        whole = {**self.lengths, "M": views, "N": views}
+        whole = {**self.lengths(views), "M": views, "N": views}
         times = _times(self)
         rows = []
         for step, live in live_bytes(self.run, whole):
@@ -245,7 +269,7 @@ def _times(estimate: _Estimate) -> dict[str, float]:
                 and (record["views"], record["chunk"])
                 == (command.views, command.run.frames_at_once)
             )
-            setting = record["settings"].get(estimate.sparsity.selector) if same else None
+            setting = _setting(record["settings"], estimate.sparsity) if same else None
             for name, entry in (setting or {"stages": {}})["stages"].items():
                 found[name] = float(entry["latency_ms"]["median"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -253,6 +277,13 @@ def _times(estimate: _Estimate) -> dict[str, float]:
                 "is no record of `covis bench`", where=path, hint=_WRITE_RECORD
             ) from error
     return found
+
+
+def _setting(settings: Mapping[str, Any], sparsity: Sparsity) -> Any:
+    """Return the record of the setting with these options; None if it was not measured."""
+    wanted = asdict(sparsity)
+    same = (entry for entry in settings.values() if entry["sparsity"] == wanted)
+    return next(same, None)
 
 
 def _budget(command: EstimateCommand) -> int | None:
@@ -298,6 +329,7 @@ def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
         f"{_size(record['weights'])} of it weights; not counted: driver and kernel workspaces",
         markup=False,
     )
+    console.print(_attention(record), markup=False)
     if record["budget"] is None:
         console.print("no GPU was found: give its memory in GiB with --memory to see what fits")
     if record["most_views"] is None:
@@ -308,6 +340,20 @@ def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
                       f"(stage {record['limiting_stage']})"),
             markup=False,
         )  # fmt: skip
+
+
+def _attention(record: Mapping[str, Any]) -> str:
+    """Return the line about the share of attention."""
+    why = f" ({record['reason']})" if record["reason"] else ""
+    work = record["attention_work"]
+    share = (
+        "depends on the similarity of the photos"
+        if work is None
+        else "100 %"
+        if work == 1
+        else f"at most {100 * work:.1f} %"
+    )
+    return f"share of dense global attention, selector {record['selector']}{why}: {share}"
 
 
 def _size(count: int) -> str:

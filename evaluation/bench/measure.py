@@ -25,10 +25,15 @@ from covis.runtime.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class Setting:
-    """Setting to time: selector options, and a map of view pairs to use instead of saliency's."""
+    """Setting to time.
+
+    Attributes:
+        sparsity: Selector options, with a selector other than `auto`.
+        pair_levels: Maps of view pairs (R, M, M) to use instead of those of the saliency stage.
+    """
 
     sparsity: Sparsity
-    pair_level: NDArray[np.int8] | None = None  # (1, 1, M, M)
+    pair_levels: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def _run(pipeline: Pipeline, images: Images, setting: Setting, samples: Samples 
             highest[stage] = peak_bytes(memory)
 
     started = time.perf_counter()
-    pipeline.run_stages(images, setting.sparsity, mark, setting.pair_level)
+    pipeline.run_stages(images, setting.sparsity, mark, setting.pair_levels)
     whole = (time.perf_counter() - started) * 1000
     if samples is None:
         return

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.bundle.manifest import Stage
-from covis.engines.bundle.names import ANCHOR_RANK, IMAGES, PAIR_LEVELS, PROBE, TAU, role
+from covis.engines.bundle.names import (
+    ANCHOR_RANK,
+    IMAGES,
+    LAYER_MAP,
+    PAIR_LEVELS,
+    PROBE,
+    TAU,
+    role,
+)
 from covis.engines.dtypes import numpy_dtype
 from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
@@ -142,13 +150,9 @@ def compare_stages(
         alone = got
         if any(t.name in ours and t.name not in own for t in b.stage.inputs):
             alone = candidate.run(b, images, {**ours, **own})
-        found.append(
-            StageErrors(
-                b.stage.name,
-                _errors(b.stage, alone, expected, views),
-                _errors(b.stage, got, expected, views),
-            )
-        )
+        both = [_by_layer(outputs, theirs) for outputs in (alone, got)]
+        errors = [_errors(b.stage, it, _by_layer(expected, ours), views) for it in both]
+        found.append(StageErrors(b.stage.name, *errors))
         own.update({name: got[name] for name in _OWN & got.keys()})
         ours.update(expected)
         theirs.update(got)
@@ -187,6 +191,13 @@ def suspects(stages: Sequence[StageErrors]) -> tuple[str, ...]:
 def _scene(side: Side, images: Images, values: Mapping[str, Array]) -> Scene:
     bundle = side.pipeline.bundle
     return decode(bundle, images, side.sparsity, {n: widen(v) for n, v in values.items()})
+
+
+def _by_layer(outputs: Mapping[str, Array], values: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the outputs with the map of each layer (L, M, M), which every schedule has."""
+    if PAIR_LEVELS not in outputs:
+        return outputs
+    return {**outputs, PAIR_LEVELS: outputs[PAIR_LEVELS][values[LAYER_MAP]]}
 
 
 def _errors(
