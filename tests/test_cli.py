@@ -15,7 +15,7 @@ import pytest
 from covis.cli import COMMANDS, run_command
 from covis.engines.errors import CovisError, environment_error, numerics_error, user_error
 from covis.engines.system.signals import Terminated
-from tests.engines.mini_bundle import flip
+from tests.engines.mini_bundle import edit, flip
 from tests.places import ROOT
 
 Captured = pytest.CaptureFixture[str]
@@ -147,13 +147,22 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
         run_command(["doctor"])
 
 
-def test_inspect(capsys: Captured, mini_bundle: Path) -> None:
+def test_inspect(capsys: Captured, mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # no cell of the table is broken
     assert run_command(["inspect", str(mini_bundle)]) == 0
     out, err = capsys.readouterr()
     assert not err
     for words in ("vggt, 4 global layers, 5 special tokens", "28 x 14 pixels", "tau=0.9",
                   "similarity [M, M]", "not verified", "all 3 files"):  # fmt: skip
         assert words in out
+    assert "computes  saliency: layers 0-3 saliency=0.9\n" in out
+    edit(mini_bundle, lambda manifest: manifest.update(sparsity={}))
+    assert run_command(["inspect", str(mini_bundle)]) == 0
+    assert (
+        "computes  dense (up to 50 views nothing is left out); light (more than 50 views, up to "
+        "250): layers 0-1 anchors=10, 2-3 dense; anchors (more than 250 views): layers 0-1 "
+        "anchors=10, 2-3 anchors=25\n"
+    ) in capsys.readouterr().out
 
 
 def test_inspect_json(capsys: Captured, mini_bundle: Path) -> None:

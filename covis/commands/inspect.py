@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from covis.engines.bundle.bundle import Bundle
+    from covis.engines.options import Sparsity
     from covis.engines.tensorrt.proof.report import EngineReport
 
 
@@ -30,6 +31,14 @@ class InspectCommand:
     json: bool = False
     plans: Annotated[Path | None, default("the bundle's own folder `plans`")] = None
     layers: bool = False
+
+
+def _plans(sparsity: Sparsity, depth: int) -> list[str]:
+    """Return what a run computes, for each range of numbers of views."""
+    from covis.commands.run import plan
+
+    views = (max(sparsity.dense_up_to, 1), max(sparsity.light_up_to, 1), sparsity.light_up_to + 1)
+    return list(dict.fromkeys(plan(sparsity, number, depth) for number in views))
 
 
 def inspect(command: InspectCommand) -> None:
@@ -59,7 +68,10 @@ def inspect(command: InspectCommand) -> None:
         "weights": f"{manifest.weights.source} ({manifest.weights.dtype})",
         "licence": manifest.weights.licence,
         "saliency": manifest.pooling,
-        "sparsity": ", ".join(f"{k}={v}" for k, v in asdict(manifest.sparsity).items()),
+        "sparsity": ", ".join(
+            f"{k}={v}" for k, v in asdict(manifest.sparsity).items() if v not in (None, "")
+        ),
+        "computes": "; ".join(_plans(manifest.sparsity, model.global_layers)),
         "written by": f"covis {manifest.covis_version}, opset {manifest.opset}",
     }
     for name, value in facts.items():

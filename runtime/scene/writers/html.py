@@ -138,8 +138,10 @@ def _maps(scene: Scene) -> dict[str, Any]:
 
 def _packed(level: NDArray[np.int8]) -> bytes:
     """Pack levels of two bits, four to a byte from the lowest bits upward."""
-    flat = np.resize(level.astype(np.uint8), (-(-level.size // 4), 4))
-    return np.bitwise_or.reduce(flat << np.array([0, 2, 4, 6], np.uint8), axis=1).tobytes()
+    first, *others = np.resize(level.astype(np.uint8), (-(-level.size // 4), 4)).T
+    for place, more in enumerate(others, 1):
+        first = first | (more << np.uint8(2 * place))
+    return first.tobytes()
 
 
 def _cosines(similarity: NDArray[Any]) -> bytes:
