@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from covis.engines.bundle.bundle import Bundle, open_bundle
-from covis.engines.bundle.names import PAIR_LEVELS
+from covis.engines.bundle.names import ANCHOR_ORDER, PAIR_LEVELS
 from covis.engines.dtypes import numpy_dtype
-from covis.engines.errors import GpuOutOfMemoryError, user_error
+from covis.engines.errors import GpuOutOfMemoryError
 from covis.engines.options import RunOptions, Sparsity, SparsityChanges
 from covis.engines.pair_rules import pair_rules
-from covis.engines.regime import Regime
 from covis.engines.schedule import layer_regimes, reason, resolve
 from covis.runtime import flow
 from covis.runtime.backends.backend import Backend, StageSession, open_backend
 from covis.runtime.controls import control_inputs
 from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
+from covis.runtime.overrides import checked_anchors, checked_pairs
 from covis.runtime.photos.images import Images
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.photos.selection import load_photos
@@ -68,6 +68,7 @@ class Pipeline:
         *,
         sparsity: Sparsity | None = None,
         pair_level: Array | None = None,
+        anchor_order: ArrayLike | None = None,
         progress: StageProgress | None = None,
         photo_options: PhotoOptions | None = None,
         scene_options: SceneOptions | None = None,
@@ -83,14 +84,17 @@ class Pipeline:
                 to. Self-pairs must be 2. The options `tau`, `min_neighbours` and `reference` have
                 no effect on it. For pairs that are known otherwise (GPS, video order, a matcher)
                 and for comparing selectors.
+            anchor_order: Indices of the views to take as anchors, in this order, in the place of
+                those that `anchor_choice` would take. A layer takes as many as its regime has
+                anchors; where there are fewer, the farthest views follow.
             progress: Called with the name of a stage, the frames done and the number of frames.
             photo_options: Choice of photos and video frames, and masks; without effect on `Images`.
             scene_options: Shared cameras, frame of the world and masks, as `covis run` applies
                 them; without, the scene is as the model returns it.
 
         Raises:
-            CovisError: A photo, an option, the map or the machine is at fault, or results are not
-                finite.
+            CovisError: A photo, an option, the map, the anchors or the machine is at fault, or
+                results are not finite.
         """
         on_progress = progress or (lambda stage, done, total: None)
         options = sparsity or self.bundle.manifest.sparsity
@@ -101,7 +105,8 @@ class Pipeline:
         chosen = resolve(options, views)
         self._note_many_anchors(chosen, views)
         levels = None if pair_level is None else self._levels(pair_level, views, chosen)
-        values = self.run_stages(images, chosen, on_progress, levels)
+        order = None if anchor_order is None else self._order(anchor_order, views, chosen)
+        values = self.run_stages(images, chosen, on_progress, levels, order)
         scene = decode(self.bundle, images, chosen, values, reason(options, views))
         if scene_options is not None:
             scene = adjust(scene, scene_options, self.bundle.manifest.model.name)
@@ -110,6 +115,8 @@ class Pipeline:
         facts: dict[str, Any] = dict(self.backend.about())
         if levels is not None:
             facts["pair_level"] = "given by the caller"
+        if order is not None:
+            facts["anchor_order"] = "given by the caller"
         return replace(scene, provenance={**scene.provenance, **facts})
 
     @property
@@ -132,10 +139,12 @@ class Pipeline:
         sparsity: Sparsity,
         on_progress: StageProgress,
         pair_levels: NDArray[np.int8] | None = None,
+        anchor_order: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Run all stages and return the outputs that a scene is built from, by name, on the host.
 
-        Maps `pair_levels` int8 (R, M, M) replace those of the saliency stage.
+        Maps `pair_levels` int8 (R, M, M) replace those of the saliency stage, and `anchor_order`
+        int64 (M,) replaces the control input of that name.
 
         Raises:
             CovisError: The views do not fit into memory, a stage fails, or results are not finite.
@@ -143,6 +152,8 @@ class Pipeline:
         backend, views = self.backend, len(images)
         run = flow.steps(self.bundle.manifest, sparsity)
         controls = self.controls(sparsity, views)
+        if anchor_order is not None:
+            controls[ANCHOR_ORDER] = self.as_read(ANCHOR_ORDER, anchor_order)
         lengths = symbol_lengths(controls)
         backend.check(run, views, self.options.frames_at_once, lengths)
         try:
@@ -192,6 +203,11 @@ class Pipeline:
         kinds = dict(zip(rules.layer_map.tolist(), (r.kind for r in regimes), strict=True))
         levels: NDArray[np.int8] = np.stack([own[kinds[r]] for r in sorted(kinds)])
         return levels
+
+    def _order(self, anchor_order: ArrayLike, views: int, sparsity: Sparsity) -> NDArray[np.int64]:
+        """Return the caller's anchors as the control input of the saliency stage."""
+        regimes = layer_regimes(sparsity, self.bundle.manifest.model.global_layers)
+        return checked_anchors(anchor_order, views, sparsity, regimes)
 
     def run_stage(
         self,
@@ -285,6 +301,7 @@ def reconstruct(
     *,
     sparsity: Sparsity | None = None,
     pair_level: Array | None = None,
+    anchor_order: ArrayLike | None = None,
     options: RunOptions | None = None,
     progress: StageProgress | None = None,
     photo_options: PhotoOptions | None = None,
@@ -299,6 +316,7 @@ def reconstruct(
         bundle: Folder written by `covis export`.
         sparsity: Selector options; by default those of the bundle.
         pair_level: Map of view pairs (M, M) of 0, 1 and 2 instead of saliency's; see `Pipeline`.
+        anchor_order: Indices of the views to take as anchors, in order; see `Pipeline`.
         options: Options of the run: backend, chunk size and threads.
         progress: Called with the name of a stage, the frames done and the number of frames.
         photo_options: Choice of photos and video frames, and masks.
@@ -315,45 +333,8 @@ def reconstruct(
         photos,
         sparsity=chosen,
         pair_level=pair_level,
+        anchor_order=anchor_order,
         progress=progress,
         photo_options=photo_options,
         scene_options=scene_options,
     )
-
-
-def checked_pairs(
-    pair_level: Array, views: int, sparsity: Sparsity, regimes: Sequence[Regime]
-) -> NDArray[np.int8]:
-    """Check a caller's map of view pairs and return it as int8 (M, M).
-
-    Raises:
-        CovisError: The map has another shape, other values than 0, 1 and 2 or a self-pair that is
-            not 2, or no layer takes a map.
-    """
-    where = "pair_level"
-    kinds = {regime.kind for regime in regimes}
-    if "saliency" not in kinds or "anchors" in kinds:
-        raise user_error(
-            f"is given, and the selector {sparsity.selector!r} takes no pairs",
-            where=where,
-            hint='use selector="saliency" or "both"',
-        )
-    level = np.asarray(pair_level)
-    if level.shape != (views, views):
-        raise user_error(
-            f"has shape {level.shape}", where=where, hint=f"give ({views}, {views}) for these views"
-        )
-    if level.dtype.kind not in "iu" or not np.isin(level, (0, 1, 2)).all():
-        raise user_error(
-            "holds something else than the integers 0, 1 and 2",
-            where=where,
-            hint="0 skips a pair, 2 computes it in full; a mask of bools is `2 * mask`",
-        )
-    if (np.diagonal(level) != 2).any():
-        raise user_error(
-            "skips a self-pair or lowers its precision",
-            where=where,
-            hint="set its diagonal to 2: a view always sees itself",
-        )
-    checked: NDArray[np.int8] = level.astype(np.int8)
-    return checked

@@ -13,6 +13,9 @@ IMAGES: Final = "images"
 SIMILARITY: Final = "similarity"
 """Cosine similarity (M, M) of the views' descriptors."""
 
+ANCHOR_ORDER: Final = "anchor_order"
+"""Views (M,) to take as anchors, in order; -1 takes the farthest view."""
+
 ANCHOR_RANK: Final = "anchor_rank"
 """Rank of each view among the anchors (M,), from 0; M for a view that is no anchor."""
 
