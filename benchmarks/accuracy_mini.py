@@ -28,7 +28,8 @@ from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
 from covis.evaluation.sweep.axes import SweepAxes
 from covis.evaluation.sweep.report import Row, markdown, row
-from covis.evaluation.sweep.sweep import Sweep, settings
+from covis.evaluation.sweep.settings import settings
+from covis.evaluation.sweep.sweep import Sweep
 from covis.runtime.pipeline import Pipeline, load
 from covis.runtime.scene.from_heads import nearest_rotation
 from covis.synthetic import (
@@ -279,7 +280,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     begun = time.process_time()
     options = RunOptions(chunk=24, threads=arguments.threads)
     pipeline = load(arguments.bundle, options)
-    axes = SweepAxes(taus=tuple(arguments.taus), keep_ratios=(0.5, 0.25, 0.1))
+    axes = SweepAxes(
+        taus=tuple(arguments.taus),
+        layers=("third", "two-thirds", "all"),
+        shares=(0.5, 0.25, 0.126),
+        drops=True,
+        anchors=(),  # benchmarks/anchors_accuracy.py has these
+    )
     training = _read(arguments.bundle.resolve().parent / "covis-mini.json")
     return {
         "options": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},

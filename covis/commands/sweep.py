@@ -1,4 +1,4 @@
-"""`covis sweep`: cost of sparsity by threshold, layers, selector and precision."""
+"""`covis sweep`: accuracy by threshold, layers, selector, anchors, schedule and precision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """Measure accuracy by threshold, sparse layers, selector and precision.
+    """Measure accuracy by threshold, sparse layers, selector, anchors, schedule and precision.
 
     Attributes:
         bundle: Bundle to measure: a folder that `covis export` wrote.
@@ -105,7 +105,8 @@ def make_sweep(command: SweepCommand) -> Sweep:
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.scoring import ScoreOptions
     from covis.evaluation.datasets import open_dataset
-    from covis.evaluation.sweep.sweep import Sweep, settings
+    from covis.evaluation.sweep.settings import settings
+    from covis.evaluation.sweep.sweep import Sweep
     from covis.runtime.pipeline import load
 
     folders = {"": command.bundle, **{path.resolve().name: path for path in command.also}}
@@ -118,7 +119,8 @@ def make_sweep(command: SweepCommand) -> Sweep:
         manifest = pipeline.bundle.manifest
         if (manifest.model.name, manifest.model.config) != (first.model.name, first.model.config):
             raise user_error("holds another model", where=folders[label], hint="leave it out")
-        points += settings(command.axes, manifest.sparsity, manifest.model.global_layers, label)
+        depth = manifest.model.global_layers
+        points += settings(command.axes, manifest.sparsity, depth, label, command.views)
     rule = first.pixel_rule
     job = Job(
         bundle=command.bundle.resolve(),
@@ -200,6 +202,7 @@ def _pictures(out: Path, rows: list[Row], attention: list[dict[str, Any]] | None
         pictures.draw_pareto(own, out / "pareto.png"),
         pictures.draw_pairs(own, out / "pairs.png"),
         pictures.draw_drops(own, out / "layers.png"),
+        pictures.draw_anchors(own, out / "anchors.png"),
     ]
     if attention:
         written.append(pictures.draw_attention(attention, out / "attention.png"))

@@ -17,6 +17,7 @@ from covis.engines.system.files import entries
 from covis.evaluation.accuracy.scoring import Record
 from covis.evaluation.accuracy.summary import AVERAGED, aggregate
 from covis.evaluation.datasets.truth import SceneRef
+from covis.evaluation.metrics.pose import THRESHOLDS
 
 _OPTIONS = "evaluation.json"
 _LONGEST = 180
@@ -29,7 +30,7 @@ COLUMNS = (
     "dropped_views",
     "lost_cameras",
     "pairs",
-    *(f"auc{t}{suffix}" for suffix in ("", "_directed") for t in (30, 15, 5)),
+    *(f"auc{t}{suffix}" for suffix in ("", "_directed") for t in THRESHOLDS),
     *AVERAGED,
 )
 """Columns of the CSV file."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from covis.runtime.photos.images import Images
     from covis.runtime.photos.preprocess import PixelTransform
     from covis.runtime.pipeline import Pipeline, StageProgress
-    from covis.runtime.scene.scene import Scene
+    from covis.runtime.scene.scene import Scene, SparsityReport
 
 Metric = Literal["pose", "depth", "points"]
 METRICS: tuple[Metric, ...] = ("pose", "depth", "points")
@@ -98,7 +98,8 @@ def evaluate_scene(
 
     Returns:
         `score`, and `seconds` (wall time of the pipeline, photos loaded before), `kept_pairs`,
-        `relative_blocks` (of frame pairs) and `kept_blocks` (mean over sparse layers and heads).
+        `relative_blocks` (of frame pairs), `kept_blocks` (mean over sparse layers and heads) and
+        `attention_work` (share of dense global attention, over all layers).
 
     Raises:
         CovisError: The pipeline fails, or two options contradict each other.
@@ -115,9 +116,17 @@ def evaluate_scene(
     assert report is not None
     return record | {
         "seconds": seconds,
+        **work(report),
+    }
+
+
+def work(report: SparsityReport) -> Record:
+    """Return the parts of global attention that a run computed, as JSON values."""
+    return {
         "kept_pairs": report.kept_pairs,
         "relative_blocks": report.relative_blocks,
-        "kept_blocks": float(report.kept_blocks.mean()) if len(report.layers) else 1.0,
+        "kept_blocks": float(report.kept_blocks.mean()) if report.layers else 1.0,
+        "attention_work": report.attention_work,
     }
 
 

@@ -30,6 +30,7 @@ AVERAGED = (
     "kept_pairs",
     "relative_blocks",
     "kept_blocks",
+    "attention_work",
 )
 """Metrics whose mean over scenes is part of a summary."""
 

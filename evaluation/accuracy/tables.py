@@ -16,6 +16,7 @@ _COLUMNS = (
     ("auc30", "AUC@30", ".4f"),
     ("auc15", "@15", ".4f"),
     ("auc5", "@5", ".4f"),
+    ("auc3", "@3", ".4f"),
     ("ate", "ATE", ".4g"),
     ("rpe_translation", "RPE t", ".4g"),
     ("rpe_rotation", "RPE r", ".3g"),
@@ -26,6 +27,7 @@ _COLUMNS = (
     ("normals", "normals", ".3f"),
     ("chamfer", "chamfer", ".4g"),
     ("relative_blocks", "pairs kept", ".1%"),
+    ("attention_work", "attention", ".1%"),
     ("seconds", "s", ".2f"),
 )
 

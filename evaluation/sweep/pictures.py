@@ -8,9 +8,23 @@ from typing import Any
 
 from covis.engines.errors import environment_error
 from covis.engines.system.atomic import atomic_file
-from covis.evaluation.sweep.report import Row, pareto
+from covis.evaluation.sweep.report import STRICT, Row, pareto, without_controls
 
-_COLOURS = {"tau": "#0c447c", "pooled": "#2a9d6f", "dense": "#222222", "pairs": "#c27c0e"}
+_COLOURS = {
+    "tau": "#0c447c",
+    "pooled": "#2a9d6f",
+    "dense": "#222222",
+    "pairs": "#c27c0e",
+    "anchors": "#b3332b",
+    "schedule": "#2f8fb0",
+}
+_CHOICES = {
+    "kcenter": "#0c447c",
+    "uniform": "#2a9d6f",
+    "random": "#999999",
+    "similar": "#b3332b",
+    "oracle": "#c27c0e",
+}
 _SOURCES = {"saliency": "#0c447c", "random": "#999999", "oracle": "#c27c0e"}
 _DROPS = {"front": "#0c447c", "back": "#b3332b", "middle": "#2a9d6f", "alternating": "#c27c0e"}
 _REGIMES = ("#0c447c", "#2a9d6f", "#c27c0e", "#b3332b", "#7a4fb5", "#2f8fb0", "#8a8a3a")
@@ -38,7 +52,7 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> Path:
     """Draw AUC@30 against attention computed and against time, with the frontier as a line."""
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    own = [r for r in rows if r["pairs_source"] == "saliency" and r.get("auc30") is not None]
+    own = [r for r in without_controls(rows) if r.get("auc30") is not None]
     for axis, cost, label in (
         (axes[0], "attention_work", "blocks of global attention computed, of all layers"),
         (axes[1], "seconds", "seconds a scene, whole pipeline"),
@@ -83,6 +97,41 @@ def draw_pairs(rows: Sequence[Row], path: Path) -> Path | None:
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
     return _save(plt, figure, path)
+
+
+def draw_anchors(rows: Sequence[Row], path: Path) -> Path | None:
+    """Draw AUC at a strict threshold and at 30 by the number of anchors, a line for each choice.
+
+    The first rule beside the anchors alone is drawn, and the mean of the random choices.
+    """
+    found = [r for r in rows if r["kind"] == "anchors" and r.get("auc30") is not None]
+    rules = [(r["sparsity"]["own_frame"], r["sparsity"]["min_neighbours"]) for r in found]
+    found = [r for r, rule in zip(found, rules, strict=True) if rule == rules[0]]
+    if not found:
+        return None
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    numbers = sorted(set(map(_anchors, found)))
+    for axis, name in zip(axes, (f"auc{STRICT}", "auc30"), strict=True):
+        for choice, colour in _CHOICES.items():
+            values = [
+                [100 * r[name] for r in found if (r["choice"], _anchors(r)) == (choice, number)]
+                for number in numbers
+            ]
+            line = [(n, sum(v) / len(v)) for n, v in zip(numbers, values, strict=True) if v]
+            if line:
+                axis.plot(*zip(*line, strict=True), "o-", color=colour, label=choice)
+        _dense_line(axis, rows, name)
+        axis.set_xlabel("anchors")
+        axis.set_ylabel(name.replace("auc", "AUC@"))
+        _from_zero(axis)
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False)
+    return _save(plt, figure, path)
+
+
+def _anchors(r: Row) -> int:
+    return int(r["sparsity"]["anchors"])
 
 
 def draw_drops(rows: Sequence[Row], path: Path) -> Path | None:
@@ -169,10 +218,10 @@ def draw_profile(
     return _save(plt, figure, path)
 
 
-def _dense_line(axis: Any, rows: Sequence[Row]) -> None:
+def _dense_line(axis: Any, rows: Sequence[Row], name: str = "auc30") -> None:
     for r in rows:
-        if r["kind"] == "dense" and r.get("auc30") is not None:
-            axis.axhline(100 * r["auc30"], color="#222222", lw=1, ls=":", label="dense")
+        if r["kind"] == "dense" and r.get(name) is not None:
+            axis.axhline(100 * r[name], color="#222222", lw=1, ls=":", label="dense")
             return
 
 

@@ -15,7 +15,7 @@ from covis.engines.errors import user_error
 from covis.engines.options import Sparsity
 from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.predict import attention_work
-from covis.evaluation.sweep.sweep import layer_words
+from covis.evaluation.sweep.settings import layer_words
 from covis.runtime.photos.choose import evenly
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.pipeline import Pipeline, StageProgress

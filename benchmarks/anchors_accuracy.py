@@ -1,0 +1,220 @@
+"""Accuracy of covis-mini by the choice of its anchors: k-center against four others.
+
+    python benchmarks/anchors_accuracy.py                    # of the bundle that ships
+
+Every choice takes the same numbers of anchors in the default schedule, with the default rule and
+with the published one, on the same held-out scenes, in the order of the camera path. Writes
+`benchmarks/results/anchors_accuracy.json` after each scene; an interrupted run continues in
+`--work`. `benchmarks/accuracy_mini.py` writes the tables into docs/explanation/accuracy.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from accuracy_mini import made
+
+from covis.engines.options import RunOptions, Sparsity
+from covis.evaluation.accuracy.job import Job
+from covis.evaluation.accuracy.scoring import Record, ScoreOptions
+from covis.evaluation.accuracy.summary import aggregate
+from covis.evaluation.metrics.pose import THRESHOLDS
+from covis.evaluation.sweep.axes import ANCHOR_SOURCES, SweepAxes
+from covis.evaluation.sweep.settings import Setting, settings
+from covis.evaluation.sweep.sweep import Sweep
+from covis.runtime.pipeline import Pipeline, load
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("studio/orbit", "studio/scatter")
+BUDGETS = {24: (3, 6, 12), 48: (6, 12, 24)}
+SEEDS = (0, 1, 2)
+RULES = {True: "own frame, 4 neighbours", False: "one list for all (published)"}
+
+
+def sweeps(pipeline: Pipeline, kinds: Sequence[str], work: Path) -> dict[int, list[Sweep]]:
+    """Return one sweep for each number of views and kind of scenes."""
+    depth = pipeline.bundle.manifest.model.global_layers
+    found: dict[int, list[Sweep]] = {}
+    for views, budgets in BUDGETS.items():
+        axes = SweepAxes(
+            taus=(),
+            selectors=(),
+            layers=("all",),
+            shares=(),
+            anchors=budgets,
+            anchor_seeds=SEEDS,
+            own_frame=tuple(RULES),
+            schedules=(),
+        )
+        points = settings(axes, Sparsity(), depth, views=views)
+        for kind in kinds:
+            job = Job(
+                bundle=pipeline.bundle.path,
+                dataset=made(kind, views, pipeline),
+                sparsity=Sparsity(),
+                score=ScoreOptions(metrics=("pose",)),
+                views=views,
+                sampling="even",
+            )
+            folder = work / f"{kind.replace('/', '-')}-{views}"
+            found.setdefault(views, []).append(Sweep(folder, {"": pipeline}, job, points))
+    return found
+
+
+def rows(wholes: Sequence[Sweep], scenes: int) -> Iterator[dict[str, Any]]:
+    """Yield the results of each setting over the first scenes of all kinds, which are pooled."""
+    for setting in wholes[0].settings:
+        records = [
+            record
+            for whole in wholes
+            for record in whole.records(setting, whole.job.dataset.scenes()[:scenes])
+        ]
+        yield {**_described(setting), **_measured(records)}
+
+
+def _described(setting: Setting) -> dict[str, Any]:
+    if setting.choice is None:
+        return {"choice": "dense"}
+    sparsity = setting.sparsity
+    return {
+        "choice": setting.choice,
+        "anchors": sparsity.anchors,
+        "own_frame": sparsity.own_frame,
+        "seed": sparsity.anchor_seed,
+    }
+
+
+def _measured(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the pooled AUC, the work, and the AUC of each scene, by threshold."""
+    summary = aggregate(records)
+    names = [f"auc{threshold}" for threshold in THRESHOLDS]
+    return {
+        "attention_work": round(summary["attention_work"], 4),
+        "scenes": len(records),
+        **{name: round(summary[name], 4) for name in names},
+        "by_scene": [[round(record[name], 4) for name in names] for record in records],
+    }
+
+
+def table(found: Sequence[dict[str, Any]], views: int) -> str:
+    """Return the AUC at all thresholds by rule, number of anchors and choice."""
+    marks = " / ".join(map(str, THRESHOLDS))
+    head = f"| anchors of {views} | attention computed | {' | '.join(ANCHOR_SOURCES)} |"
+    lines = [f"AUC@{marks}, dense: {_aucs([r for r in found if r['choice'] == 'dense'])}", ""]
+    for own, rule in RULES.items():
+        lines += [f"**{views} views, {rule}**", "", head, "|" + "---|" * 7]
+        for number in BUDGETS[views]:
+            same = [r for r in found if (r.get("anchors"), r.get("own_frame")) == (number, own)]
+            by = {choice: [r for r in same if r["choice"] == choice] for choice in ANCHOR_SOURCES}
+            cells = [_aucs(by[choice]) for choice in ANCHOR_SOURCES]
+            work = by["kcenter"][0]["attention_work"]
+            lines.append(f"| {number} | {work:.1%} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _aucs(found: Sequence[dict[str, Any]]) -> str:
+    """Return the AUC at all thresholds in percent, the mean over the seeds."""
+    means = (np.mean([row[f"auc{threshold}"] for row in found]) for threshold in THRESHOLDS)
+    return " / ".join(f"{100 * mean:.1f}" for mean in means)
+
+
+def differences(found: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Return each choice's AUC minus that of k-center: mean and standard error, by threshold.
+
+    Differences are paired by scene, rule and number of anchors, then averaged in each scene, so the
+    scenes alone are the sample.
+    """
+    center = {
+        (r["own_frame"], r["anchors"]): np.array(r["by_scene"])
+        for r in found
+        if r["choice"] == "kcenter"
+    }
+    apart = defaultdict(list)
+    for r in found:
+        if r["choice"] not in ("dense", "kcenter"):
+            key = (r["own_frame"], r["anchors"])
+            apart[r["choice"]].append(np.array(r["by_scene"]) - center[key])
+    out = {}
+    for choice, each in apart.items():
+        by_scene = np.mean(each, axis=0)  # (scenes, thresholds)
+        error = by_scene.std(axis=0, ddof=1) / np.sqrt(len(by_scene))
+        out[choice] = (by_scene.mean(axis=0), error)
+    return out
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Return all tables in Markdown."""
+    parts = [table(found, int(views)) for views, found in record["rows"].items()]
+    columns = " | ".join(f"AUC@{threshold}" for threshold in THRESHOLDS)
+    lines = [f"| views | choice minus k-center | {columns} |", "|" + "---|" * 6]
+    beyond = total = 0
+    for views, found in record["rows"].items():
+        for choice, (mean, error) in differences(found).items():
+            pairs = list(zip(100 * mean, 100 * error, strict=True))
+            cells = " | ".join(f"{m:+.2f} ± {e:.2f}" for m, e in pairs)
+            lines.append(f"| {views} | {choice} | {cells} |")
+            beyond += sum(abs(m) > 2 * e for m, e in pairs)
+            total += len(pairs)
+    scenes = next(iter(record["rows"].values()))[0]["scenes"]
+    note = (
+        f"Mean and standard error of the paired difference over {scenes} scenes, in points of AUC,"
+        f" over all numbers of anchors and both rules. {beyond} of the {total} differences are"
+        " larger than two standard errors.\n"
+    )
+    return "\n".join([*parts, *lines, "", note])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line parser."""
+    out = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    out.add_argument("--bundle", type=Path, default=ROOT / "covis" / "assets" / "demo")
+    out.add_argument("--kinds", nargs="+", default=list(KINDS))
+    out.add_argument("--scenes", type=int, default=2, help="of each kind and number of views")
+    out.add_argument("--threads", type=int, default=1)
+    out.add_argument("--work", type=Path, default=ROOT / "build" / "anchors_accuracy")
+    results = ROOT / "benchmarks" / "results"
+    out.add_argument("--out", type=Path, default=results / "anchors_accuracy.json")
+    return out
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure scene by scene, write the JSON after each, and print the tables."""
+    arguments = parser().parse_args(words)
+    pipeline = load(arguments.bundle, RunOptions(chunk=24, threads=arguments.threads))
+    wholes = sweeps(pipeline, arguments.kinds, arguments.work)
+    record: dict[str, Any] = {}
+    for scene in range(arguments.scenes):
+        for whole in (whole for group in wholes.values() for whole in group):
+            failed = whole.run([whole.job.dataset.scenes()[scene]])
+            for error in failed.values():
+                raise error
+        record = {
+            "kinds": arguments.kinds,
+            "onnxruntime": onnxruntime.__version__,
+            "bundle": pipeline.bundle.digest(),
+            "rows": {str(views): list(rows(group, scene + 1)) for views, group in wholes.items()},
+        }
+        arguments.out.write_text(_compact(record))
+    print(markdown(record))
+
+
+def _compact(record: dict[str, Any]) -> str:
+    """Return JSON with a line for each setting."""
+    head = {key: value for key, value in record.items() if key != "rows"}
+    groups = (
+        f'  "{views}": [\n   ' + ",\n   ".join(map(json.dumps, found)) + "\n  ]"
+        for views, found in record["rows"].items()
+    )
+    return json.dumps(head)[:-1] + ',\n "rows": {\n' + ",\n".join(groups) + "\n }\n}\n"
+
+
+if __name__ == "__main__":
+    main()
