@@ -104,7 +104,7 @@ class Pipeline:
             self._note(note)
         chosen = resolve(options, views)
         self._note_many_anchors(chosen, views)
-        levels = None if pair_level is None else self._levels(pair_level, views, chosen)
+        levels = None if pair_level is None else self.pair_maps(pair_level, views, chosen)
         order = None if anchor_order is None else self._order(anchor_order, views, chosen)
         values = self.run_stages(images, chosen, on_progress, levels, order)
         scene = decode(self.bundle, images, chosen, values, reason(options, views))
@@ -189,7 +189,7 @@ class Pipeline:
         if most > views:
             self._note(f"{most} anchors are more than the {views} views: every view is an anchor")
 
-    def _levels(self, pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:
+    def pair_maps(self, pair_level: Array, views: int, sparsity: Sparsity) -> NDArray[np.int8]:
         """Return maps (R, M, M) with a caller's map in the place of saliency's."""
         model = self.bundle.manifest.model
         regimes = layer_regimes(sparsity, model.global_layers)
