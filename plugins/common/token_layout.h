@@ -1,6 +1,6 @@
-// The attributes that BlockSparseAttention and BlockSelect share: where the tokens of a sequence lie
-// (frames of special and patch tokens, then trailing tokens), and the sizes of the regions. The one
-// definition of these attributes in C++: names, ranges and rules. Contract:
+// The attributes that BlockSparseAttention and BlockSelect share: where the tokens of a sequence
+// lie (frames of special and patch tokens, then trailing tokens), and the sizes of the regions. The
+// one definition of these attributes in C++: names, ranges and rules. Contract:
 // plugins/block_sparse_attention/README.md.
 #pragma once
 
