@@ -166,6 +166,7 @@ def compare(
 
     from covis.commands.run import computed
     from covis.evaluation.accuracy.scoring import score_pose
+    from covis.evaluation.metrics.pose import THRESHOLDS
     from covis.runtime.scene.writers.pair_maps import pair_maps
 
     known = _ground_truth(truth)
@@ -174,7 +175,8 @@ def compare(
     kept = np.any([each.level > 0 for each in pair_maps(sparse)], axis=0)[others]
     sees = (np.asarray(truth.covisibility) > SEES)[others]
     both = int((kept & sees).sum())
-    names = ("auc30", "auc15", "auc5", "rotation_median", "translation_median")
+    aucs = (f"auc{threshold}" for threshold in THRESHOLDS)
+    names = (*aucs, "rotation_median", "translation_median")
     errors = {
         name: {
             key: value for key, value in score_pose(scene.extrinsics, known).items() if key in names
@@ -275,11 +277,14 @@ def _print(console: Any, record: dict[str, Any], own: bool) -> None:
     """Print the errors, the pairs, the time, and the origin of the weights."""
     from rich.table import Table
 
-    table = Table("", "AUC@30", "AUC@15", "AUC@5", "rotation", "translation", "seconds")
+    from covis.evaluation.metrics.pose import THRESHOLDS
+
+    thresholds = (f"AUC@{threshold}" for threshold in THRESHOLDS)
+    table = Table("", *thresholds, "rotation", "translation", "seconds")
     for name in ("dense", "sparse"):
         error = record["camera_error"][name]
         angles = [f"{error[key]:.1f}°" for key in ("rotation_median", "translation_median")]
-        aucs = [f"{100 * error[f'auc{t}']:.1f}" for t in (30, 15, 5)]
+        aucs = [f"{100 * error[f'auc{t}']:.1f}" for t in THRESHOLDS]
         table.add_row(name, *aucs, *angles, f"{record['seconds'][name]:.2f}")
     table.title = "Error against the true cameras (median of pairs)"
     console.print(table)

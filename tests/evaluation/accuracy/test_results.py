@@ -18,7 +18,7 @@ OPTIONS = {"protocol": 1, "sparsity": {"tau": 0.9, "layers": "0-9"}, "views": 10
 
 
 def record(name: str, **more: Any) -> dict[str, Any]:
-    histograms = {"30": [0] * 29 + [1], "15": [0] * 15, "5": [0] * 5}
+    histograms = {"30": [0] * 29 + [1], "15": [0] * 15, "5": [0] * 5, "3": [0] * 3}
     return {"scene": name, "group": "g", "views": 2, "dropped_views": 0, "pairs": 1, "ate": 0.5,
             "histograms": histograms, "histograms_directed": histograms, **more}  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_tables_list_scenes_or_groups(tmp_path: Path) -> None:
         lost = {"ate": None} if ref.name == "s00" else {}
         results.put(record(ref.name, group=ref.group, auc30=1 / 30, **lost))
     few = printed(results.finish(refs[:3], {}))
-    assert few[0] == ["scene", "views", "AUC@30", "@15", "@5", "ATE"]
+    assert few[0] == ["scene", "views", "AUC@30", "@15", "@5", "@3", "ATE"]
     assert [row[0] for row in few[1:]] == ["s00", "s01", "s02", "all"]
     assert few[1][-1] == "-" and few[2][-1] == "0.5" and few[2][2] == "0.0333"
     many = printed(results.finish(refs, {}))

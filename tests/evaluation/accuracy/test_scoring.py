@@ -56,7 +56,7 @@ def test_perfect_predictions_in_any_world(truth: GroundTruth) -> None:
     rng = np.random.default_rng(0)
     for motion in (None, (rotation(rng), rng.normal(size=3) * 5, 7.5)):
         record = score(perfect(truth, motion), truth, transforms(5), OPTIONS)
-        for threshold in (30, 15, 5):
+        for threshold in (30, 15, 5, 3):
             assert record[f"auc{threshold}"] == record[f"auc{threshold}_directed"] == 1.0
         assert record["ate"] < 1e-5 and record["rpe_translation"] < 1e-5
         assert record["abs_rel"] < 1e-5 and record["delta_1.25"] == 1.0
@@ -75,7 +75,7 @@ def test_worse_predictions_score_worse(truth: GroundTruth) -> None:
     record = score(replace(good, extrinsics=turned, depth=noisy), truth, transforms(5), OPTIONS)
     best = score(good, truth, transforms(5), OPTIONS)
     # Four of ten pairs are off by ten degrees, at least.
-    assert record["auc5"] == pytest.approx(0.6)
+    assert record["auc5"] == record["auc3"] == pytest.approx(0.6)
     assert record["auc15"] <= 0.6 + 0.4 * 5 / 15 + 1e-9
     assert record["abs_rel"] == pytest.approx(0.15, abs=0.02)
     for name in ("accuracy", "completeness", "chamfer", "rpe_rotation"):
@@ -88,8 +88,8 @@ def test_the_published_auc_takes_a_mirrored_walk_for_right(truth: GroundTruth) -
     mirrored = truth.extrinsics.copy()
     mirrored[:, :, 3] *= -1
     record = score_pose(mirrored, truth)
-    assert [record[f"auc{t}"] for t in (30, 15, 5)] == [1.0, 1.0, 1.0]
-    assert [record[f"auc{t}_directed"] for t in (30, 15, 5)] == [0.0, 0.0, 0.0]
+    assert [record[f"auc{t}"] for t in (30, 15, 5, 3)] == [1.0] * 4
+    assert [record[f"auc{t}_directed"] for t in (30, 15, 5, 3)] == [0.0] * 4
 
 
 @given(similarities(), st.integers(0, 1000))

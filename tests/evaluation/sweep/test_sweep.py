@@ -14,58 +14,27 @@ import pytest
 from covis.cli import run_command
 from covis.commands.demo import demo_bundle
 from covis.commands.sweep import SweepCommand, make_sweep
-from covis.engines.errors import CovisError, user_error
-from covis.engines.layers import parse_layers
+from covis.engines.errors import user_error
 from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.accuracy.scoring import ScoreOptions
 from covis.evaluation.datasets.covisibility import true_covisibility
 from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.sweep import sweep as sweeps
 from covis.evaluation.sweep.axes import SweepAxes
+from covis.evaluation.sweep.coverage import most_covering
 from covis.evaluation.sweep.pairs import pair_map, random_score
 from covis.evaluation.sweep.report import markdown, pareto, row
-from covis.evaluation.sweep.sweep import DROPS, drop_layers, layer_words, settings
+from covis.evaluation.sweep.settings import layer_words, settings
 from covis.runtime.pipeline import Pipeline, load
 from covis.synthetic import HELD_OUT_SEEDS
 
 DATA = f"studio/scatter/{HELD_OUT_SEEDS.start}-{HELD_OUT_SEEDS.start + 1}/5"
 SMALL = (
     *("--views", "4", "--metrics", "pose", "--taus", "0.0", "1.0", "--selectors", "saliency"),
-    *("--layers", "third", "all", "--shares", "0.75", "--no-pictures", "--threads", "1"),
+    *("--layers", "third", "all", "--shares", "0.75", "--drops", "--no-pictures", "--threads", "1"),
+    *("--anchors", "2", "--anchor-shares", "0.75", "--anchor-choices", "kcenter", "random"),
+    *("oracle", "--min-neighbours", "0", "--schedules", "gotohunt", "0:self, rest:anchors"),
 )
-
-
-def test_layers_by_word() -> None:
-    assert [layer_words(w, 24) for w in ("third", "two-thirds", "all")] == ["0-7", "0-15", "all"]
-    assert [layer_words(w, 8) for w in ("third", "two-thirds", "2,5-7")] == ["0-2", "0-4", "2,5-7"]
-    assert layer_words("third", 1) == "0-0"
-    with pytest.raises(CovisError, match="'9' names none of the model's 8 global layers"):
-        layer_words("9", 8)
-
-
-@pytest.mark.parametrize("depth", [1, 3, 8, 24])
-def test_layers_dropped(depth: int) -> None:
-    for drop in DROPS:
-        for count in range(1, depth + 1):
-            layers = parse_layers(drop_layers(drop, count, depth), depth)
-            assert len(layers) == count, (drop, count)
-    half = max(1, depth // 2)
-    assert parse_layers(drop_layers("front", half, depth)) == tuple(range(half))
-    assert parse_layers(drop_layers("back", half, depth))[-1] == depth - 1
-    spread = np.diff(parse_layers(drop_layers("alternating", half, depth)))
-    assert not len(spread) or spread.max() - spread.min() <= 1
-
-
-def test_the_settings_are_every_combination_once() -> None:
-    axes = SweepAxes(taus=(0.5, 0.9), keep_ratios=(0.1,), layers=("third", "all"), shares=(0.25,))
-    points = settings(axes, Sparsity(low_precision=True, min_neighbours=2), 8)
-    names = [point.name for point in points]
-    assert len(set(names)) == len(names) and points[0].kind == "dense"
-    kinds = [point.kind for point in points]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "dense": 1, "tau": 2 * 2, "pooled": 2, "pairs": 2 * 3, "drop": 4 * 3,
-    }  # fmt: skip
-    assert all(not p.sparsity.low_precision and p.sparsity.min_neighbours == 2 for p in points)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +48,18 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def command(out: Path, **changes: Any) -> SweepCommand:
     """Return the same sweep as an object, with some axes changed."""
-    axes = SweepAxes((0.0, 1.0), ("saliency",), layers=("third", "all"), shares=(0.75,))
+    axes = SweepAxes(
+        (0.0, 1.0),
+        ("saliency",),
+        layers=("third", "all"),
+        shares=(0.75,),
+        drops=True,
+        anchors=(2,),
+        anchor_shares=(0.75,),
+        anchor_choices=("kcenter", "random", "oracle"),
+        min_neighbours=(0,),
+        schedules=("gotohunt", "0:self, rest:anchors"),
+    )
     values: dict[str, Any] = {
         "bundle": demo_bundle(), "dataset": "synthetic", "paths": (DATA,), "out": out, "views": 4,
         "metrics": ("pose",), "pictures": False, "run": RunOptions(threads=1),
@@ -96,7 +76,7 @@ def test_what_it_measures(swept: Path) -> None:
     depth = rows["saliency-tau1-all"]["sparse_layers"]
     assert dense["scenes"] == 2 and dense["pairs"] == 12 and dense["attention_work"] == 1.0
     assert kept["kept_pairs"] == 16 and kept["attention_work"] == 1.0
-    for threshold in (30, 15, 5):
+    for threshold in (30, 15, 5, 3):
         assert kept[f"auc{threshold}"] == dense[f"auc{threshold}"]
     assert alone["attention_work"] == pytest.approx(alone["relative_blocks"], abs=1e-6)
     third = rows[f"saliency-tau1-{layer_words('third', depth)}"]
@@ -105,6 +85,15 @@ def test_what_it_measures(swept: Path) -> None:
     for source in ("saliency", "random", "oracle"):
         assert rows[f"{source}-share0.75-all"]["relative_blocks"] == 0.75
         assert rows[f"{source}-share0.75-all"]["pairs_source"] == source
+    for choice in ("kcenter", "random0", "oracle"):
+        few, more = (rows[f"anchors-{choice}-{n}-neighbours0"] for n in (2, 3))
+        assert 0 < few["attention_work"] < more["attention_work"] < 1
+        assert few["sparsity"]["anchors"] == 2 and few["choice"] == choice.rstrip("0")
+    # Three of four views for all, in all layers but those that attend within frames.
+    schedule = next(r for name, r in rows.items() if name.startswith("schedule-0-self"))
+    assert schedule["schedule"] == "0:self, rest:anchors"
+    published, default = rows["schedule-gotohunt"], rows["anchors-kcenter-3-neighbours0"]
+    assert published["attention_work"] < default["attention_work"]
 
 
 def test_tables_hold_those_numbers(swept: Path) -> None:
@@ -117,6 +106,19 @@ def test_tables_hold_those_numbers(swept: Path) -> None:
     cells = [f"{100 * rows[f'saliency-tau{tau}-all']['auc30']:.1f}" for tau in (0, 1)]
     depth = alone["sparse_layers"]
     assert f"| {depth} of {depth} | {' | '.join(cells)} |" in text
+    dense, anchors = rows["dense"], rows["anchors-kcenter-2-neighbours0"]
+    aucs = [f"{100 * anchors[f'auc{t}']:.1f}" for t in (30, 15, 5, 3)]
+    line = ["2", "own frame", f"{anchors['attention_work']:.1%}", *aucs]
+    assert f"| {' | '.join(line)} |" in text
+    oracle = rows["anchors-oracle-2-neighbours0"]
+    for t in (30, 5):
+        loss = 100 * (oracle[f"auc{t}"] - dense[f"auc{t}"])
+        table = text[text.index(f"AUC@{t} by choice of anchors") :]
+        assert "| anchors | beside them | kcenter | random, seed 0 | oracle |" in table
+        assert f"| {100 * oracle[f'auc{t}']:.1f} ({loss:+.1f}) |" in table.split("**")[1]
+    assert "| `gotohunt` | 3 |" in text and "| `0:self, rest:anchors` | 3 |" in text
+    frontier = text[text.index("Pareto frontier") :]
+    assert "oracle" not in frontier and "random" not in frontier
 
 
 def test_nothing_is_run_twice_and_nothing_lost(
@@ -204,6 +206,10 @@ def test_other_options_are_refused(swept: Path, capsys: pytest.CaptureFixture[st
         (["--taus", "1.5"], "--taus: holds a number outside [0, 1]"),
         (["--shares", "0"], "--shares: holds a number outside (0, 1]"),
         (["--layers", "99"], "--layers: '99' names none of the model's"),
+        (["--anchors", "0"], "--anchors: holds a number outside [1, "),
+        (["--anchor-shares", "2"], "--anchor-shares: holds a number outside (0, 1]"),
+        (["--schedules", "0-1:some"], "--schedule: 'some' is no regime"),
+        (["--schedules", "0:self"], "--schedule: leaves out layer 1 of the model's"),
         (["--also", "/nowhere"], "/nowhere: no such bundle folder"),
         (["--limit", "-1"], "--limit: -1 is negative"),
     ],
@@ -234,7 +240,7 @@ def test_random_and_true_pairs_are_what_is_run(monkeypatch: pytest.MonkeyPatch) 
         return scene
 
     monkeypatch.setattr(Pipeline, "__call__", spy)
-    axes = SweepAxes(taus=(), selectors=(), layers=("all",), shares=(0.6,), drops=False)
+    axes = SweepAxes(taus=(), selectors=(), layers=("all",), shares=(0.6,), anchors=())
     similarity = loaded(run.images).similarity
     for setting in settings(axes, Sparsity(), loaded.bundle.manifest.model.global_layers)[1:]:
         name = setting.pairs
@@ -245,6 +251,21 @@ def test_random_and_true_pairs_are_what_is_run(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(maps["saliency"], pair_map(similarity, 0.6))
     np.testing.assert_array_equal(maps["random"], pair_map(random_score(5, 7), 0.6))
     np.testing.assert_array_equal(maps["oracle"], pair_map(seen, 0.6))
+
+
+def test_true_anchors_are_what_is_run() -> None:
+    """The oracle's anchors reach the graph; no other choice is replaced."""
+    dataset = SyntheticScenes((DATA,), (112, 112), shadows=False)
+    truth = dataset.load(dataset.scenes()[0])
+    loaded = load(demo_bundle())
+    run = sweeps._SceneRun(loaded, truth, ScoreOptions(metrics=("pose",)), seed=0)
+    axes = SweepAxes(taus=(), selectors=(), layers=("all",), shares=(), anchors=(3,))
+    given = {s.choice: run._given(s) for s in settings(axes, Sparsity(), 8) if s.kind == "anchors"}
+    seen = true_covisibility(truth, run.images.original_sizes)
+    assert seen is not None
+    expected = most_covering(seen, 3, first=0)
+    np.testing.assert_array_equal(given.pop("oracle")["anchor_order"], expected)
+    assert set(given) == {"kcenter", "uniform", "random", "similar"} and not any(given.values())
 
 
 def test_the_frontier() -> None:
@@ -266,20 +287,21 @@ def test_pictures(swept: Path, tmp_path: Path) -> None:
     from covis.evaluation.sweep import pictures
 
     rows = json.loads((swept / "sweep.json").read_text())["rows"]
-    kinds = (pictures.draw_pareto, pictures.draw_pairs, pictures.draw_drops)
+    kinds = (
+        pictures.draw_pareto,
+        pictures.draw_pairs,
+        pictures.draw_drops,
+        pictures.draw_anchors,
+    )
     for index, draw in enumerate(kinds):
         path = draw(rows, tmp_path / f"{index}.png")
         assert path is not None
         with Image.open(path) as picture:
             colours = picture.convert("RGB").getcolors(1 << 20)
         assert min(picture.size) > 300 and colours is not None and len(colours) > 20
-    assert pictures.draw_pairs([replace_kind(r) for r in rows], tmp_path / "x.png") is None
+    for draw in (pictures.draw_pairs, pictures.draw_drops, pictures.draw_anchors):
+        assert draw([replace_kind(r) for r in rows], tmp_path / "x.png") is None
 
 
 def replace_kind(r: dict[str, Any]) -> dict[str, Any]:
     return {**r, "kind": "dense"}
-
-
-def test_a_setting_of_another_bundle_has_a_name_of_its_own() -> None:
-    axes = replace(SweepAxes(), selectors=(), shares=())
-    assert [s.name for s in settings(axes, Sparsity(), 4, "fp8")] == ["fp8/dense"]
