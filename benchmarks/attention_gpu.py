@@ -137,9 +137,9 @@ def main() -> None:
         if index == 1:
             peers()
         # A dense call grows with the square of the length; the guess for 100 views only decides
-        # whether a table is begun. Each of its some 18 measurements makes four calls at least, and
+        # whether a table is begun. Each of its some 22 measurements makes four calls at least, and
         # four of D beside most.
-        needed = 100 * 0.16 * (frames / 100) ** 2 * (head_dim / 64) + 25
+        needed = 120 * 0.16 * (frames / 100) ** 2 * (head_dim / 64) + 25
         if left() < needed:
             result["not_measured"].append(
                 {"frames": frames, "head_dim": head_dim, "left_s": left()}

@@ -34,6 +34,25 @@ def pair_map(frames: int, density: float, *, low: bool = False) -> Tensor:
     return level[None, None]
 
 
+def anchor_map(frames: int, anchors: int, neighbours: int = 4) -> Tensor:
+    """Return the map of a layer with anchors: each frame with these, itself and its neighbours.
+
+    Anchors are spread evenly. Without anchors a frame attends to itself alone, as in the regime
+    `self`.
+
+    Returns:
+        int8 (1, 1, frames, frames).
+    """
+    index = torch.arange(frames)
+    if anchors == 0:
+        return 2 * torch.eye(frames, dtype=torch.int8)[None, None]
+    shared = min(anchors, frames)
+    distance = (index[:, None] - index[None]).abs()
+    level = 2 * (distance <= neighbours // 2).to(torch.int8)
+    level[:, torch.arange(shared) * frames // shared] = 2
+    return level[None, None]
+
+
 def pairs_of(level: Tensor) -> int:
     """Return the token pairs that the op must compute for one head, special tokens included."""
     frames = level.shape[-1]

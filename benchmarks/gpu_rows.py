@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from covis.export.ops.cuda.attention import Kernel, Precision
 
 DENSITIES = (1.0, 0.25, 0.126, 0.062, 0.03)
+ANCHORS = (0, 10, 25, 40)
 PRECISIONS: tuple[Precision, ...] = ("full", "fp8")
 SUBJECTS = tuple(
     f"{kernel} {precision}"
@@ -23,7 +24,9 @@ class Row:
     Attributes:
         name: Name of the map.
         level: Lowest level of the computed pairs: 1 may be computed in FP8.
-        density: Share of frame pairs that are computed; None for a map of one element.
+        density: Share of frame pairs that are computed; None for a map of one element, or of
+            anchors.
+        anchors: Number of anchors that all frames share; 0 for the own frame alone.
         kernel: Kernel, see `covis.export.ops.cuda.attention`.
         precision: Precision, see `covis.export.ops.cuda.attention`.
     """
@@ -31,6 +34,7 @@ class Row:
     name: str
     level: int
     density: float | None = None
+    anchors: int | None = None
     kernel: Kernel = "auto"
     precision: Precision = "full"
 
@@ -42,7 +46,7 @@ def subject(kernel: Kernel, precision: Precision, *, hopper: bool) -> str:
 
 
 def planned_rows(hopper: bool, head_dim: int, left_out: Collection[str]) -> list[Row]:
-    """Return dense maps by every kernel and precision, then frame pairs of all densities.
+    """Return dense maps by every kernel and precision, frame pairs of all densities, and anchors.
 
     Args:
         hopper: True if the GPU has the Hopper kernels, and so FP8.
@@ -58,6 +62,7 @@ def planned_rows(hopper: bool, head_dim: int, left_out: Collection[str]) -> list
         if hopper:
             rows.append(Row("dense map", 1, kernel=kernel, precision="fp8"))
     rows += [Row("frame pairs", 2, density) for density in DENSITIES]
+    rows += [Row(f"anchors {n}" if n else "own frame", 2, anchors=n) for n in ANCHORS]
     if hopper:
         rows += [
             Row("frame pairs, levels 1, 2", 1, density, precision=precision)

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu_maps import FRAME, PATCHES, pair_map, pairs_of
+from benchmarks.gpu_maps import FRAME, PATCHES, anchor_map, pair_map, pairs_of
 from benchmarks.gpu_rows import PRECISIONS, planned_rows, subject
 from benchmarks.gpu_timing import Record, kernel_times, measure
 from covis.export.ops.attributes import AttentionAttributes, SelectAttributes
@@ -142,7 +142,9 @@ class Table:
     def rows(self, dense: Call, budget: float) -> Iterator[Record]:
         """Yield every row of `planned_rows` that is not left out, as it is measured."""
         for row in planned_rows(self.hopper, self.head_dim, self.left_out):
-            if row.density is None:
+            if row.anchors is not None:
+                level = anchor_map(self.frames, row.anchors).cuda()
+            elif row.density is None:
                 level = torch.full((1, 1, 1, 1), row.level, dtype=torch.int8, device="cuda")
             else:
                 level = pair_map(self.frames, row.density, low=row.level == 1).cuda()

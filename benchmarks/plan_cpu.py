@@ -26,15 +26,19 @@ PROBES = 8
 
 
 def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Return a value for every input: a tenth of the frame pairs, each layer sparse."""
+    """Return a value for every input: a tenth of the frame pairs, one map for all layers."""
     rng = np.random.default_rng(0)
     values: dict[str, np.ndarray[Any, Any]] = {}
     for tensor in stage.inputs:
         shape = tuple(sizes(views).get(n, n) for n in tensor.shape)
-        if tensor.name == "pair_level":
+        if tensor.name == "pair_levels":
             values[tensor.name] = np.where(rng.random(shape) < 0.1, 2, 0)
         elif tensor.name in ("probe", "patch_order"):
             values[tensor.name] = np.arange(shape[0])
+        elif tensor.name == "layer_map":
+            values[tensor.name] = np.zeros(shape)
+        elif tensor.name == "anchor_order":
+            values[tensor.name] = np.full(shape, -1)
         elif shape and tensor.dtype == "float32":
             values[tensor.name] = rng.standard_normal(shape)
         else:
@@ -45,7 +49,7 @@ def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
 
 def sizes(views: int) -> dict[Any, int]:
     """Return the symbols of a stage's shapes with their values."""
-    return {"M": views, "N": views, "K": PROBES}
+    return {"M": views, "N": views, "K": PROBES, "R": 1}
 
 
 def grown(session: Session, stage: Stage, views: int) -> int:

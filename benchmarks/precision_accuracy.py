@@ -76,8 +76,8 @@ class Estimator:
         views = len(self.images)
         full = np.full((views, views), 2) if level is None else level
         selection = PairSelection(
-            torch.tensor(full, dtype=torch.int8)[None, None],
-            torch.ones(self.model.global_layers, dtype=torch.bool),
+            torch.tensor(full, dtype=torch.int8)[None],
+            torch.zeros(self.model.global_layers, dtype=torch.int64),
             math.prod(patch_grid(height, width)),
         )
         with torch.no_grad(), low_precision(mode):

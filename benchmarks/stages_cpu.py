@@ -12,12 +12,12 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 
 from covis.engines.options import RunOptions
+from covis.evaluation.bench.settings import named_setting
 from covis.runtime.photos.find import find
 from covis.runtime.pipeline import load
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--chunk", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--selector", default="dense")
+    parser.add_argument("--selector", default="dense", help="or another setting, see covis bench")
     parser.add_argument("--no-kernel", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -74,7 +74,7 @@ def main() -> None:
     meter = Meter()
     options = RunOptions(arguments.chunk, arguments.threads, not arguments.no_kernel)
     pipeline = load(arguments.bundle, options)
-    sparsity = replace(pipeline.bundle.manifest.sparsity, selector=arguments.selector)
+    sparsity = named_setting(arguments.selector, pipeline.bundle.manifest.sparsity)
     pipeline(photos, sparsity=sparsity, progress=meter)
     meter.close()
     weights = pipeline.bundle.weights.size / 2**30

@@ -1,13 +1,15 @@
 """VGGT end to end on a GPU, dense and sparse, with the settings of the literature.
 
-    covis build BUNDLE --views 1:100:500 --chunk 16
+    covis build BUNDLE --views 1:500:1000 --chunk 16
     python benchmarks/vggt_gpu.py BUNDLE --photos DIR --out benchmarks/results/vggt_h200.json
 
-100 and 500 views of 518 x 518, global layers 0-9 and 0-14 sparse, 12.6 % and 6.2 % of the frame
-pairs computed. tau is found by bisection on the scene's own similarity matrix. Random weights (see
-benchmarks/random_weights.py) are enough for time and memory, but all their views are similar. Where
-no tau selects the required share, a synthetic map of pairs along a camera path is used instead, and
-the record contains this. All settings of one number of views alternate in one run.
+100, 500 and 1,000 views of 518 x 518. First the settings that need no similar views: `light`,
+`anchors` with 10, 25 and 40 anchors by the default schedule, and the published schedule `gotohunt`.
+Then global layers 0-9 and 0-14 sparse, 12.6 % and 6.2 % of the frame pairs computed. tau is found
+by bisection on the scene's own similarity matrix. Random weights (see benchmarks/random_weights.py)
+are enough for time and memory, but all their views are similar. Where no tau selects the required
+share, a synthetic map of pairs along a camera path is used instead, and the record contains this.
+All settings of one number of views alternate in one run.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu_facts import gpu_facts
 from covis.engines.errors import CovisError, GpuOutOfMemoryError
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
+from covis.engines.pair_rules import pair_rules
 from covis.evaluation.bench.measure import (
     Schedule,
     Setting,
@@ -37,12 +40,15 @@ from covis.evaluation.bench.measure import (
     reset_peak,
 )
 from covis.evaluation.bench.record import ratios, setting_record
+from covis.evaluation.bench.settings import named_setting
+from covis.evaluation.sweep.predict import attention_work
 from covis.runtime.photos.find import find
 from covis.runtime.photos.images import Images, load_images
 from covis.runtime.pipeline import Pipeline, load
 
 NEAR = 0.1  # relative error of a share of pairs up to which tau counts as reaching it
 PERCENTILES = (90.0, 99.0)
+SETTINGS = ("light", "anchors=10", "anchors=25", "anchors=40", "gotohunt")
 
 
 def kept_pairs(similarity: NDArray[Any], tau: float, reference: int) -> NDArray[np.bool_]:
@@ -72,7 +78,7 @@ def find_tau(similarity: NDArray[Any], share: float, reference: int) -> tuple[fl
 
 
 def synthetic_pairs(views: int, share: float, reference: int, seed: int = 0) -> NDArray[np.int8]:
-    """Return a level map (1, 1, M, M) with `share` of the pairs, near and far along a path.
+    """Return a level map (M, M) with `share` of the pairs, near and far along a path.
 
     Each view attends to itself, the reference, and as many next neighbours as the share allows. The
     remaining pairs, at most a tenth, are symmetric and distant, where the path returns to a place.
@@ -90,7 +96,7 @@ def synthetic_pairs(views: int, share: float, reference: int, seed: int = 0) -> 
     missing = max(target - int(kept.sum()), 0) // 2
     for i, j in far[random.permutation(len(far))[:missing]]:
         kept[i, j] = kept[j, i] = True
-    level: NDArray[np.int8] = (2 * kept).astype(np.int8)[None, None]
+    level: NDArray[np.int8] = (2 * kept).astype(np.int8)
     return level
 
 
@@ -110,7 +116,7 @@ def select(
     """Select pairs by tau where that can reach the share, else by a synthetic map."""
     tau, reached = find_tau(similarity, share, reference)
     if abs(reached - share) <= NEAR * share:
-        level = (2 * kept_pairs(similarity, tau, reference)).astype(np.int8)[None, None]
+        level = (2 * kept_pairs(similarity, tau, reference)).astype(np.int8)
         return Selection(share, reached, tau, "by saliency"), level
     level = synthetic_pairs(len(similarity), share, reference)
     why = f"made, along a path: saliency keeps {reached:.1%} at tau {tau:.4f}"
@@ -129,34 +135,58 @@ def pictures(pipeline: Pipeline, folder: Path | None, views: int) -> tuple[Image
 
 
 def run(
-    pipeline: Pipeline, images: Images, layers: list[str], shares: list[float], schedule: Schedule
+    pipeline: Pipeline,
+    images: Images,
+    words: list[str],
+    layers: list[str],
+    shares: list[float],
+    schedule: Schedule,
 ) -> dict[str, Any]:
-    """Run dense and every pair of layers and share, in alternation, on one number of views."""
-    views = len(images)
-    base = Sparsity(selector="dense", layers=layers[0])
+    """Run all settings in alternation, on one number of views.
+
+    Args:
+        pipeline: Bundle and backend.
+        images: Photos.
+        words: Settings by name beside dense, see `named_setting`.
+        layers, shares: Sets of layers, and shares of pairs to compute in each of them.
+        schedule: Number and duration of the runs.
+    """
+    views, model = len(images), pipeline.bundle.manifest.model
+    base = Sparsity(selector="dense")
     values = pipeline.run_stages(images, base, lambda stage, done, total: None)
-    reference = 0 if pipeline.bundle.manifest.model.reference_view else -1
+    similarity = values["similarity"]
+    del values
     settings = {"dense": Setting(base)}
+    settings |= {word: Setting(named_setting(word, Sparsity())) for word in words}
+    work = {
+        name: attention_work(
+            similarity, setting.sparsity, model.global_layers, model.reference_view
+        )
+        for name, setting in settings.items()
+    }
     selections: dict[str, Selection] = {}
     for share in shares:
-        selection, level = select(values["similarity"], share, reference)
+        selection, level = select(similarity, share, 0 if model.reference_view else -1)
         for which in layers:
             name = f"layers {which}, {share:.1%}"
+            sparsity = Sparsity(selector="saliency", layers=which)
+            rules = pair_rules(sparsity, model.global_layers, views, model.reference_view)
+            maps = pipeline.pair_maps(level, views, sparsity)
             selections[name] = selection
-            settings[name] = Setting(Sparsity(selector="saliency", layers=which), level)
-    del values
+            settings[name] = Setting(sparsity, maps)
+            work[name] = float((maps > 0).mean(axis=(1, 2))[rules.layer_map].mean())
     samples = measure(
         pipeline, images, settings, schedule, lambda name, turn: print(f"  {name}, run {turn}")
     )
     speedup = ratios(samples, "dense")
     record: dict[str, Any] = {"views": views, "settings": {}}
     for name, taken in samples.items():
-        record["settings"][name] = setting_record(taken, views, PERCENTILES, 1)
+        entry = setting_record(taken, views, PERCENTILES, 1) | {"attention_work": work[name]}
         if name in selections:
-            record["settings"][name] |= {
-                "selection": asdict(selections[name]),
-                "speedup": speedup[name],
-            }
+            entry["selection"] = asdict(selections[name])
+        if name in speedup:
+            entry["speedup"] = speedup[name]
+        record["settings"][name] = entry
     return record
 
 
@@ -171,11 +201,13 @@ def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
     record: dict[str, Any] = {"asked": most, "views": None, "kept": share, "refused": []}
     sparsity, views = Sparsity(selector="saliency", layers="all"), most
     while record["views"] is None:
-        images, level = random_images(views, rule), synthetic_pairs(views, share, reference)
+        images = random_images(views, rule)
+        level = synthetic_pairs(views, share, reference)
+        maps = pipeline.pair_maps(level, views, sparsity)
         reset_peak(memory)
         started = time.perf_counter()
         try:
-            pipeline.run_stages(images, sparsity, lambda stage, done, total: None, level)
+            pipeline.run_stages(images, sparsity, lambda stage, done, total: None, maps)
         except CovisError as error:
             record["refused"].append({"views": views, "said": str(error)})
             fewer = error.views if isinstance(error, GpuOutOfMemoryError) else None
@@ -191,18 +223,17 @@ def fit(pipeline: Pipeline, most: int, share: float) -> dict[str, Any]:
 def table(records: list[dict[str, Any]], unit: str) -> str:
     """Return Markdown with a row for each setting."""
     lines = [
-        f"| views | setting | pairs kept | aggregator {unit} | whole {unit} | aggregator "
+        f"| views | setting | attention computed | aggregator {unit} | whole {unit} | aggregator "
         "speed-up | whole speed-up |",
         "|---|---|---|---|---|---|---|",
     ]
     for record in records:
         for name, setting in record["settings"].items():
             stage = setting["stages"]["aggregator"]["latency_ms"]["median"]
-            selection = setting.get("selection")
             speedup = setting.get("speedup")
             lines.append(
                 f"| {record['views']} | {name} | "
-                f"{'100 %' if selection is None else format(selection['kept'], '.1%')} | "
+                f"{setting['attention_work']:.1%} | "
                 f"{stage:.1f} | {setting['latency_ms']['median']:.1f} | "
                 + (f"{speedup['aggregator']:.2f} | {speedup['whole']:.2f} |" if speedup else " | |")
             )
@@ -216,8 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photos", type=Path)
-    parser.add_argument("--views", default="100,500")
+    parser.add_argument("--views", default="100,500,1000")
     parser.add_argument("--most", type=int, help="then one sparse run of so many, or what fits")
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), help="see covis bench")
     parser.add_argument("--layers", default="0-9;0-14", help="sets, apart by semicolons")
     parser.add_argument("--kept", default="0.126,0.062")
     parser.add_argument("--chunk", type=int, default=16)
@@ -260,7 +292,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = run(
             pipeline,
             images,
-            options.layers.split(";"),
+            options.settings,
+            [which for which in options.layers.split(";") if which],
             shares,
             schedule,
         )

@@ -47,16 +47,17 @@ def test_the_rule_is_that_of_the_saliency_graph(tiny_bundle: Path) -> None:
     quiet = lambda stage, done, total: None  # noqa: E731
     values = pipeline.run_stages(images, Sparsity(selector="dense"), quiet)
     tau, kept = find_tau(values["similarity"], 0.5, 0)
-    run = pipeline.run_stages(images, Sparsity(tau=tau, layers="all"), quiet)
-    assert (run["pair_level"] > 0).mean() == pytest.approx(kept)
+    sparsity = Sparsity(selector="saliency", tau=tau, layers="all")
+    run = pipeline.run_stages(images, sparsity, quiet)
+    assert (run["pair_levels"] > 0).mean() == pytest.approx(kept)
 
 
 @pytest.mark.parametrize("share", [0.126, 0.062])
 @pytest.mark.parametrize("views", [100, 500])
 def test_made_maps_keep_the_published_shares(views: int, share: float) -> None:
     level = synthetic_pairs(views, share, 0)
-    assert level.shape == (1, 1, views, views) and level.dtype == np.int8
-    kept = level[0, 0] > 0
+    assert level.shape == (views, views) and level.dtype == np.int8
+    kept = level > 0
     assert (kept == kept.T).all() and np.diag(kept).all() and kept[0].all() and kept[:, 0].all()
     assert set(np.unique(level)) == {0, 2}
     assert kept.mean() == pytest.approx(share, rel=0.01)
@@ -80,6 +81,7 @@ def test_the_whole_on_the_cpu(
 ) -> None:
     out = tmp_path / "r.json"
     options = ["--views", "6,9", "--layers", "0-1;all", "--kept", "0.5,0.4", "--iterations", "1"]
+    options += ["--settings", "light", "anchors=2", "gotohunt"]
     main([str(tiny_bundle), *options, "--backend", "cpu", "--weights", "random",
           "--most", "7", "--out", str(out)])  # fmt: skip
     record = json.loads(out.read_text())
@@ -87,15 +89,20 @@ def test_the_whole_on_the_cpu(
     assert record["published_set_up"] is False and len(record["commit"]) > 6
     assert [run["views"] for run in record["runs"]] == [6, 9]
     assert record["most"]["views"] == 7 and record["most"]["seconds"] > 0
-    names = ["dense", "layers 0-1, 50.0%", "layers all, 50.0%", "layers 0-1, 40.0%",
+    named = ["light", "anchors=2", "gotohunt"]
+    names = ["dense", *named, "layers 0-1, 50.0%", "layers all, 50.0%", "layers 0-1, 40.0%",
              "layers all, 40.0%"]  # fmt: skip
     for run in record["runs"]:
         assert list(run["settings"]) == names
+        work = {name: run["settings"][name]["attention_work"] for name in names}
+        assert work["dense"] == 1 and work["anchors=2"] < work["light"] < 1
         for name in names[1:]:
             entry = run["settings"][name]
             assert entry["speedup"]["aggregator"] > 0
+            if name in named:
+                continue
             assert abs(entry["selection"]["kept"] - entry["selection"]["wanted"]) < 0.1
-    assert capsys.readouterr().out.count("\n| ") == 11
+    assert capsys.readouterr().out.count("\n| ") == 17
 
 
 def test_as_many_views_as_fit(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

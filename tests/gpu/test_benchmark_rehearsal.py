@@ -70,7 +70,7 @@ def test_every_table_and_peer(
 ) -> None:
     result = run(tmp_path / "a.json", monkeypatch)
     assert [(t["frames"], t["head_dim"]) for t in result["tables"]] == [(2, 64), (20, 128), (1, 64)]
-    assert [len(t["rows"]) for t in result["tables"]] == [13, 11, 13]
+    assert [len(t["rows"]) for t in result["tables"]] == [17, 15, 17]
     first = result["tables"][0]
     assert first["shares"]["fp8"]["share"]["listing"] == pytest.approx(0.1)
     assert first["D"]["by"] in ("torch flash", "torch cuDNN") and first["map_share"] == 4.0

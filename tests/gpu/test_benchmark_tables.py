@@ -16,6 +16,7 @@ from benchmarks import attention_gpu, gpu_rows, gpu_summary, peers_gpu
 from benchmarks.gpu_maps import (
     FRAME,
     PATCHES,
+    anchor_map,
     block_name,
     padded,
     pair_map,
@@ -39,6 +40,16 @@ def test_maps_have_the_density_asked_for(density: float) -> None:
     assert torch.equal(mixed > 0, level > 0)
     if density > 0.1:  # below, nearly all pairs are those that every map keeps
         assert 0.2 < float((mixed == 1).sum() / (mixed > 0).sum()) <= 0.5
+
+
+@pytest.mark.parametrize("anchors", [0, 10, 40, 200])
+def test_maps_of_anchors_share_one_list(anchors: int) -> None:
+    kept = anchor_map(100, anchors)[0, 0] > 0
+    shared = kept.all(dim=0)
+    assert int(shared.sum()) == min(anchors, 100)
+    assert kept.diagonal().all()
+    others = (kept & ~shared).sum(dim=1)
+    assert int(others.max()) <= (5 if anchors else 1)  # itself and four neighbours
 
 
 def test_pairs_are_counted_as_the_rule_says() -> None:
@@ -168,17 +179,18 @@ def test_kernel_names_are_shortened() -> None:
 
 def test_rows_of_kernels_that_hung_are_left_out() -> None:
     rows = gpu_rows.planned_rows(True, 64, ())
-    assert len(rows) == 4 + 5 + 4
+    assert len(rows) == 4 + 5 + 4 + 4
     assert {(r.kernel, r.precision) for r in rows} == {
         ("auto", "full"), ("auto", "fp8"), ("hopper-polynomial", "full"),
         ("hopper-polynomial", "fp8"),
     }  # fmt: skip
     rows = gpu_rows.planned_rows(True, 64, ["hopper fp8", "hopper-polynomial full"])
-    assert [(r.kernel, r.precision) for r in rows if r.density is None] == [
+    assert [(r.kernel, r.precision) for r in rows if r.density is r.anchors is None] == [
         ("auto", "full"), ("hopper-polynomial", "fp8"),
     ]  # fmt: skip
     assert {r.precision for r in rows if r.density is not None} == {"full"}
-    assert len(gpu_rows.planned_rows(False, 64, ())) == 1 + 5
+    assert [r.anchors for r in rows if r.anchors is not None] == [0, 10, 25, 40]
+    assert len(gpu_rows.planned_rows(False, 64, ())) == 1 + 5 + 4
     assert gpu_rows.planned_rows(False, 64, ["portable full"]) == []
     subjects = {s for h in (True, False) for s in kernel_subjects(hopper=h)}
     assert subjects <= set(gpu_rows.SUBJECTS)
