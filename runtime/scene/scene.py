@@ -27,7 +27,7 @@ class SparsityReport:
         kept_blocks: (layers, heads) share of blocks computed, in [0, 1].
         relative_blocks: Number of kept view pairs over M^2, mean over these layers; 1 for a
             selector without view pairs.
-        kept_pairs: Number of view pairs |E| that at least one of these layers computes, ordered,
+        kept_pairs: Number of view pairs that at least one of these layers computes, ordered,
             self-pairs included.
         attention_work: Share of dense global attention that was computed, over all layers.
         selector: Selector of the run; with `auto`, the one that it chose.
