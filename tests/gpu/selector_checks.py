@@ -79,7 +79,7 @@ def check_selectors(library: ctypes.CDLL) -> list[Record]:
     records += [
         check_pair_levels(library, views, maps) for views, maps in ((1, 2), (23, 5), (500, 3))
     ]
-    return records
+    return [*records, check_replay(library)]
 
 
 def passes(name: str, check: Callable[[], object]) -> Record:
@@ -111,3 +111,20 @@ def check_pair_levels(library: ctypes.CDLL, views: int, maps: int) -> Record:
         case.similarity.cuda(), case.anchor_rank.cuda(), rules, library=library
     )
     return {"case": f"pair levels {views}", "ok": torch.equal(level.cpu(), pair_levels(*case))}
+
+
+def check_replay(library: ctypes.CDLL) -> Record:
+    """A captured traversal replays on another matrix and count: both are read on the device."""
+    similarity = torch.rand(300, 300, device="cuda")
+    given = torch.full((300,), -1, device="cuda")
+    count = torch.tensor(7, device="cuda")
+    farthest.farthest_first(similarity, given, count, library=library)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        rank = farthest.farthest_first(similarity, given, count, library=library)
+    similarity.copy_(torch.rand_like(similarity))
+    count.fill_(40)
+    graph.replay()
+    torch.cuda.synchronize()
+    again = farthest.farthest_first(similarity, given, count, library=library)
+    return {"case": "farthest graph", "ok": torch.equal(rank, again)}
