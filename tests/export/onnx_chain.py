@@ -17,7 +17,9 @@ from covis.engines.bundle.verified import verified_onnx
 from covis.engines.system.native import ORT_LIBRARY, find_library
 from covis.export.exporter import write_graphs
 from covis.export.models import MultiViewModel
+from covis.export.models.multiview import patch_grid
 from covis.export.models.stages import stages
+from covis.export.selection.saliency import saliency_stage
 from covis.runtime.backends.ort_session import Session, SessionOptions
 from covis.runtime.flow import shape_of
 from covis.runtime.stage_io import symbol_lengths
@@ -48,6 +50,7 @@ class Chain:
         weights: File that the weights were loaded from.
         height, width: Size of the images in pixels.
         without: Stages that are not exported.
+        saliency: Export the stage `saliency` too, as the second.
     """
 
     def __init__(
@@ -58,20 +61,36 @@ class Chain:
         height: int,
         width: int,
         without: tuple[str, ...] = (),
+        *,
+        saliency: bool = False,
     ) -> None:
         shutil.copyfile(weights, folder / "model.safetensors")
         chosen = [s for s in stages(model, height, width) if s.name not in without]
+        if saliency:
+            channels = chosen[0].outputs[0].shape[-1]
+            assert isinstance(channels, int)
+            pairs = saliency_stage(*patch_grid(height, width), channels, "descriptor")
+            chosen.insert(1, pairs)
+        self.modules = tuple(chosen)
         self.folder = folder
         with shared_traces():
             self.stages: tuple[Stage, ...] = write_graphs(
                 chosen, folder / "model.safetensors", folder, model
             )
 
-    def run(self, images: NDArray[np.float32], controls: Mapping[str, Any], kernel: bool) -> Values:
-        """Run images (M, 3, H, W) and return every output of every stage."""
+    def run(
+        self,
+        images: NDArray[np.float32],
+        controls: Mapping[str, Any],
+        kernel: bool,
+        without: str = "",
+    ) -> Values:
+        """Run images (M, 3, H, W) and return every output of every stage but `without`."""
         values: Values = {"images": images, **controls}
         sizes = symbol_lengths(values) | {"M": len(images), "N": len(images)}
         for stage in self.stages:
+            if stage.name == without:
+                continue
             graph = verified_onnx(self.folder / stage.graph)
             session = Session(graph, stage, SessionOptions(kernel=kernel))
             outputs = {
