@@ -21,6 +21,8 @@ from covis.runtime.memory.device_array import Value
 from covis.runtime.memory.memory import HostMemory
 from covis.runtime.pipeline import load
 
+LENGTHS = {"K": 1, "R": 2}
+
 
 class CountingMemory(HostMemory):
     """Host memory that counts the live bytes of the values between stages."""
@@ -45,21 +47,22 @@ class CountingMemory(HostMemory):
         self.alive -= size
 
 
-@pytest.mark.parametrize("selector", ["saliency", "dense", "pooled"])
+@pytest.mark.parametrize("selector", ["saliency", "dense", "anchors", "pooled"])
 def test_a_run_allocates_what_was_computed(tiny_bundle: Path, photos: Path, selector: Any) -> None:
     pipeline = load(tiny_bundle)
     memory = pipeline.backend.memory = CountingMemory()  # type: ignore[misc]
-    sparsity = Sparsity(selector=selector, layers="all")
+    sparsity = Sparsity(selector=selector)
     pipeline(photos, sparsity=sparsity)
     run = flow.steps(pipeline.bundle.manifest, sparsity)
-    computed = max(live for _, live in flow.live_bytes(run, {"M": 4, "N": 4, "K": 1}))
+    maps = 3 if selector == "anchors" else 2 if selector != "dense" else 1
+    computed = max(live for _, live in flow.live_bytes(run, {"M": 4, "N": 4, "K": 1, "R": maps}))
     assert memory.highest == computed > 0
-    assert memory.alive <= 4 * 4 * 5  # nothing but the pairs outlives the run
+    assert memory.alive <= 4 * 4 * 5 * maps  # nothing but the pairs outlives the run
 
 
 def test_results_are_not_kept_on_the_device(tiny_bundle: Path) -> None:
     manifest = load(tiny_bundle).bundle.manifest
-    run = {step.stage.name: step for step in flow.steps(manifest, Sparsity())}
+    run = {step.stage.name: step for step in flow.steps(manifest, Sparsity("dense"))}
     assert run["encoder"].read_later == {"patch_tokens"}
     assert run["depth"].read_later == run["points"].read_later == frozenset()
     assert "patch_tokens" in run["aggregator"].done and "patch_tokens" not in run["saliency"].done
@@ -81,21 +84,21 @@ def test_chunks_cover_every_frame(total: int, step: int, least: int) -> None:
 
 def test_peak_counts_buffers_and_the_largest_scratch(tiny_bundle: Path) -> None:
     manifest = load(tiny_bundle).bundle.manifest
-    run = flow.steps(manifest, Sparsity())
+    run = flow.steps(manifest, Sparsity("dense"))
 
     def scratch(stage: Stage, sizes: dict[str, int]) -> int:
         return {"encoder": 7, "aggregator": 1000 * sizes["M"], "points": 5}.get(stage.name, 0)
 
-    without = flow.peak_bytes(run, 10, 4, 0, lambda stage, sizes: 0)
-    assert flow.peak_bytes(run, 10, 4, 0, scratch) == without + 10_000
+    without = flow.peak_bytes(run, 10, 4, LENGTHS, lambda stage, sizes: 0)
+    assert flow.peak_bytes(run, 10, 4, LENGTHS, scratch) == without + 10_000
     # Chunks of 4, 4 and 2 frames: buffers for 4 and for 2, in encoder, depth and points.
     per_frame = sum(
-        flow.nbytes(tensor, {"M": 1, "N": 1, "K": 1})
+        flow.nbytes(tensor, {"M": 1, "N": 1, **LENGTHS})
         for stage in manifest.stages
         if stage.scope == "frames"
         for tensor in (*stage.inputs, *stage.outputs)
     )
-    taps = flow.peak_bytes(run, 10, 1, 0, lambda stage, sizes: 0)
+    taps = flow.peak_bytes(run, 10, 1, LENGTHS, lambda stage, sizes: 0)
     assert without - taps == (4 + 2 - 1) * per_frame
 
 
