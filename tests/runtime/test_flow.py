@@ -47,14 +47,19 @@ class CountingMemory(HostMemory):
         self.alive -= size
 
 
-@pytest.mark.parametrize("selector", ["saliency", "dense", "anchors", "pooled"])
-def test_a_run_allocates_what_was_computed(tiny_bundle: Path, photos: Path, selector: Any) -> None:
+@pytest.mark.parametrize(
+    ("sparsity", "maps"),
+    [(Sparsity("dense"), 1), (Sparsity("saliency", layers="0"), 2), (Sparsity("pooled"), 1),
+     (Sparsity("anchors", anchors=2), 2)],
+    ids=lambda value: getattr(value, "selector", str(value)),
+)  # fmt: skip
+def test_a_run_allocates_what_was_computed(
+    tiny_bundle: Path, photos: Path, sparsity: Sparsity, maps: int
+) -> None:
     pipeline = load(tiny_bundle)
     memory = pipeline.backend.memory = CountingMemory()  # type: ignore[misc]
-    sparsity = Sparsity(selector=selector)
     pipeline(photos, sparsity=sparsity)
     run = flow.steps(pipeline.bundle.manifest, sparsity)
-    maps = 3 if selector == "anchors" else 2 if selector != "dense" else 1
     computed = max(live for _, live in flow.live_bytes(run, {"M": 4, "N": 4, "K": 1, "R": maps}))
     assert memory.highest == computed > 0
     assert memory.alive <= 4 * 4 * 5 * maps  # nothing but the pairs outlives the run
