@@ -39,7 +39,7 @@ def inputs(stage: Stage, views: int) -> dict[str, np.ndarray[Any, Any]]:
             values[tensor.name] = np.zeros(shape)
         elif tensor.name == "anchor_order":
             values[tensor.name] = np.full(shape, -1)
-        elif shape and tensor.dtype == "float32":
+        elif len(shape) > 1 and tensor.dtype == "float32":
             values[tensor.name] = rng.standard_normal(shape)
         else:
             values[tensor.name] = np.ones(shape)

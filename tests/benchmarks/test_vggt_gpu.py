@@ -81,7 +81,8 @@ def test_the_whole_on_the_cpu(
 ) -> None:
     out = tmp_path / "r.json"
     options = ["--views", "6,9", "--layers", "0-1;all", "--kept", "0.5,0.4", "--iterations", "1"]
-    options += ["--settings", "light", "anchors=2", "gotohunt"]
+    named = ["light", "anchors=2", "0-1:self, rest:dense"]
+    options += ["--settings", *named]
     main([str(tiny_bundle), *options, "--backend", "cpu", "--weights", "random",
           "--most", "7", "--out", str(out)])  # fmt: skip
     record = json.loads(out.read_text())
@@ -89,13 +90,15 @@ def test_the_whole_on_the_cpu(
     assert record["published_set_up"] is False and len(record["commit"]) > 6
     assert [run["views"] for run in record["runs"]] == [6, 9]
     assert record["most"]["views"] == 7 and record["most"]["seconds"] > 0
-    named = ["light", "anchors=2", "gotohunt"]
     names = ["dense", *named, "layers 0-1, 50.0%", "layers all, 50.0%", "layers 0-1, 40.0%",
              "layers all, 40.0%"]  # fmt: skip
     for run in record["runs"]:
         assert list(run["settings"]) == names
         work = {name: run["settings"][name]["attention_work"] for name in names}
-        assert work["dense"] == 1 and work["anchors=2"] < work["light"] < 1
+        views = run["views"]
+        assert work["dense"] == work["light"] == 1  # its 10 anchors are all views
+        assert work["0-1:self, rest:dense"] == pytest.approx((2 / views + 2) / 4)
+        assert work["anchors=2"] < 1
         for name in names[1:]:
             entry = run["settings"][name]
             assert entry["speedup"]["aggregator"] > 0

@@ -23,7 +23,7 @@ from tests.gpu.engine_checks.agreement import (
     DEPTH_REL,
     GPU_PROVIDERS,
     POSE_DEG,
-    SELECTORS,
+    SETTINGS,
     agreement,
     check_onnxruntime,
     check_stripped,
@@ -57,7 +57,7 @@ def images(tiny_bundle: Path) -> Images:
 def test_float16_agrees_with_float32(half: Pipeline, wide: Pipeline, images: Images) -> None:
     """Two roundings of one model are further apart than two engines of one rounding."""
     found = agreement(wide, half, images)
-    assert list(found) == list(SELECTORS)
+    assert list(found) == list(SETTINGS)
     for numbers in found.values():
         assert numbers["scene"]["pose_deg"] < 0.5 * POSE_DEG
         assert numbers["scene"]["depth_rel"] < 0.5 * DEPTH_REL
@@ -69,7 +69,7 @@ def test_only_self_and_reference_pairs_are_refused(wide: Pipeline, images: Image
     # By the scene and by the tokens, not only by the map.
     assert found.scene.drift.over(POSE_DEG, DEPTH_REL) > 10
     assert max(found.aggregator.values()) > 10 * AGGREGATOR_REL_L2
-    assert found.map_apart == 2 * (VIEWS - 1) * (VIEWS - 2)  # of level 2
+    assert found.map_apart == 4 * 2 * (VIEWS - 1) * (VIEWS - 2)  # of level 2 in four layers
     with pytest.raises(AssertionError, match=r"the scene is .* its tolerance apart"):
         found.demand()
 
@@ -86,10 +86,10 @@ def test_one_wrong_layer_is_refused(wide: Pipeline, images: Images, layer: str) 
 
 
 def test_a_layer_too_few_is_refused(wide: Pipeline, images: Images) -> None:
-    """The same pairs, but one of the layers that should leave them out computes them all."""
+    """One of the layers that should leave pairs out computes them all."""
     sparse = Sparsity(selector="saliency", tau=clear_tau(wide, images), layers="all")
     found = verdict(Side(wide, sparse), Side(wide, replace(sparse, layers="0-2")), images)
-    assert found.map_apart == 0
+    assert found.map_apart > 0
     assert any("tap3_global" in fault for fault in found.faults)
 
 

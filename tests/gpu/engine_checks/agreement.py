@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from covis.engines.options import BackendOptions, RunOptions, Selector, Sparsity
+from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.engines.system.ort_settings import import_onnxruntime
 from covis.evaluation.compare.scenes import SceneErrors, scene_errors
 from covis.evaluation.compare.stages import Side, compare_stages
@@ -26,7 +26,16 @@ from tests.gpu.units import AbsentError
 POSE_DEG, DEPTH_REL = 0.005, 2e-5
 AGGREGATOR_REL_L2 = 5e-3
 GPU_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
-SELECTORS: tuple[Selector, ...] = ("dense", "saliency", "pooled", "both")
+SETTINGS = {
+    "dense": Sparsity(selector="dense"),
+    "saliency": Sparsity(selector="saliency", layers="all"),
+    "anchors": Sparsity(selector="anchors", layers="all", anchors=2, min_neighbours=0),
+    "pooled": Sparsity(selector="pooled", layers="all", keep_ratio=0.5),
+    "both": Sparsity(selector="both", layers="all", keep_ratio=0.5),
+    "schedule": Sparsity(
+        selector="anchors", schedule="0:self, 1:anchors=1, 2:dense, 3:saliency", min_neighbours=0
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Verdict:
     Attributes:
         scene: in degrees and relative depth.
         aggregator: relative L2 of each of the aggregator's outputs, end to end, by name.
-        map_apart: the sum of the differences of the two maps of frame pairs.
+        map_apart: the sum over layers of the differences of the two maps of frame pairs.
     """
 
     scene: SceneErrors
@@ -81,8 +90,9 @@ def verdict(reference: Side, candidate: Side, images: Images) -> Verdict:
         if stage.startswith("aggregator")
     }
     assert aggregator, "the aggregator's outputs were not compared"
-    apart = errors["pair_level"][1].mean_abs if "pair_level" in errors else 0.0
-    return Verdict(scene_errors(ours, theirs), aggregator, round(apart * len(images) ** 2))
+    layers = reference.pipeline.bundle.manifest.model.global_layers
+    apart = errors["pair_levels"][1].mean_abs * layers * len(images) ** 2
+    return Verdict(scene_errors(ours, theirs), aggregator, round(apart))
 
 
 def clear_tau(pipeline: Pipeline, images: Images) -> float:
@@ -99,17 +109,17 @@ def clear_tau(pipeline: Pipeline, images: Images) -> float:
 
 
 def agreement(reference: Pipeline, candidate: Pipeline, images: Images) -> dict[str, Any]:
-    """Every selector; an AssertionError where one of them is not within the tolerances."""
+    """Every setting; an AssertionError where one of them is not within the tolerances."""
     found: dict[str, Any] = {}
     tau = clear_tau(reference, images)
-    for selector in SELECTORS:
-        chosen = Sparsity(selector=selector, tau=tau, layers="all", keep_ratio=0.5)
-        found[selector] = verdict(Side(reference, chosen), Side(candidate, chosen), images).demand()
+    for name, setting in SETTINGS.items():
+        chosen = replace(setting, tau=tau)
+        found[name] = verdict(Side(reference, chosen), Side(candidate, chosen), images).demand()
     return found
 
 
 def check_scene(place: Place) -> Any:
-    """The scene of TensorRT is that of ONNX Runtime, for every selector."""
+    """The scene of TensorRT is that of ONNX Runtime, for every selector and a schedule."""
     candidate = load(place.bundle, place.options())
     found = agreement(load(place.bundle, RunOptions(CHUNK)), candidate, pictures(place.bundle))
     assert candidate.backend.about()["backend"] == "tensorrt"

@@ -46,11 +46,13 @@ def check_bench(place: Place) -> Any:
     code, told, err = command(
         "bench", place.bundle, "--views", str(VIEWS), "--chunk", str(CHUNK),
         "--backend", "tensorrt", "--iterations", "5", "--duration", "0",
+        "--also", "light", "anchors=4",
         "--exportTimes", out, *place.plugin_words("--plugin"),
     )  # fmt: skip
     assert code == 0, err
     record = json.loads(out.read_text())
     assert record["absolute_times"] == "of this GPU" and record["gpu"]
+    assert list(record["settings"]) == ["dense", "light", "anchors=4"]
     stages = record["settings"]["dense"]["stages"]
     assert all(s["latency_ms"]["min"] > 0 and s["memory_bytes"] > 0 for s in stages.values())
     return told
