@@ -66,6 +66,9 @@ def test_the_proposal_is_drawn_and_written(
     assert report["proposed"] == ["self"] * 8 and report["sparsity"]["schedule"] == "0-7:self"
     assert [row["layer"] for row in report["layers"]] == list(range(8))
     assert all(row["regime"] == "self" and row["change"] > 0 for row in report["layers"])
+    (trial,) = report["trials"][-1:]
+    assert trial["schedule"] == "0-7:self" and trial["work"] == pytest.approx(1 / 3)
+    assert trial["pose_deg"] == record.pose_drift and trial["depth_rel"] == record.depth_drift
     with Image.open(out / "profile.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
     printed = capsys.readouterr()

@@ -177,10 +177,10 @@ def _measure(
 
     model, base = pipeline.bundle.manifest.model, pipeline.bundle.manifest.sparsity
     options, given = PhotoOptions(skip_bad=command.choice.skip_bad), read_regimes(command.regimes)
-    warm = EncodedViews(pipeline, pipeline.load_photos(photos[0][:2], options))
+    images = pipeline.load_photos(photos[0], options, progress)
+    warm = EncodedViews(pipeline, pipeline.load_photos(images.sources[:2]))
     for regime in (Regime(), *given):  # loads the stages, so that no time contains it
         warm.run(with_schedule(base, [regime] * model.global_layers))
-    images = pipeline.load_photos(photos[0], options, progress)
     views = EncodedViews(pipeline, images, progress)
     regimes, notes = measurable(given, base, views.dense[0], model.reference_view)
     effects = layer_effects(views, regimes, base, lambda n, all_: progress("layers", n, all_))
@@ -213,7 +213,9 @@ def _effect_table(found: _Found) -> Table:
 
     regimes = dict.fromkeys(str(effect.regime) for effect in found.effects)
     cells = {(e.layer, str(e.regime)): e for e in found.effects}
-    table = Table("layer", *regimes, "proposed")
+    table = Table("layer", box=None)
+    for regime in (*regimes, "proposed"):
+        table.add_column(regime, no_wrap=True)
     for layer, proposed in enumerate(found.proposed()):
         own = (cells[layer, regime] for regime in regimes)
         table.add_row(str(layer), *(_figures(effect) for effect in own), str(proposed))
@@ -222,13 +224,14 @@ def _effect_table(found: _Found) -> Table:
 
 def _figures(effect: Effect) -> str:
     drift = effect.drift
-    return f"{effect.change:.1%} {drift.pose_deg:.2g}° {drift.depth_rel:.2%}"
+    return f"{effect.change:.0%} {drift.pose_deg:.2g}° {drift.depth_rel:.2%}"
 
 
 def _write_files(command: ProfileCommand, pipeline: Pipeline, found: _Found) -> tuple[Path, ...]:
     """Write `profile.json` and `profile.png`; return their paths."""
     from covis.evaluation.accuracy.results import write_result
     from covis.evaluation.sweep.pictures import draw_profile
+    from covis.evaluation.sweep.propose import trial_row
 
     assert command.out is not None
     sparsity, record = conclusion(pipeline, found.outcome, *command.bounds)
@@ -239,6 +242,7 @@ def _write_files(command: ProfileCommand, pipeline: Pipeline, found: _Found) -> 
         **pipeline.backend.about(),
         "photos": found.names,
         "layers": rows,
+        "trials": [trial_row(trial, found.layers) for trial in found.outcome.trials],
         "proposed": proposed,
         "sparsity": asdict(sparsity),
         "record": record.model_dump(),

@@ -174,8 +174,10 @@ def trial_table(outcome: Outcome, layers: int, pose: float, depth: float) -> Tab
     """
     from rich.table import Table
 
-    columns = ("selector", "schedule", "computed", "camera drift", "depth drift", "time dense / it")
-    table = Table(*columns)
+    table = Table("selector", box=None)
+    table.add_column("schedule", overflow="fold")
+    for column in ("computed", "camera\ndrift", "depth\ndrift", "time\ndense / it"):
+        table.add_column(column, justify="right", no_wrap=True)
     for trial in outcome.trials:
         worst = [trial.drift] + ([trial.check] if trial.check is not None else [])
         table.add_row(

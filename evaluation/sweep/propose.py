@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from covis.engines.options import Sparsity
-from covis.engines.regime import Regime
+from covis.engines.regime import Regime, format_schedule
+from covis.engines.schedule import layer_regimes
 from covis.evaluation.sweep.encoded import EncodedViews
 from covis.evaluation.sweep.profile import Advance, Effect, with_schedule
 from covis.evaluation.sweep.tune import Outcome, Trial
@@ -92,3 +95,20 @@ def _trial(
     if others is not None and run.drift.within(*bounds):
         check = others.run(sparsity).drift
     return Trial(sparsity, work, run.seconds, run.drift, check)
+
+
+def trial_row(trial: Trial, layers: int) -> dict[str, Any]:
+    """Return a schedule that was run, for JSON; of each drift, the larger one of both photo sets.
+
+    Args:
+        trial: Schedule that was run.
+        layers: Number of global layers L.
+    """
+    drifts = [trial.drift] + ([trial.check] if trial.check is not None else [])
+    worst = {
+        "pose_deg": max(drift.pose_deg for drift in drifts),
+        "depth_rel": max(drift.depth_rel for drift in drifts),
+    }
+    finite = {name: x if math.isfinite(x) else None for name, x in worst.items()}
+    schedule = format_schedule(layer_regimes(trial.sparsity, layers))
+    return {"schedule": schedule, "work": trial.work, "seconds": trial.seconds, **finite}
