@@ -128,7 +128,7 @@ def bench_settings(command: BenchCommand, base: Sparsity, views: int) -> dict[st
 
     chosen = resolve(command.sparsity.apply(base), views)
     against = resolve(SparsityChanges(selector=command.against).apply(chosen), views)
-    settings = {against.selector: Setting(against)}
+    settings: dict[str, Setting] = {against.selector: Setting(against)}
     settings.setdefault(chosen.selector, Setting(chosen))
     for word in command.also:
         settings.setdefault(word, Setting(resolve(named_setting(word, chosen), views)))

@@ -34,8 +34,9 @@ def named_setting(word: str, base: Sparsity) -> Sparsity:
     """
     if word in PUBLISHED:
         return PUBLISHED[word]
-    if word in get_args(Selector):
-        return SparsityChanges(selector=word).apply(base)
+    for selector in get_args(Selector):
+        if word == selector:
+            return SparsityChanges(selector=selector).apply(base)
     if ":" in word:
         return SparsityChanges(schedule=word).apply(base)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,7 +125,7 @@ class Scenes:
             found = torch.zeros(self.shape[0], views, views, device=self.device)
         numbers = {name: torch.as_tensor(x) for name, x in self.rules.inputs().items()}
         rules = PairRules(*(numbers[name].to(self.device) for name in PairRules._fields))
-        order, most = numbers["anchor_order"].to(self.device), int(self.rules.anchors.max())
+        order, most = numbers["anchor_order"].to(self.device), int(np.max(self.rules.anchors))
         return torch.stack([pair_levels(k, farthest_first(k, order, most), rules) for k in found])
 
     @cached_property
