@@ -65,6 +65,9 @@ def session_settings(threads: int = 0, library: Path | None = None) -> Any:
     # Pre-packed weights are a second copy of the memory-mapped file; at the row counts of
     # these models packing inside each product costs no measurable time.
     settings.add_session_config_entry("session.disable_prepacking", "1")
+    # Every stage has threads of its own, which otherwise wait actively after its run, on the cores
+    # that the next stage needs.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     # The arena keeps its peak, but stages run one after the other, so their memory is freed.
     settings.enable_cpu_mem_arena = False
     # Planned reuse of buffers chains values of equal symbolic shape, and frees a chain only at its
