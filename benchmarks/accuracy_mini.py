@@ -1,7 +1,8 @@
 """Accuracy of covis-mini on held-out synthetic scenes: dense, against baselines, and sparse.
 
     python benchmarks/accuracy_mini.py                       # of the bundle that ships
-    python benchmarks/precision_accuracy.py                  # its table is included if it exists
+    python benchmarks/precision_accuracy.py                  # its table is included if it exists,
+    python benchmarks/anchors_accuracy.py                    # and so are these
 
 Writes `benchmarks/results/accuracy_mini.json`, `docs/explanation/accuracy.md` and the pictures
 beside it. An interrupted run continues in `--work`.
@@ -26,6 +27,7 @@ from covis.evaluation.accuracy.scoring import Record, ScoreOptions, evaluate_sce
 from covis.evaluation.accuracy.summary import aggregate
 from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
+from covis.evaluation.metrics.pose import THRESHOLDS
 from covis.evaluation.sweep.axes import SweepAxes
 from covis.evaluation.sweep.report import Row, markdown, row
 from covis.evaluation.sweep.settings import settings
@@ -179,6 +181,10 @@ def page(record: dict[str, Any], pictures: Sequence[Path]) -> str:
     if record["attention"]:
         parts += ["## Where attention goes\n", _attention_markdown(record["attention"])]
         parts += [named["attention"] + "\n"] if "attention" in named else []
+    if record["anchors"]:
+        from anchors_accuracy import section
+
+        parts.append(section(record["anchors"]))
     if record["precision"]:
         from precision_accuracy import markdown as precision_markdown
 
@@ -223,11 +229,12 @@ are not significant.
 
 def _dense_markdown(table: dict[str, dict[str, Any]], training: dict[str, Any] | None) -> str:
     seen = _trained_kinds(training)
-    errors = "AUC@30 | AUC@15 | AUC@5 | rotation | translation | AbsRel | delta < 1.25"
-    lines = [f"| scenes | estimator | {errors} |", "|" + "---|" * 9]
+    aucs = " | ".join(f"AUC@{threshold}" for threshold in THRESHOLDS)
+    errors = f"{aucs} | rotation | translation | AbsRel | delta < 1.25"
+    lines = [f"| scenes | estimator | {errors} |", "|" + "---|" * 10]
     for kind, estimators in table.items():
         for name, found in estimators.items():
-            cells = [f"{100 * found[f'auc{t}']:.1f}" for t in (30, 15, 5)]
+            cells = [f"{100 * found[f'auc{t}']:.1f}" for t in THRESHOLDS]
             cells += [f"{found[k]:.1f}°" for k in ("rotation_median", "translation_median")]
             depth = (found.get("abs_rel"), found.get("delta_1.25"))
             cells += ["" if v is None else f"{v:.3f}" for v in depth]
@@ -306,6 +313,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "attention": attention_table(
             pipeline, arguments.sparse_kinds[0], min(2, arguments.wide_scenes), arguments.wide_views
         ),
+        "anchors": _read(arguments.anchors),
         "precision": _read(arguments.precision),
         "cpu_seconds": round(time.process_time() - begun, 1),
     }
@@ -330,6 +338,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--threads", type=int, default=1)
     out.add_argument("--work", type=Path, default=ROOT / "build" / "accuracy_mini")
     out.add_argument("--precision", type=Path, default=results / "precision_accuracy.json")
+    out.add_argument("--anchors", type=Path, default=results / "anchors_accuracy.json")
     out.add_argument("--out", type=Path, default=results / "accuracy_mini.json")
     out.add_argument("--page", type=Path, default=ROOT / "docs" / "explanation" / "accuracy.md")
     return out

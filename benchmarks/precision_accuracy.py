@@ -33,7 +33,7 @@ from covis.evaluation.accuracy.scoring import Record, score_pose
 from covis.evaluation.accuracy.summary import aggregate
 from covis.evaluation.datasets.synthetic import SyntheticScenes
 from covis.evaluation.datasets.truth import GroundTruth, sample_views
-from covis.evaluation.metrics.pose import pair_errors
+from covis.evaluation.metrics.pose import THRESHOLDS, pair_errors
 from covis.evaluation.sweep.pairs import pair_map
 from covis.export.attention_analysis import model_of_bundle
 from covis.export.models import load_model
@@ -151,10 +151,13 @@ def run(
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """Return one row for each setting: AUC and its loss against fp32."""
-    names = ("AUC@30", "AUC@15", "AUC@5", "rotation", "translation", "AUC@30 - fp32")
-    lines = [f"| setting | {' | '.join(names)} | moved from fp32 |", "|" + "---|" * 8]
+    # Older records have no AUC@3.
+    thresholds = [t for t in THRESHOLDS if all(f"auc{t}" in row for row in rows.values())]
+    aucs = (f"AUC@{threshold}" for threshold in thresholds)
+    names = ("setting", *aucs, "rotation", "translation", "AUC@30 - fp32", "moved from fp32")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for name, row in rows.items():
-        cells = [f"{100 * row[f'auc{t}']:.1f}" for t in (30, 15, 5)]
+        cells = [f"{100 * row[f'auc{t}']:.1f}" for t in thresholds]
         cells += [f"{row[key]:.2f}°" for key in ("rotation_median", "translation_median")]
         loss = 100 * (row["auc30"] - rows["fp32"]["auc30"])
         cells += [f"{loss:+.2f}", f"{row['moved']:.3f}°"]

@@ -7,9 +7,9 @@ from typing import Final, Literal, get_args
 
 from covis.engines.errors import user_error
 from covis.engines.limits import VIEWS
-from covis.engines.options import Selector
 from covis.engines.regime import parse_schedule
 
+SweptSelector = Literal["saliency", "pooled", "both"]
 PairSource = Literal["saliency", "random", "oracle"]
 PAIR_SOURCES: tuple[PairSource, ...] = get_args(PairSource)
 AnchorSource = Literal["kcenter", "uniform", "random", "similar", "oracle"]
@@ -52,7 +52,7 @@ class SweepAxes:
     """
 
     taus: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
-    selectors: tuple[Selector, ...] = ("saliency", "pooled")
+    selectors: tuple[SweptSelector, ...] = ("saliency", "pooled")
     keep_ratios: tuple[float, ...] = (0.5, 0.25, 0.1)
     layers: tuple[str, ...] = ("third", "all")
     shares: tuple[float, ...] = (0.25, 0.126)

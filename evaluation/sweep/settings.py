@@ -92,7 +92,7 @@ def _thresholds(axes: SweepAxes, dense: Sparsity, depth: int) -> Iterator[Settin
             if selector == "saliency":
                 for tau in axes.taus:
                     yield Setting(f"saliency-tau{tau:g}-{layers}", "tau", replace(options, tau=tau))
-            elif selector in ("pooled", "both"):
+            else:
                 for ratio in axes.keep_ratios:
                     pooled = replace(options, keep_ratio=ratio, cdf=0.0)
                     yield Setting(f"{selector}-keep{ratio:g}-{layers}", "pooled", pooled)

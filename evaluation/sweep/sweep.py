@@ -52,8 +52,12 @@ class Sweep:
         for setting in self.settings:
             digest = self.pipelines[setting.bundle].bundle.digest()
             options = replace(self.job, sparsity=setting.sparsity).options(digest)
-            extra = {"share": setting.share, "pairs": setting.pairs, "pair_seed": self.seed}
-            extra["choice"] = setting.choice
+            extra: dict[str, Any] = {
+                "share": setting.share,
+                "pairs": setting.pairs,
+                "pair_seed": self.seed,
+                "choice": setting.choice,
+            }
             where = self.folder / "settings" / setting.name
             self.results[setting.name] = Results(where, {**options, **extra})
 
@@ -131,7 +135,7 @@ class _SceneRun:
         layers = {"sparse_layers": len(scene.sparsity.layers)}
         return record | {"seconds": seconds, **work(scene.sparsity), **layers}
 
-    def _given(self, setting: Setting) -> dict[str, NDArray[Any]]:
+    def _given(self, setting: Setting) -> dict[str, Any]:
         """Return the pairs or anchors that are given to the pipeline, as its keyword arguments."""
         has_reference = self.pipeline.bundle.manifest.model.reference_view
         if setting.share is not None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from covis.commands.demo import demo_bundle
+from covis.engines.options import RunOptions, Sparsity
 from covis.evaluation.metrics.pose import auc, pair_errors, undirected
 from covis.evaluation.sweep.axes import SweepAxes
 from covis.export.models import build_model
+from covis.runtime.pipeline import load
 from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START, SceneSpec, build, camera_path
 from tests.tiny_vggt import CONFIG
 
@@ -38,12 +40,13 @@ def test_the_page_of_a_tiny_run(
     scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, _ = scripts
-    small = SweepAxes((0.5,), ("saliency",), layers=("all",), shares=(0.75,), drops=False)
+    small = SweepAxes((0.5,), ("saliency",), layers=("all",), shares=(0.75,), anchors=())
     monkeypatch.setattr(script, "SweepAxes", lambda **given: small)
     words = ["--bundle", str(demo_bundle()), "--kinds", "studio/orbit", "--scenes", "2"]
     words += ["--views", "3", "--sparse-kinds", "studio/scatter", "--wide-scenes", "1"]
     words += ["--wide-views", "4", "--work", str(tmp_path / "work")]
-    words += ["--precision", str(tmp_path / "none"), "--out", str(tmp_path / "out.json")]
+    words += ["--precision", str(tmp_path / "none"), "--anchors", str(tmp_path / "none")]
+    words += ["--out", str(tmp_path / "out.json")]
     script.main([*words, "--page", str(tmp_path / "docs" / "accuracy.md")])
     record = json.loads((tmp_path / "out.json").read_text())
     text = (tmp_path / "docs" / "accuracy.md").read_text()
@@ -67,6 +70,55 @@ def test_the_page_of_a_tiny_run(
     script.main([*words, "--page", str(tmp_path / "docs" / "accuracy.md")])
     assert all(path.stat().st_mtime_ns == at for path, at in done.items())
     assert len(list((tmp_path / "work").rglob("scenes/*.json"))) == 2 * len(done)
+
+
+def test_the_anchors_of_a_tiny_run(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "anchors_accuracy", raising=False)
+    import anchors_accuracy as script  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(script, "BUDGETS", {4: (2,), 5: (2, 3)})
+    monkeypatch.setattr(script, "SEEDS", (0, 4))
+    words = ["--kinds", "studio/scatter", "--scenes", "2", "--out", str(tmp_path / "anchors.json")]
+    script.main([*words, "--bundle", str(demo_bundle()), "--work", str(tmp_path / "work")])
+    record = json.loads((tmp_path / "anchors.json").read_text())
+    assert record["schedule"] == "0:self, 1-2:anchors=10, 3-7:anchors=25"
+    rows = record["rows"]["5"]
+    assert len(rows) == 1 + 2 * 2 * 6 and {r["scenes"] for r in rows} == {2}
+    dense = rows[0]
+    assert (dense["choice"], dense["attention_work"], len(dense["by_scene"])) == ("dense", 1.0, 2)
+    (kept,) = [r for r in rows if is_setting(r, "kcenter", 3, own_frame=False)]
+    assert kept["attention_work"] == pytest.approx(0.2 / 8 + 2 * 0.2 / 8 + 5 * 0.6 / 8, abs=1e-4)
+    text = script.section(record)
+    assert f"| 3 | {kept['attention_work']:.1%} | {script._aucs([kept])} |" in text
+    assert "**4 views, own frame, 4 neighbours**" in text and text.count("k-center |") == 1
+    # A choice whose AUC is that of k-center in every scene differs by 0.
+    same = [{**r, "by_scene": dense["by_scene"]} for r in rows]
+    for mean, error in script.differences(same).values():
+        assert not mean.any() and not error.any()
+    moved = [
+        {**r, "by_scene": (np.array(dense["by_scene"]) + 0.01 * (r["choice"] == "random")).tolist()}
+        for r in rows
+    ]
+    mean, error = script.differences(moved)["random"]
+    np.testing.assert_allclose(mean, 0.01)
+    np.testing.assert_allclose(error, 0.0, atol=1e-12)
+
+
+def test_cameras_alone_are_those_of_the_whole_pipeline(scripts: tuple[ModuleType, ...]) -> None:
+    from anchors_accuracy import CamerasAlone
+
+    whole = load(demo_bundle(), RunOptions(threads=1))
+    photos = list(np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8))
+    dense = Sparsity(selector="dense")
+    alone = CamerasAlone(whole.bundle, whole.options)(photos, sparsity=dense)
+    np.testing.assert_array_equal(alone.extrinsics, whole(photos, sparsity=dense).extrinsics)
+    assert not alone.depth.any()
+
+
+def is_setting(row: dict[str, Any], choice: str, anchors: int, own_frame: bool) -> bool:
+    return (row["choice"], row.get("anchors"), row.get("own_frame")) == (choice, anchors, own_frame)
 
 
 def test_the_mean_pose_is_the_best_constant_guess(scripts: tuple[ModuleType, ModuleType]) -> None:
