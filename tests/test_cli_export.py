@@ -229,10 +229,27 @@ def test_absent_configuration(capsys: Captured, place: Path, weights: Path) -> N
     assert "none.json: cannot be read (No such file or directory)" in last_line(capsys)
 
 
-def test_layers_that_the_model_lacks(capsys: Captured, place: Path, weights: Path) -> None:
-    assert export(place, weights, "--layers", "99") == 2
-    line = last_line(capsys)
-    assert "--layers: '99' names none of the model's 4 global layers; use 0 to 3" in line
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--selector", "saliency", "--layers", "99"],
+         "--layers: '99' names none of the model's 4 global layers; use 0 to 3"),
+        (["--selector", "anchors", "--schedule", "0-9:self"],
+         "--schedule: the model has no global layer 4; use 0 to 3"),
+        (["--selector", "anchors", "--schedule", "0-2:self"],
+         "--schedule: leaves out layer 3 of the model's 4; name 0 to 3, or add \"rest:dense\""),
+        (["--tau", "0.5"],
+         "--tau: has no effect with the selector auto, but is 0.5; give the selector"),
+        (["--anchors", "0"], "--anchors: 0 is not in [1, 1,000,000]; for layers without anchors"),
+        (["--light-up-to", "10"], "--light-up-to: 10 is below --dense-up-to 50; the numbers"),
+    ],
+    ids=lambda value: value[-2].strip("-") if isinstance(value, list) else "",
+)  # fmt: skip
+def test_selections_that_the_model_cannot_have(
+    capsys: Captured, place: Path, weights: Path, options: list[str], message: str
+) -> None:
+    assert export(place, weights, *options) == 2
+    assert message in last_line(capsys)
     assert list(place.iterdir()) == []
 
 
