@@ -24,7 +24,8 @@ from covis.evaluation.metrics.drift import Drift, scene_drift
 from covis.evaluation.sweep.encoded import EncodedViews, Observer
 from covis.evaluation.sweep.observed import global_attention, observed_graph
 from covis.evaluation.sweep.profile import Effect, layer_effects, measurable, with_schedule
-from covis.evaluation.sweep.propose import propose, schedules
+from covis.evaluation.sweep.propose import propose, schedules, trial_row
+from covis.evaluation.sweep.tune import Trial
 from covis.runtime.pipeline import Pipeline, load
 from covis.synthetic.photos import demo_scene, write_photos
 from tests.places import DEMO
@@ -282,3 +283,26 @@ def test_a_schedule_replaces_the_options_of_the_bundle() -> None:
         "anchors", tau=0.8, schedule="0:dense, 1:self, 2:saliency=0.7", cdf=0.0
     )
     assert with_schedule(low, [Regime()] * 3) == Sparsity("dense", tau=0.8)
+
+
+def test_figures_that_are_not_finite_are_none_in_json() -> None:
+    nothing = replace(drift(2.0), shift_deg=float("nan"), depth_rel=float("nan"))
+    row = replace(effect(3, "anchors=5", 0.5, nothing), change=float("inf")).row()
+    assert row == {
+        "layer": 3,
+        "regime": "anchors=5",
+        "work": 0.5,
+        "change": None,
+        "pose_deg": None,
+        "rotation_deg": 2.0,
+        "shift_deg": None,
+        "depth_rel": None,
+    }
+    trial = trial_row(Trial(Sparsity("dense"), 1.0, 2.0, nothing), 4)
+    assert trial == {
+        "schedule": "0-3:dense",
+        "work": 1.0,
+        "seconds": 2.0,
+        "pose_deg": None,
+        "depth_rel": None,
+    }
