@@ -62,8 +62,9 @@ def test_plan_of_what_was_asked_for_gives_no_reason(changes: Any, line: str) -> 
          "pooled: layers 0-3 pooled=0.25; 25.0% of dense global attention"),
         ({"selector": "light", "reason": "more than 3 views", "schedule": "0:self, 1-3:dense"},
          "light (more than 3 views): layers 0 self, 1-3 dense; 62.5% of dense global attention"),
-        ({"selector": "dense", "reason": "up to 50 views nothing is left out"},
-         "dense (up to 50 views nothing is left out)"),
+        ({"selector": "dense", "reason": "up to 50 views nothing is left out",
+          "schedule": "0-3:dense", "attention_work": 1.0},
+         "dense (up to 50 views nothing is left out); 100.0% of dense global attention"),
     ],
 )  # fmt: skip
 def test_what_was_computed(changes: Any, line: str) -> None:

@@ -138,8 +138,6 @@ def plan(sparsity: Sparsity, views: int, depth: int) -> str:
 def computed(report: SparsityReport, views: int) -> str:
     """Return what a run computed: its plan, the share of attention, and the pairs of saliency."""
     chosen = _selection(report.selector, report.reason, report.schedule)
-    if report.selector == "dense":
-        return chosen
     share = f"{chosen}; {report.attention_work:.1%} of dense global attention"
     if "saliency" not in report.schedule:
         return share
