@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 
 import pytest
 
 from covis.commands.demo import demo_bundle
 from covis.commands.eval import EvalCommand
+from covis.commands.sweep import SweepCommand
 from covis.evaluation.accuracy import scoring
 from covis.evaluation.accuracy.results import COLUMNS
 from covis.evaluation.datasets import NAMES
+from covis.evaluation.sweep.axes import ANCHOR_SOURCES, NAMED_SCHEDULES, SweepAxes
 from tests.places import ROOT
 
 HOW_TO = (ROOT / "docs" / "how-to" / "evaluate.md").read_text()
@@ -26,6 +29,30 @@ def test_commands_parse() -> None:
     for line in lines:
         options = _parse(EvalCommand, "covis eval", shlex.split(line, comments=True)[2:])
         assert isinstance(options, EvalCommand) and options.paths
+
+
+def test_commands_of_the_sweep_parse() -> None:
+    from covis.cli import _parse
+
+    pages = (HOW_TO, (ROOT / "docs" / "how-to" / "choose-sparsity.md").read_text())
+    lines = [
+        line
+        for page in pages
+        for line in page.replace("\\\n", " ").splitlines()
+        if line.startswith("covis sweep ")
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        options = _parse(SweepCommand, "covis sweep", shlex.split(line, comments=True)[2:])
+        assert isinstance(options, SweepCommand) and options.axes.layers
+
+
+def test_every_axis_of_anchors_is_explained() -> None:
+    named = [f.name for f in fields(SweepAxes) if "anchor" in f.name]
+    for name in (*named, "own_frame", "min_neighbours", "schedules"):
+        assert f"`--{name.replace('_', '-')}`" in HOW_TO, name
+    for word in (*ANCHOR_SOURCES, *NAMED_SCHEDULES):
+        assert f"`{word}`" in HOW_TO, word
 
 
 def test_every_dataset_and_metric_is_explained() -> None:

@@ -173,7 +173,7 @@ def test_perfect_poses_score_one_and_baselines_far_less() -> None:
         return held_out.pose[b : b + 1], 3.0 * held_out.depth[b : b + 1]
 
     perfect = score(oracle, held_out)
-    assert perfect.auc == {30: 1.0, 15: 1.0, 5: 1.0}
+    assert perfect.auc == {30: 1.0, 15: 1.0, 5: 1.0, 3: 1.0}
     assert perfect.abs_rel < 1e-5 and perfect.delta == 1.0 and perfect.pairs == 12
     for estimate in baselines(CONFIG).values():
         blind = score(estimate, held_out)
