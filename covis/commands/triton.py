@@ -54,6 +54,7 @@ def triton(command: TritonCommand) -> None:
     from covis.engines.bundle.bundle import open_bundle
     from covis.engines.bundle.folder import PLANS
     from covis.engines.options import SparsityChanges
+    from covis.engines.schedule import resolve
     from covis.engines.system.atomic import check_folder_target
     from covis.engines.tensorrt.triton import TritonOptions, write_repository
     from covis.runtime.flow import stage_names
@@ -61,7 +62,8 @@ def triton(command: TritonCommand) -> None:
     check_folder_target(command.out, force=command.force)
     bundle = open_bundle(command.bundle)
     manifest = bundle.manifest
-    sparsity = SparsityChanges(selector=command.selector).apply(manifest.sparsity)
+    chosen = SparsityChanges(selector=command.selector).apply(manifest.sparsity)
+    sparsity = resolve(chosen, command.views)
     options = TritonOptions(
         backend=command.backend,
         stages=tuple(manifest.stage(name) for name in stage_names(manifest, sparsity)),

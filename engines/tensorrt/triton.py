@@ -286,8 +286,9 @@ def _readme(command: str, options: TritonOptions) -> str:
         f"  {command}",
         "",
         f"Model {ENSEMBLE!r} takes the photos as the bundle's pixel rule makes them, and the",
-        "selector's options as tensors; it runs all views in one go. Cameras come as the model",
-        "writes them: `covis.runtime.scene.from_heads` turns them into matrices.",
+        "selector's options as tensors, which `covis.runtime.controls.control_inputs` computes; it",
+        "runs all views in one go. Cameras come as the model writes them:",
+        "`covis.runtime.scene.from_heads` turns them into matrices.",
     ]
     if options.backend == "onnxruntime":
         lines += ["", "Without the CPU kernel's library attention runs dense, in more memory."]
