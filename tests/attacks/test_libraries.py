@@ -154,6 +154,8 @@ extern "C" void covis_attention_workspace() {}
 extern "C" void covis_attention_launch() {}
 extern "C" void covis_select_workspace() {}
 extern "C" void covis_select_launch() {}
+extern "C" void covis_farthest_workspace() {}
+extern "C" void covis_farthest_launch() {}
 """
 
 
