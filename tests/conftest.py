@@ -59,6 +59,7 @@ THOROUGH = {
     "export/test_exporter.py",
     "export/test_head_groups.py",
     "export/test_onnx_parity.py",
+    "export/test_regimes.py",
     "export/test_without_points.py",
     "export/training",
     "export/weights/test_shards.py",
