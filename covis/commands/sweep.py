@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from covis.commands.arguments import BundlePath, MeasureArguments, default
+from covis.commands.arguments import BundlePath, MeasureArguments, arguments, default
 from covis.commands.eval import Dataset, DatasetPaths, MetricName, current_name
 from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import RunOptions
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from covis.evaluation.datasets.truth import SceneRef
     from covis.evaluation.sweep.report import Row
     from covis.evaluation.sweep.sweep import Sweep
+
+
+_Axes = arguments("_Axes", SweepAxes, defaults={"min_neighbours": "that of the bundle"})
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class SweepCommand:
     metrics: tuple[MetricName, ...] = ("pose", "depth")
     attention: Annotated[int, tyro.conf.arg(metavar="SCENES")] = 0
     pictures: bool = True
-    axes: Annotated[SweepAxes, tyro.conf.OmitArgPrefixes] = field(default_factory=SweepAxes)
+    axes: Annotated[SweepAxes, tyro.conf.arg(constructor=_Axes), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SweepAxes
+    )
     run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
