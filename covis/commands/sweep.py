@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from covis.evaluation.sweep.sweep import Sweep
 
 
-_Axes = arguments("_Axes", SweepAxes, defaults={"min_neighbours": "that of the bundle"})
+_Axes = arguments("_Axes", SweepAxes, defaults={"min_neighbours": "the bundle's"})
 
 
 @dataclass(frozen=True)

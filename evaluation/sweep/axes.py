@@ -44,8 +44,7 @@ class SweepAxes:
             the true co-visibility and requires a dataset with depth.
         anchor_seeds: Seeds of the random anchors, each 0 or more.
         own_frame: Values of own-frame to try with each choice of anchors.
-        min_neighbours: Numbers of most similar views to try with each choice of anchors; without
-            any, that of the bundle.
+        min_neighbours: Numbers of most similar views to try with each choice of anchors.
         schedules: Schedules to compare, at the number of anchors nearest to that of the bundle:
             texts as for `covis run --schedule`, `default`, `light`, `all` (anchors in all layers),
             or `gotohunt` (the default without own frame and neighbours, as published).
