@@ -63,7 +63,7 @@ COMMANDS = {
     "sweep": _Command(
         "covis.commands.sweep:SweepCommand",
         "covis.commands.sweep:sweep",
-        "Measure accuracy by threshold, sparse layers, selector and precision.",
+        "Measure accuracy by threshold, sparse layers, selector, anchors, schedule and precision.",
     ),
     "tune": _Command(
         "covis.commands.tune:TuneCommand",
