@@ -122,6 +122,7 @@ def draw_anchors(rows: Sequence[Row], path: Path) -> Path | None:
             if line:
                 axis.plot(*zip(*line, strict=True), "o-", color=colour, label=choice)
         _dense_line(axis, rows, name)
+        axis.set_xticks(numbers)
         axis.set_xlabel("anchors")
         axis.set_ylabel(name.replace("auc", "AUC@"))
         _from_zero(axis)
