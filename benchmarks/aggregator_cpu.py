@@ -33,7 +33,7 @@ from covis.engines.bundle.bundle import Bundle, open_bundle
 from covis.engines.bundle.manifest import Stage
 from covis.engines.options import Sparsity
 from covis.engines.regime import format_schedule
-from covis.engines.schedule import layer_regimes
+from covis.engines.schedule import layer_regimes, resolve
 from covis.engines.system.native import ORT_LIBRARY, find_library, instruction_set
 from covis.evaluation.bench.settings import named_setting
 from covis.runtime.controls import control_inputs
@@ -157,7 +157,9 @@ def measure(bundle: Bundle, words: Sequence[str], views: int, rounds: int, threa
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         cases = {
-            word: prepare(bundle, named_setting(word, Sparsity()), tokens, threads, scratch)
+            word: prepare(
+                bundle, resolve(named_setting(word, Sparsity()), views), tokens, threads, scratch
+            )
             for word in (DENSE, *words)
         }
         session = open_session(bundle, stage, threads, scratch / "aggregator")

@@ -31,6 +31,7 @@ from benchmarks.gpu_facts import gpu_facts
 from covis.engines.errors import CovisError, GpuOutOfMemoryError
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
 from covis.engines.pair_rules import pair_rules
+from covis.engines.schedule import resolve
 from covis.evaluation.bench.measure import (
     Schedule,
     Setting,
@@ -157,7 +158,8 @@ def run(
     similarity = values["similarity"]
     del values
     settings = {"dense": Setting(base)}
-    settings |= {word: Setting(named_setting(word, Sparsity())) for word in words}
+    named = {word: named_setting(word, Sparsity()) for word in words}
+    settings |= {word: Setting(resolve(sparsity, views)) for word, sparsity in named.items()}
     work = {
         name: attention_work(
             similarity, setting.sparsity, model.global_layers, model.reference_view
