@@ -47,7 +47,7 @@ def test_inspect_wants_every_plan_proven(
             graph=digests[stage.graph],
             weights=digests[bundle.manifest.weights.file],
             profile={"M": Range(min=1, opt=4, max=8), "N": Range(min=1, opt=4, max=4),
-                     "K": Range(min=1, opt=1, max=1)},
+                     "K": Range(min=1, opt=1, max=1), "R": Range(min=1, opt=3, max=8)},
             options=EngineOptions(profiling_verbosity="layer_names_only"),
         )  # fmt: skip
         PlanCache(place.bundle / PLANS).get(
