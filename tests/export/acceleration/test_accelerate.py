@@ -158,11 +158,12 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "random": {"selector": "anchors", "anchors": 2, "anchor_choice": "random", "anchor_seed": 3},
     "similar": {"selector": "anchors", "anchors": 2, "anchor_choice": "similar", "layers": "0"},
     "self": {"schedule": "all:self"},
-    "schedule": {
-        "schedule": "0:self, 1:anchors=2+pooled=0.5, 2:saliency, rest:pooled=0.3",
+    "mixed, pooled": {
+        "schedule": "0:anchors=2+pooled=0.5, rest:saliency",
         "min_neighbours": 1,
         "order": "hilbert",
     },
+    "mixed": {"schedule": "0:self, 1:anchors=2, rest:dense", "min_neighbours": 1},
     "auto, light": {"selector": "auto", "dense_up_to": 3, "light_up_to": 8, "anchors": 1},
     "auto, anchors": {"selector": "auto", "dense_up_to": 3, "light_up_to": 7, "anchors": 1},
 }
