@@ -212,11 +212,15 @@ def markdown(record: dict[str, Any]) -> str:
             lines.append(f"| {views} | {choice} | {cells} |")
             beyond += sum(abs(m) > 2 * e for m, e in pairs)
             total += len(pairs)
-    scenes = next(iter(record["rows"].values()))[0]["scenes"]
+    groups = list(record["rows"].values())
+    lost = max(100 * abs(r["auc30"] - found[0]["auc30"]) for found in groups for r in found)
+    least = min(r["attention_work"] for found in groups for r in found)
     note = (
-        f"Mean and standard error of the paired difference over {scenes} scenes, in points of AUC,"
-        f" over all numbers of anchors and both rules. {beyond} of the {total} differences are"
-        " larger than two standard errors.\n"
+        f"Mean and standard error of the paired difference over {groups[0][0]['scenes']} scenes for"
+        " each number of views, in points of AUC, over all numbers of anchors and both rules."
+        f" {beyond} of the {total} differences are larger than two standard errors. No setting,"
+        f" down to {least:.1%} of dense attention, differs from dense by more than {lost:.1f}"
+        " points of AUC@30.\n"
     )
     return "\n".join([*parts, *lines, "", note])
 

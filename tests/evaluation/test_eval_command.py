@@ -59,7 +59,9 @@ def test_end_to_end_and_again(tmp_path: Path, capsys: Captured) -> None:
     assert [s["scene"] for s in first["scenes"]] == [f"studio/orbit/{FIRST + i}/3" for i in (0, 1)]
     assert first["options"]["sparsity"]["selector"] == "dense" and not first["failed"]
     for record in first["scenes"]:
-        assert record["pairs"] == 1 and record["relative_blocks"] == 1.0
+        assert record["pairs"] == 1
+        assert record["relative_blocks"] == record["attention_work"] == 1.0
+        assert 0.0 <= record["auc3"] <= record["auc30"] <= 1.0
         assert record["abs_rel"] > 0 and record["chamfer"] > 0 and record["ate"] is None
     with (out / "results.csv").open(newline="") as file:
         assert [row["views"] for row in csv.DictReader(file)] == ["2", "2"]
