@@ -226,8 +226,8 @@ def comparison(groups: dict[str, list[dict[str, Any]]]) -> str:
         " each number of views, in points of AUC, over all numbers of anchors and both rules."
         f" The largest is {max(abs(mean) for mean, _ in apart):.2f} points. {beyond} of the"
         f" {len(apart)} differences are larger than two standard errors; {len(apart) / 20:.1f}"
-        " would be by chance alone, if all were independent, which the thresholds of one choice are not."
-        f" No setting, down to {min(row['attention_work'] for row, _ in every):.1%} of dense"
+        " would be by chance alone, if all were independent, which the thresholds of one choice are"
+        f" not. No setting, down to {min(row['attention_work'] for row, _ in every):.1%} of dense"
         f" attention, differs from dense by more than {lost:.1f} points of AUC@30.\n"
     )
     return "\n".join([*lines, "", note])
