@@ -214,7 +214,8 @@ class SparsityChanges:
         - A selector or layers replace the bundle's schedule, and so does a tau or a number of
           anchors that it does not read.
         - Under `auto`, an option that only one selector reads chooses that selector.
-        - A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough.
+        - A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough;
+          a dense_up_to above the old light_up_to raises that one.
         """
         changes = {k: v for k, v in vars(self).items() if v is not None}
         if changes.get("selector") == "auto":
@@ -226,6 +227,8 @@ class SparsityChanges:
         low, tau = sparsity.tau_low, changes.get("tau", sparsity.tau)
         if "tau_low" not in changes and low is not None and low > tau:
             changes["tau_low"] = tau
+        if "light_up_to" not in changes:
+            changes["light_up_to"] = max(sparsity.light_up_to, changes.get("dense_up_to", 0))
         return replace(sparsity, **changes)
 
 

@@ -158,6 +158,14 @@ def test_an_option_chooses_the_selector_that_reads_it(
     assert found == Sparsity(selector, **changes)  # type: ignore[arg-type]
 
 
+def test_a_higher_threshold_raises_the_next() -> None:
+    changed = SparsityChanges(dense_up_to=300).apply(Sparsity())
+    assert (changed.dense_up_to, changed.light_up_to) == (300, 300)
+    assert SparsityChanges(dense_up_to=80).apply(Sparsity()).light_up_to == 250
+    with pytest.raises(CovisError, match="light-up-to"):
+        SparsityChanges(dense_up_to=80, light_up_to=60).apply(Sparsity())
+
+
 @pytest.mark.parametrize("selector", ["dense", "light", "saliency", "anchors", "pooled", "both"])
 def test_a_selector_that_is_asked_for_wins(selector: Selector) -> None:
     """Over auto, over what other options imply, and over the selector of a tuned bundle."""
