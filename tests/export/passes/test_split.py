@@ -31,6 +31,8 @@ def inputs(graph: ir.Graph, views: int) -> dict[str, np.ndarray]:
         shape = [views if isinstance(d, ir.SymbolicDim) else d for d in value.shape]
         if value.name == "probe":
             values[value.name] = np.arange(3)
+        elif value.name == "layer_map":
+            values[value.name] = np.zeros(shape, np.int64)
         elif value.dtype == ir.DataType.FLOAT:
             values[value.name] = rng.standard_normal(shape, np.float32)
         else:
