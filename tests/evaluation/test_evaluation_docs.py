@@ -10,7 +10,6 @@ import pytest
 
 from covis.commands.demo import demo_bundle
 from covis.commands.eval import EvalCommand
-from covis.commands.sweep import SweepCommand
 from covis.evaluation.accuracy import scoring
 from covis.evaluation.accuracy.results import COLUMNS
 from covis.evaluation.datasets import NAMES
@@ -29,22 +28,6 @@ def test_commands_parse() -> None:
     for line in lines:
         options = _parse(EvalCommand, "covis eval", shlex.split(line, comments=True)[2:])
         assert isinstance(options, EvalCommand) and options.paths
-
-
-def test_commands_of_the_sweep_parse() -> None:
-    from covis.cli import _parse
-
-    pages = (HOW_TO, (ROOT / "docs" / "how-to" / "choose-sparsity.md").read_text())
-    lines = [
-        line
-        for page in pages
-        for line in page.replace("\\\n", " ").splitlines()
-        if line.startswith("covis sweep ")
-    ]
-    assert len(lines) >= 5
-    for line in lines:
-        options = _parse(SweepCommand, "covis sweep", shlex.split(line, comments=True)[2:])
-        assert isinstance(options, SweepCommand) and options.axes.layers
 
 
 def test_every_axis_of_anchors_is_explained() -> None:
