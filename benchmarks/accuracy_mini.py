@@ -313,7 +313,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "attention": attention_table(
             pipeline, arguments.sparse_kinds[0], min(2, arguments.wide_scenes), arguments.wide_views
         ),
-        "anchors": _read(arguments.anchors),
         "precision": _read(arguments.precision),
         "cpu_seconds": round(time.process_time() - begun, 1),
     }
@@ -351,7 +350,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     pictures = draw(record, arguments.page.parent / "accuracy")
-    arguments.page.write_text(page(record, pictures))
+    anchors = _read(arguments.anchors)  # too large to be stored twice
+    arguments.page.write_text(page({**record, "anchors": anchors}, pictures))
     print(arguments.page.read_text())
     print(f"{record['cpu_seconds']} CPU seconds")
 
