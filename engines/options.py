@@ -211,9 +211,9 @@ class SparsityChanges:
         """Return `sparsity` with the fields that are not None here.
 
         What is given wins over what the bundle chose by itself:
-        - A selector or layers replace the bundle's schedule, and so does a tau or a number of
-          anchors that it does not read.
-        - Under `auto`, an option that only one selector reads chooses that selector.
+        - A selector or layers replace the bundle's schedule, and so does an option that none of its
+          regimes reads.
+        - An option that the selector does not read chooses one that does.
         - A new tau below the old tau_low lowers tau_low as well, so that `--tau` alone is enough;
           a dense_up_to above the old light_up_to raises that one.
         """
@@ -222,8 +222,8 @@ class SparsityChanges:
             sparsity = replace(sparsity, **{n: getattr(Sparsity, n) for n in _UNREAD_BY_AUTO})
         elif "schedule" not in changes and _replaces(changes, sparsity.schedule):
             changes["schedule"] = ""
-        if "selector" not in changes and sparsity.selector in ("auto", "dense"):
-            changes["selector"] = _asked_for(changes, sparsity.selector)
+        if "selector" not in changes:
+            changes["selector"] = _asked_for(changes, sparsity)
         low, tau = sparsity.tau_low, changes.get("tau", sparsity.tau)
         if "tau_low" not in changes and low is not None and low > tau:
             changes["tau_low"] = tau
@@ -232,29 +232,52 @@ class SparsityChanges:
         return replace(sparsity, **changes)
 
 
+_ANCHORS: tuple[Selector, ...] = ("anchors", "light")
+_SALIENCY: tuple[Selector, ...] = ("saliency", "both")
+_POOLED: tuple[Selector, ...] = ("pooled", "both")
+_READERS: Mapping[str, tuple[Selector, ...]] = {
+    **dict.fromkeys(("anchors", "anchor_choice", "anchor_seed", "own_frame"), _ANCHORS),
+    **dict.fromkeys(("tau", "tau_low"), _SALIENCY),
+    **dict.fromkeys(("keep_ratio", "cdf"), _POOLED),
+    "low_precision": (*_ANCHORS, *_SALIENCY),
+    "layers": (*_ANCHORS, *_SALIENCY, "pooled"),
+}
+"""Selectors that read an option, for the options that only some of them read."""
+
+
 def _replaces(changes: Collection[str], schedule: str) -> bool:
     """Return whether the options of these names take the place of a schedule."""
     if {"selector", "layers"} & set(changes):
         return True
     regimes = parse_schedule(schedule) if schedule else ()
-    taus = [regime.tau for regime in regimes if regime.kind == "saliency"]
-    anchors = [regime.anchors for regime in regimes if regime.kind == "anchors"]
-    return ("tau" in changes and None not in taus) or ("anchors" in changes and None not in anchors)
+    read: set[str] = set()
+    for regime in regimes:
+        if regime.kind == "saliency":
+            read |= {"tau_low", *(["tau"] if regime.tau is None else [])}
+        if regime.kind == "anchors":
+            read |= {"anchor_choice", "anchor_seed", "own_frame"}
+            read |= {"anchors"} if regime.anchors is None else set()
+        if regime.pooled:
+            read |= {"cdf", *(["keep_ratio"] if regime.keep_ratio is None else [])}
+    return not (_READERS.keys() & set(changes)) - {"low_precision"} <= read
 
 
-def _asked_for(changes: Mapping[str, Any], selector: Selector) -> Selector:
-    """Return the selector that reads the changed options, which `auto` and `dense` do not read."""
+def _asked_for(changes: Mapping[str, Any], sparsity: Sparsity) -> Selector:
+    """Return the selector that reads the changed options: the present one, if it does."""
+    selector = sparsity.selector
     if changes.get("schedule"):
         return schedule_selector(parse_schedule(changes["schedule"]))
-    if selector == "dense":
+    if changes.get("schedule", sparsity.schedule):
+        return selector  # that schedule stays in force, and reads them
+    given = _READERS.keys() & changes.keys()
+    if all(selector in _READERS[name] for name in given):
         return selector
-    saliency = bool({"tau", "tau_low", "low_precision", "layers"} & changes.keys())
-    pooled = bool({"keep_ratio", "cdf"} & changes.keys())
-    if {"anchors", "anchor_choice", "anchor_seed", "own_frame"} & changes.keys():
+    if any(_READERS[name] is _ANCHORS for name in given):
         return "anchors"
-    if saliency or pooled:
-        return "both" if saliency and pooled else "saliency" if saliency else "pooled"
-    return selector
+    pooled = any(_READERS[name] is _POOLED for name in given)
+    saliency = any(name not in ("keep_ratio", "cdf") for name in given)
+    pooled, saliency = pooled or selector in _POOLED, saliency or selector in _SALIENCY
+    return "both" if saliency and pooled else "saliency" if saliency else "pooled"
 
 
 def schedule_selector(regimes: Collection[Regime]) -> Selector:

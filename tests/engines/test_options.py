@@ -186,24 +186,46 @@ def test_auto_drops_what_it_does_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "changes", "kept"),
+    ("schedule", "changes", "kept", "selector"),
     [
-        ("0-1:self, rest:anchors=12", {"tau": 0.5}, False),
-        ("0-1:self, rest:anchors=12", {"layers": "all"}, False),
-        ("0-1:self, rest:anchors=12", {"anchors": 5}, False),
-        ("0-1:self, 2:anchors=4, rest:anchors", {"anchors": 5}, True),
-        ("0-1:self, rest:saliency", {"tau": 0.5}, True),
-        ("0-1:self, rest:saliency=0.8", {"tau": 0.5}, False),
-        ("0-1:self, rest:anchors=12", {"min_neighbours": 2, "own_frame": False}, True),
-        ("0-1:self, rest:anchors=12", {}, True),
+        ("0-1:self, rest:anchors=12", {"tau": 0.5}, False, "saliency"),
+        ("0-1:self, rest:anchors=12", {"keep_ratio": 0.5}, False, "pooled"),
+        ("0-1:self, rest:anchors=12", {"layers": "all"}, False, "anchors"),
+        ("0-1:self, rest:anchors=12", {"anchors": 5}, False, "anchors"),
+        ("0-1:self, 2:anchors=4, rest:anchors", {"anchors": 5}, True, "anchors"),
+        ("0-1:self, rest:saliency", {"tau": 0.5}, True, "anchors"),
+        ("0-1:self, rest:saliency=0.8", {"tau": 0.5}, False, "saliency"),
+        ("rest:anchors+pooled", {"keep_ratio": 0.5}, True, "anchors"),
+        ("rest:self", {"anchor_choice": "random"}, False, "anchors"),
+        ("0-1:self, rest:anchors=12", {"min_neighbours": 2, "own_frame": False}, True, "anchors"),
+        ("0-1:self, rest:anchors=12", {}, True, "anchors"),
     ],
 )
 def test_a_tuned_schedule_gives_way_to_what_it_does_not_read(
-    schedule: str, changes: dict[str, Any], kept: bool
+    schedule: str, changes: dict[str, Any], kept: bool, selector: Selector
 ) -> None:
     tuned = Sparsity("anchors", schedule=schedule)
     found = SparsityChanges(**changes).apply(tuned)
-    assert found == replace(tuned, schedule=schedule if kept else "", **changes)
+    assert found == replace(tuned, schedule=schedule if kept else "", selector=selector, **changes)
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "selector"),
+    [
+        ("dense", {"tau": 0.5}, "saliency"),
+        ("dense", {"anchors": 5}, "anchors"),
+        ("dense", {"min_neighbours": 5}, "dense"),
+        ("light", {"anchors": 5}, "light"),
+        ("anchors", {"tau": 0.5}, "saliency"),
+        ("saliency", {"keep_ratio": 0.5}, "both"),
+        ("pooled", {"tau": 0.5}, "both"),
+        ("both", {"own_frame": False}, "anchors"),
+    ],
+)
+def test_an_option_that_the_selector_does_not_read_chooses_another(
+    own: Selector, changes: dict[str, Any], selector: Selector
+) -> None:
+    assert SparsityChanges(**changes).apply(Sparsity(own)) == Sparsity(selector, **changes)
 
 
 def test_another_schedule_replaces_that_of_the_bundle() -> None:
