@@ -9,6 +9,7 @@ from typing import Final
 #   distance to the views taken. Views taken have the score `lowest`, so ArgMax cannot take one
 #   twice. Finite values beyond it would be mistaken for views taken; they count as NaN does.
 # - A step reads one row and one column of the similarity. No matrix is allocated.
+# - ArgMax reads a row of a matrix, because TensorRT's needs two dimensions.
 # - The loop carries the ranks too. Shape inference does not know the shape of what a loop carries,
 #   hence the Reshape at the end.
 # - Shapes in the subgraph have no names, because a name would mean one size for all loops.
@@ -54,7 +55,9 @@ FarthestFirst
       wanted_score = Gather <axis = 0> (score, wanted_inside)
       is_free = Greater (wanted_score, lowest)
       is_given = And (is_inside, is_free)
-      farthest = ArgMax <axis = 0, keepdims = 0> (score)
+      score_row = Unsqueeze (score, axis_0)
+      farthest_1 = ArgMax <axis = 1, keepdims = 0> (score_row)
+      farthest = Squeeze (farthest_1)
       view = Where (is_given, wanted_inside, farthest)
       row = Gather <axis = 0> (similarity, view)
       column = Gather <axis = 1> (similarity, view)

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from covis.engines.graphs.read import load_graph
 from covis.engines.graphs.shapes import TensorFacts, tensor_facts
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.op import FARTHEST, SELECT
 from covis.engines.system.native import KERNELS_LIBRARY
 from covis.engines.tensorrt import module as trt_module
@@ -36,7 +37,7 @@ from tests.tensorrt.real import has_device, plugin_library, skip_without_builder
 
 pytestmark = pytest.mark.trt
 
-RANGES = {"M": (1, 100, 1000), "N": (1, 16, 16), "K": (1, 1, 1)}
+RANGES = {"M": (1, 100, 1000), "N": (1, 16, 16), "K": (1, 1, 1), "R": (1, 3, PAIR_MAPS.most)}
 CONFIGURED = re.compile(r"covis (.*): configured, workspace (\d+) bytes for (.*)")
 _TORCH = {
     TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16,

@@ -18,13 +18,14 @@ import onnx
 import pytest
 
 from covis.engines.graphs.read import load_graph
+from covis.engines.limits import PAIR_MAPS
 from covis.engines.op import DOMAIN
 from covis.engines.tensorrt.parser_graph.parser_graph import for_tensorrt
 from tests.tensorrt.graphs import all_graphs, bundle, profile_shapes
 
 pytestmark = pytest.mark.trt
 
-RANGES = {"M": (1, 12, 1000), "N": (1, 4, 16), "K": (1, 1, 64)}
+RANGES = {"M": (1, 12, 1000), "N": (1, 4, 16), "K": (1, 1, 64), "R": (1, 3, PAIR_MAPS.most)}
 GRAPHS = [*all_graphs("fp32", "fp16", "bf16")]
 
 
