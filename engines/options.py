@@ -149,12 +149,11 @@ class Sparsity:
                     hint=f"give the selector, e.g. {selector}, with it",
                 )
 
-    @property
-    def skip_below(self) -> float:
-        """Similarity below which a pair is skipped: the lower of the two thresholds."""
+    def skip_below(self, tau: float) -> float:
+        """Return the similarity below which a layer of saliency with threshold tau skips a pair."""
         if self.tau_low is not None:
-            return self.tau_low
-        return 0.0 if self.low_precision else self.tau
+            return min(tau, self.tau_low)
+        return 0.0 if self.low_precision else tau
 
     @property
     def anchor_neighbours(self) -> int:

@@ -137,7 +137,7 @@ def _rule(regime: Regime, sparsity: Sparsity, views: int, reference: bool) -> _R
         return _Rule(
             "saliency",
             tau=regime.tau,
-            tau_low=min(regime.tau, _low(sparsity, regime.tau)),
+            tau_low=sparsity.skip_below(regime.tau),
             min_neighbours=sparsity.min_neighbours or 0,
             to_reference=reference,
             from_reference=reference,
@@ -154,13 +154,6 @@ def _rule(regime: Regime, sparsity: Sparsity, views: int, reference: bool) -> _R
         own_frame=sparsity.own_frame,
         to_reference=reference,
     )
-
-
-def _low(sparsity: Sparsity, tau: float) -> float:
-    """Return the similarity below which a layer of `saliency` skips a pair."""
-    if sparsity.tau_low is not None:
-        return sparsity.tau_low
-    return 0.0 if sparsity.low_precision else tau
 
 
 def anchor_order(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from covis.engines.layers import parse_layers
-from covis.engines.options import Sparsity
+from covis.engines.options import Sparsity, SparsityChanges
 from covis.engines.regime import Regime, parse_schedule
 
 _PUBLISHED_DEPTH: Final = 24
@@ -23,6 +23,10 @@ _EARLY_SHARE: Final = 0.4
 The published schedule takes every third patch of all 25 anchors in both directions there, the work
 of 2.8 anchors. A stride of keys is no region of the op, so fewer anchors take its place.
 """
+
+
+GOTOHUNT: Final = SparsityChanges(selector="anchors", own_frame=False, min_neighbours=0)
+"""Published rule: the default schedule with one list of keys for all views."""
 
 
 def resolve(sparsity: Sparsity, views: int) -> Sparsity:

@@ -15,7 +15,7 @@ from covis.commands.arguments import (
     Photos,
     default,
 )
-from covis.commands.tune import conclusion, degrees, result_line, share, trial_table, write
+from covis.commands.tune import checked_bounds, conclusion, result_line, trial_table, write
 from covis.engines.errors import CovisError, user_error
 from covis.engines.options import RunOptions
 from covis.engines.regime import Regime, parse_regime
@@ -63,10 +63,7 @@ class ProfileCommand:
     run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        if self.views < 2:
-            raise user_error(f"{self.views} is below 2", where="--views", hint="use 8 or more")
-        degrees(self.max_drift)
-        share(self.max_depth_drift)
+        checked_bounds(self.views, self.max_drift, self.max_depth_drift)
         read_regimes(self.regimes)
         if self.run.backend.backend not in ("cpu", "cuda"):
             raise user_error(
@@ -78,7 +75,7 @@ class ProfileCommand:
     @property
     def bounds(self) -> tuple[float, float]:
         """Bounds on the pose drift, in degrees, and on the depth drift, as a fraction."""
-        return degrees(self.max_drift), share(self.max_depth_drift)
+        return checked_bounds(self.views, self.max_drift, self.max_depth_drift)
 
 
 def read_regimes(texts: Sequence[str]) -> tuple[Regime, ...]:

@@ -48,10 +48,18 @@ class TuneCommand:
     run: MeasureArguments = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        if self.views < 2:
-            raise user_error(f"{self.views} is below 2", where="--views", hint="use 8 or more")
-        degrees(self.max_drift)
-        share(self.max_depth_drift)
+        checked_bounds(self.views, self.max_drift, self.max_depth_drift)
+
+
+def checked_bounds(views: int, max_drift: str, max_depth_drift: str) -> tuple[float, float]:
+    """Return the bounds on the pose drift, in degrees, and on the depth drift, as a fraction.
+
+    Raises:
+        CovisError: A bound cannot be read, or there are fewer than two views to measure on.
+    """
+    if views < 2:
+        raise user_error(f"{views} is below 2", where="--views", hint="use 8 or more")
+    return degrees(max_drift), share(max_depth_drift)
 
 
 def degrees(text: str) -> float:
@@ -91,7 +99,7 @@ def tune(command: TuneCommand) -> None:
         check_file_target(command.bundle / MANIFEST)
     selection = select_photos(named(command.photos), command.choice)
     warn(console, selection.notes)
-    pose, depth = degrees(command.max_drift), share(command.max_depth_drift)
+    pose, depth = checked_bounds(command.views, command.max_drift, command.max_depth_drift)
     with progress_bar(console) as progress:
 
         def on_candidate(candidate: Candidate, number: int, total: int) -> None:

@@ -8,9 +8,10 @@ from typing import Final, get_args
 from covis.engines.errors import CovisError, user_error
 from covis.engines.options import Selector, Sparsity, SparsityChanges, schedule_selector
 from covis.engines.regime import Regime, parse_regime
+from covis.engines.schedule import GOTOHUNT
 
 PUBLISHED: Final[Mapping[str, Sparsity]] = {
-    "gotohunt": Sparsity(selector="anchors", anchors=25, own_frame=False, min_neighbours=0),
+    "gotohunt": GOTOHUNT.apply(Sparsity(anchors=25)),
     "sparse-vggt": Sparsity(selector="pooled", keep_ratio=0.25, layers="default"),
 }
 """Published schedules.

@@ -13,6 +13,7 @@ import numpy as np
 from covis.engines.layers import parse_layers
 from covis.engines.options import Sparsity, schedule_selector
 from covis.engines.regime import parse_schedule
+from covis.engines.schedule import GOTOHUNT
 from covis.evaluation.sweep.axes import NAMED_SCHEDULES, AnchorSource, PairSource, SweepAxes
 
 Kind = Literal["dense", "tau", "pooled", "pairs", "drop", "anchors", "schedule"]
@@ -158,7 +159,7 @@ def scheduled(sparsity: Sparsity, text: str, depth: int) -> Sparsity:
     if text == "all":
         return replace(sparsity, selector="anchors", layers="all")
     if text == "gotohunt":
-        return replace(sparsity, selector="anchors", own_frame=False, min_neighbours=0)
+        return GOTOHUNT.apply(sparsity)
     if text == "default":
         return replace(sparsity, selector="anchors")
     selector = schedule_selector(parse_schedule(text, depth))

@@ -97,10 +97,10 @@ def test_auto_refuses_what_it_would_not_read(options: dict[str, Any]) -> None:
 
 
 def test_where_skipping_begins() -> None:
-    assert Sparsity("saliency", tau=0.8).skip_below == 0.8
-    assert Sparsity("saliency", tau=0.8, low_precision=True).skip_below == 0.0
-    assert Sparsity("saliency", tau=0.8, tau_low=0.3).skip_below == 0.3
-    assert Sparsity("saliency", tau=0.8, tau_low=0.3, low_precision=True).skip_below == 0.3
+    assert Sparsity("saliency", tau=0.8).skip_below(0.8) == 0.8
+    assert Sparsity("saliency", tau=0.8, low_precision=True).skip_below(0.8) == 0.0
+    assert Sparsity("saliency", tau=0.8, tau_low=0.3).skip_below(0.8) == 0.3
+    assert Sparsity("saliency", tau=0.8, tau_low=0.3, low_precision=True).skip_below(0.8) == 0.3
 
 
 def test_neighbours_beside_the_anchors() -> None:
