@@ -56,7 +56,7 @@ class Score:
         delta: Share of pixels with max(d / d*, d* / d) < 1.25, scaled likewise; nan without depth.
         pairs: Number of pairs of views.
         scenes: Number of scenes.
-        standard_error: Standard error over scenes of the AUC at 30 degrees, 0 to 1; nan for one scene.
+        standard_error: Standard error over scenes of the AUC at 30 degrees, 0 to 1; nan for one.
     """
 
     auc: dict[int, float]
