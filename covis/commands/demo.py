@@ -1,4 +1,10 @@
-"""`covis demo`: reconstruct a synthetic scene with the shipped bundle, and measure the error."""
+"""`covis demo`: a rendered scene, reconstructed by the shipped bundle, beside its true cameras.
+
+The photos are reconstructed three times: with dense attention, with sparse attention, and with the
+patches of every view attending to their own view alone. The last shows what a model knows without
+comparing views, and so how much of its accuracy the pairs of views are worth. (Special tokens, such
+as a view's camera token, attend to all views in every run: the sparse op never skips them.)
+"""
 
 from __future__ import annotations
 
@@ -6,14 +12,15 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from covis.commands.arguments import default
 from covis.engines.errors import user_error
+from covis.synthetic.cameras import Path as CameraPath
+from covis.synthetic.scenes import Family
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
     from covis.engines.options import Sparsity
     from covis.evaluation.datasets.truth import GroundTruth
@@ -22,21 +29,29 @@ if TYPE_CHECKING:
     from covis.synthetic import RenderedScene
 
 RECORD = "demo.json"
-_PHOTO = re.compile(r"photos/view_[0-9]+\.jpg")
+DENSE, SPARSE, SELF_ONLY = "dense", "sparse", "self only"
 SEES = 0.05  # share of the surface that two views must have in common to count as seeing it
-_SIZE = 224  # pixels of the photos
-CameraPath = Literal["loop", "orbit", "walk", "turn", "scatter"]
+_PHOTO = re.compile(r"photos/view_[0-9]+\.jpg")
+_PRINTED: Final = (30, 5)  # degrees; the record has all thresholds, and a narrow terminal these
+_SIZE: Final = 224  # pixels of the photos
+_VIEWS_OF_AN_ANCHOR: Final = 8  # one view in eight is an anchor
+_FAMILY: Final[Family] = "studio"
+_PATH: Final[CameraPath] = "loop"
 
 
 @dataclass(frozen=True)
 class DemoCommand:
-    """Render a small scene and run the bundle that ships with covis on its photos.
+    """Render a scene and reconstruct it with dense, with sparse and without attention of views.
+
+    The last run, in which patches attend to their own view alone, shows what the model knows
+    without comparing views.
 
     Attributes:
         out: Folder to write: `photos`, `scene` and `demo.json`.
         views: Number of photos to render, from 2 to 200.
+        family: Kind of scene: rooms, a corridor, and others.
         path: Path of the cameras. `loop` goes once around the room and looks ahead, so most pairs
-            of views share nothing.
+            of views share nothing; `orbit` looks at the middle.
         seed: Seed of the scene; the default scene was not used in training.
         bundle: Bundle to show.
         force: Replace the output folder if the demo wrote everything in it.
@@ -44,7 +59,8 @@ class DemoCommand:
 
     out: Path = Path("out/demo")
     views: int = 24
-    path: CameraPath = "loop"
+    family: Family = _FAMILY
+    path: CameraPath = _PATH
     seed: Annotated[int | None, default("the first scene kept from training")] = None
     bundle: Annotated[Path | None, default("the one that ships with covis")] = None
     force: bool = False
@@ -81,9 +97,10 @@ def check_output(out: Path, *, force: bool) -> None:
 
 
 def demo(command: DemoCommand) -> None:
-    """Render, reconstruct dense and sparse, write, and compare with the true scene."""
+    """Render, reconstruct in three ways, write the sparse scene, and compare with the truth."""
     from rich.console import Console
 
+    from covis.commands.demo_page import write_page
     from covis.commands.run import progress_bar, shown
     from covis.engines.system.atomic import atomic_folder
     from covis.runtime.pipeline import load
@@ -96,14 +113,14 @@ def demo(command: DemoCommand) -> None:
     folder = atomic_folder(command.out, force=command.force)
     with folder as scratch, progress_bar(console) as on_progress:
         on_progress("rendering", 0, 1)
-        truth = render_truth(command.views, command.seed, command.path)
+        truth = render_truth(command.views, command.seed, command.path, command.family)
         photos = write_photos(scratch / "photos", truth)
         on_progress("rendering", 1, 1)
-        dense, sparse, seconds = both_ways(pipeline, photos, on_progress)
-        record = compare(dense, sparse, truth, seconds)
+        scenes, seconds = reconstruct_each(pipeline, photos, on_progress)
+        record = {"scene": _scene(command), **compare(scenes, truth, seconds)}
         on_progress("writing", 0, 1)
-        write(sparse, scratch / "scene")
-        _write_page(scratch / "scene" / "scene.html", sparse, truth, record)
+        write(scenes[SPARSE], scratch / "scene")
+        write_page(scratch / "scene" / "scene.html", scenes, truth, record)
         (scratch / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         on_progress("writing", 1, 1)
     _print(console, record, own=command.bundle is None)
@@ -111,55 +128,73 @@ def demo(command: DemoCommand) -> None:
         print(path)
 
 
-def render_truth(views: int, seed: int | None = None, path: CameraPath = "loop") -> RenderedScene:
-    """Render a room that was not used in training.
-
-    On a loop, neighbouring views overlap and opposite ones do not.
-    """
+def render_truth(
+    views: int, seed: int | None = None, path: CameraPath = _PATH, family: Family = _FAMILY
+) -> RenderedScene:
+    """Render a scene that was not used in training."""
     from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
 
-    world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, "studio"))
+    world = build(SceneSpec(HELD_OUT_SEEDS.start if seed is None else seed, family))
     return render(world, camera_path(world, views, path), _SIZE, _SIZE, shadows=False)
 
 
-def both_ways(
+def _scene(command: DemoCommand) -> dict[str, Any]:
+    from covis.synthetic import HELD_OUT_SEEDS
+
+    seed = HELD_OUT_SEEDS.start if command.seed is None else command.seed
+    return {"family": command.family, "path": command.path, "seed": seed}
+
+
+def reconstruct_each(
     pipeline: Pipeline, photos: list[Path], on_progress: StageProgress
-) -> tuple[Scene, Scene, dict[str, float]]:
-    """Reconstruct with dense and with sparse attention: scenes, and seconds of each.
+) -> tuple[dict[str, Scene], dict[str, float]]:
+    """Reconstruct the photos with each setting: scenes and seconds, by the name of the run.
 
     Stages are loaded before the clock starts, on two photos.
     """
     import time
+
+    chosen = settings(pipeline.bundle.manifest.sparsity, len(photos))
+    images = pipeline.load_photos(photos)
+    scenes: dict[str, Scene] = {}
+    seconds: dict[str, float] = {}
+    for sparsity in chosen.values():
+        pipeline(photos[:2], sparsity=sparsity)
+    for name, sparsity in chosen.items():
+        begun = time.perf_counter()
+        scenes[name] = pipeline(images, sparsity=sparsity, progress=on_progress)
+        seconds[name] = time.perf_counter() - begun
+    return scenes, seconds
+
+
+def settings(sparsity: Sparsity, views: int) -> dict[str, Sparsity]:
+    """Return the selector options of each run, by its name."""
     from dataclasses import replace
 
-    sparse = sparse_setting(pipeline.bundle.manifest.sparsity)
-    dense = replace(sparse, selector="dense")
-    scenes, seconds = [], {}
-    pipeline(photos[:2], sparsity=dense)
-    pipeline(photos[:2], sparsity=sparse)
-    for name, sparsity in (("dense", dense), ("sparse", sparse)):
-        begun = time.perf_counter()
-        scenes.append(pipeline(photos, sparsity=sparsity, progress=on_progress))
-        seconds[name] = time.perf_counter() - begun
-    return scenes[0], scenes[1], seconds
+    alone = replace(sparsity, selector="anchors", schedule="all:self")
+    return {
+        DENSE: replace(sparsity, selector="dense"),
+        SPARSE: sparse_setting(sparsity, views),
+        SELF_ONLY: alone,
+    }
 
 
-def sparse_setting(sparsity: Sparsity) -> Sparsity:
-    """Return the bundle's own sparse setting, or pairs of similar views where it has none.
+def sparse_setting(sparsity: Sparsity, views: int) -> Sparsity:
+    """Return the bundle's own sparse setting, or anchors in all layers where it has none.
 
-    `auto` computes everything for so few views, and there would be nothing to compare.
+    `auto` computes everything for so few views, and there would be nothing to compare. Anchors and
+    most similar views are counted, so that the share of attention is known before the model runs.
     """
     from dataclasses import replace
 
     if sparsity.selector not in ("auto", "dense"):
         return sparsity
-    return replace(
-        sparsity, selector="saliency", schedule="", tau=0.9, layers="all", min_neighbours=2
-    )
+    anchors = max(1, views // _VIEWS_OF_AN_ANCHOR)
+    return replace(sparsity, selector="anchors", schedule="", anchors=anchors, layers="all")
 
 
 def compare(
-    dense: Scene, sparse: Scene, truth: RenderedScene, seconds: dict[str, float]
+    scenes: Mapping[str, Scene], truth: RenderedScene, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return everything that the demo prints, for JSON."""
     import numpy as np
@@ -170,6 +205,7 @@ def compare(
     from covis.runtime.scene.writers.pair_maps import pair_maps
 
     known = _ground_truth(truth)
+    dense, sparse = scenes[DENSE], scenes[SPARSE]
     assert sparse.sparsity is not None
     others = ~np.eye(len(sparse), dtype=bool)
     kept = np.any([each.level > 0 for each in pair_maps(sparse)], axis=0)[others]
@@ -181,12 +217,12 @@ def compare(
         name: {
             key: value for key, value in score_pose(scene.extrinsics, known).items() if key in names
         }
-        for name, scene in (("dense", dense), ("sparse", sparse))
+        for name, scene in scenes.items()
     }
     return {
         "views": len(sparse),
         "camera_error": errors,
-        "drift": _drift(dense, sparse, known),
+        "drift": _drift(dense, sparse),
         "pairs": {
             "all": int(kept.size),
             "kept": int(kept.sum()),
@@ -194,10 +230,14 @@ def compare(
             "precision": both / max(int(kept.sum()), 1),
             "recall": both / max(int(sees.sum()), 1),
         },
+        "attention": {
+            name: 1.0 if scene.sparsity is None else scene.sparsity.attention_work
+            for name, scene in scenes.items()
+        },
         "sparse": computed(sparse.sparsity, len(sparse)),
         "sparse_layers": len(sparse.sparsity.layers),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "time_ratio": seconds["dense"] / seconds["sparse"],
+        "time_ratio": seconds[DENSE] / seconds[SPARSE],
     }
 
 
@@ -216,7 +256,7 @@ def _ground_truth(truth: RenderedScene) -> GroundTruth:
     )
 
 
-def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
+def _drift(dense: Scene, sparse: Scene) -> dict[str, float]:
     """Return the change of the cameras by sparse attention, which needs no true cameras."""
     import numpy as np
 
@@ -229,69 +269,25 @@ def _drift(dense: Scene, sparse: Scene, known: GroundTruth) -> dict[str, float]:
     }
 
 
-def _write_page(path: Path, scene: Scene, truth: RenderedScene, record: dict[str, Any]) -> None:
-    """Write the scene's page again, with the errors, true cameras and true co-visibility."""
-    import numpy as np
-
-    from covis.runtime.scene.writers.finite import finite_part
-    from covis.runtime.scene.writers.html import PageExtras, page
-    from covis.runtime.scene.writers.options import OutputOptions
-
-    kept, _ = finite_part(scene)
-    views = np.flatnonzero(scene.usable_cameras())
-    errors = record["camera_error"]
-    facts = (
-        ("camera error, dense", _degrees(errors["dense"])),
-        ("camera error, sparse", _degrees(errors["sparse"])),
-        ("time dense / sparse", f"{record['time_ratio']:.2f}"),
-    )
-    seen = np.asarray(truth.covisibility)[np.ix_(views, views)]
-    extras = PageExtras(facts, seen, _true_frusta(kept, truth, views))
-    path.write_text(page(kept, OutputOptions().conf_percentile, extras), encoding="utf-8")
-
-
-def _true_frusta(
-    scene: Scene, truth: RenderedScene, views: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the frusta of the true cameras, aligned to the scene by their centres."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from covis.evaluation.metrics.trajectory import align
-    from covis.runtime.scene.writers.glb import frusta
-
-    true = np.asarray(truth.extrinsics)[views]
-    moved = align(true, scene.extrinsics).cameras(true)
-    xyz, *_ = scene.point_cloud(percentile=50.0, stride=4)
-    scale = np.array([[scene.image_size[1] / _SIZE], [scene.image_size[0] / _SIZE], [1.0]])
-    intrinsics = np.asarray(truth.intrinsics)[views] * scale
-    return frusta(replace(scene, extrinsics=moved, intrinsics=intrinsics), xyz)
-
-
-def _degrees(errors: dict[str, float]) -> str:
-    return f"{errors['rotation_median']:.1f}°, {errors['translation_median']:.1f}°"
-
-
 def _print(console: Any, record: dict[str, Any], own: bool) -> None:
     """Print the errors, the pairs, the time, and the origin of the weights."""
     from rich.table import Table
 
-    from covis.evaluation.metrics.pose import THRESHOLDS
-
-    thresholds = (f"AUC@{threshold}" for threshold in THRESHOLDS)
-    table = Table("", *thresholds, "rotation", "translation", "seconds")
-    for name in ("dense", "sparse"):
-        error = record["camera_error"][name]
+    thresholds = (f"AUC@{threshold}" for threshold in _PRINTED)
+    table = Table("", *thresholds, "rotation", "translation", "attention", "seconds")
+    for name, error in record["camera_error"].items():
         angles = [f"{error[key]:.1f}°" for key in ("rotation_median", "translation_median")]
-        aucs = [f"{100 * error[f'auc{t}']:.1f}" for t in THRESHOLDS]
-        table.add_row(name, *aucs, *angles, f"{record['seconds'][name]:.2f}")
+        aucs = [f"{100 * error[f'auc{t}']:.1f}" for t in _PRINTED]
+        work = f"{record['attention'][name]:.1%}"
+        table.add_row(name, *aucs, *angles, work, f"{record['seconds'][name]:.2f}")
     table.title = "Error against the true cameras (median of pairs)"
     console.print(table)
     pairs, drift = record["pairs"], record["drift"]
     lines = [
         f"sparse is {record['sparse']}",
-        f"without the truth: sparse moved the cameras by {_degrees(drift)} from dense (median)",
+        "self only: patches attend to their own view alone, so the model hardly compares views",
+        f"without the truth: sparse moved the cameras by {drift['rotation_median']:.1f}°, "
+        f"{drift['translation_median']:.1f}° from dense (median)",
         f"{record['views']} views, {pairs['all']} ordered pairs: {pairs['kept']} kept in "
         f"{record['sparse_layers']} sparse layers, {pairs['truly_see']} truly share over "
         f"{SEES:.0%} of the surface: precision {pairs['precision']:.1%}, "

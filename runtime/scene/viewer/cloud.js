@@ -1,12 +1,12 @@
 // The point cloud: splats with a depth buffer in plain memory, so that it also turns on servers,
 // remote desktops and browsers without WebGL. Axes are OpenCV's: x right, y down, z forward.
+// `load` shows a run's cloud and cameras from where the eye is.
 function makeCloud(canvas, data) {
-  const { positions, colours, cameras, trueCameras, hues } = data;
-  const anchors = new Set(data.anchors);
-  const count = positions.length / 3;
-  const start = { yaw: 0.7, pitch: 0.85, distance: 1.8 * data.radius, target: [...data.centre] };
+  const { trueCameras, hues } = data;
+  let positions = [], colours = [], cameras = [], anchors = new Set(), count = 0;
+  const start = { yaw: data.yaw, pitch: 0.85, distance: 2.1 * data.radius, target: [...data.centre] };
   const view = { ...start, target: [...start.target] };
-  const shown = { cameras: true, pairs: false, true: false };
+  const shown = { cameras: true, pairs: false, true: data.showTrue };
   const context = canvas.getContext("2d");
   let image = null, pixels = null, depths = null, lit = [], edges = [], waiting = false;
 
@@ -34,7 +34,7 @@ function makeCloud(canvas, data) {
 
   function splat(rows, from, focal) {
     const w = canvas.width, h = canvas.height, [r, d, f] = rows;
-    const size = focal * data.radius / 260, near = data.radius * 1e-3;
+    const size = focal * data.radius / (0.35 * Math.sqrt(count)), near = data.radius * 1e-3;
     pixels.fill(0);
     depths.fill(Infinity);
     for (let n = 0, k = 0; n < count; n++, k += 3) {
@@ -91,12 +91,13 @@ function makeCloud(canvas, data) {
     const rows = basis(), from = eye(rows), focal = 0.9 * Math.min(canvas.width, canvas.height);
     splat(rows, from, focal);
     const project = projector(rows, from, focal), thin = Math.max(1, canvas.width / 900);
+    const ink = getComputedStyle(canvas).color;
     if (shown.pairs) {
       for (const [i, j] of edges) {
         stroke([cameras[i][4], cameras[j][4]], project, "rgba(60,120,200,0.35)", thin);
       }
     }
-    if (shown.true) trueCameras.forEach((c) => stroke(outline(c), project, "#000", 2.5 * thin));
+    if (shown.true) trueCameras.forEach((c) => stroke(outline(c), project, ink, 1.2 * thin));
     if (shown.cameras) {
       cameras.forEach((c, i) => {
         const on = lit.includes(i);
@@ -158,9 +159,14 @@ function makeCloud(canvas, data) {
     event.preventDefault();
   });
   new ResizeObserver(redraw).observe(canvas);
-  draw();
 
   return {
+    load(run) {
+      ({ positions, colours, cameras } = run);
+      anchors = new Set(run.anchors);
+      count = positions.length / 3;
+      draw();
+    },
     show(name, on) { shown[name] = on; redraw(); },
     connect(pairs) { edges = pairs; redraw(); },
     light(views) { lit = views; redraw(); },

@@ -1,7 +1,7 @@
 // The scene graph: views in a circle in their order, an edge for each pair that was computed, and a
 // ring around each anchor.
 function makeGraph(svg, data, point, look) {
-  const { count, hues, names } = data, anchors = new Set(data.anchors);
+  const { count, hues, names } = data;
   const make = (kind, attributes, parent) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", kind);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -18,7 +18,6 @@ function makeGraph(svg, data, point, look) {
   const circles = names.map((name, i) => {
     const [cx, cy] = place(i);
     const circle = make("circle", { cx, cy, r: radius, fill: hues[i] }, svg);
-    circle.classList.toggle("anchor", anchors.has(i));
     const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
     title.textContent = name;
     circle.append(title);
@@ -35,6 +34,9 @@ function makeGraph(svg, data, point, look) {
         return make("line", { x1, y1, x2, y2, opacity: 0.15 + 0.6 * weight }, net);
       });
       svg.setAttribute("aria-label", `Scene graph: ${count} views, ${edges.length} edges`);
+    },
+    ring(anchors) {
+      circles.forEach((c, n) => c.classList.toggle("anchor", anchors.includes(n)));
     },
     mark(i, j) {
       circles.forEach((c, n) => c.classList.toggle("on", n === i || n === j));

@@ -37,10 +37,12 @@ function makeMatrix({ canvas, marks, tabs, legend }, panels, count, point) {
     const cell = (x, length) => Math.max(0, Math.min(count - 1, Math.floor(x / length * count)));
     point(cell(event.clientY - box.top, box.height), cell(event.clientX - box.left, box.width));
   });
-  if (shown) show(shown);
-  return (name) => {
-    const panel = panels.find((each) => each.name === name);
-    if (panel) show(panel);
+  return {
+    show(name) {
+      const panel = panels.find((each) => each.name === name);
+      if (panel) show(panel);
+    },
+    refresh() { if (shown) show(shown); },
   };
 }
 

@@ -7,16 +7,37 @@ function bytes(text) {
   return out;
 }
 
+function list(into, facts) { // of labels and values, in the place of what is there
+  into.replaceChildren(...facts.map(([label, value]) => {
+    const row = document.createElement("div");
+    const dt = document.createElement("dt"), dd = document.createElement("dd");
+    dt.textContent = label;
+    dd.textContent = value;
+    row.append(dt, dd);
+    return row;
+  }));
+}
+
+function decoded(run) {
+  return {
+    ...run,
+    positions: new Float32Array(bytes(run.positions).buffer),
+    colours: bytes(run.colours),
+    maps: run.maps.map(({ label, anchors, levels }) => {
+      const packed = bytes(levels); // four pairs to a byte
+      return { label, anchors, level: (n) => packed[n >> 2] >> 2 * (n & 3) & 3 };
+    }),
+  };
+}
+
 function main() {
   const data = JSON.parse($("data").textContent);
   const count = data.names.length;
   const similarity = data.similarity && new Uint16Array(bytes(data.similarity).buffer);
   const cosine = similarity && ((n) => similarity[n] / 32767 - 1);
-  const maps = data.maps.map(({ label, anchors, levels }) => {
-    const packed = bytes(levels); // four pairs to a byte
-    return { label, anchors, level: (n) => packed[n >> 2] >> 2 * (n & 3) & 3 };
-  });
-  let map = maps[data.firstMap];
+  const runs = data.runs.map(decoded);
+  const compares = runs.length > 1;
+  let run = runs[data.first], map = run.maps[run.firstMap];
   const seen = data.covisibility && bytes(data.covisibility);
   const hues = data.names.map((_, i) => `hsl(${288 * i / Math.max(count - 1, 1)} 90% 45%)`);
 
@@ -31,32 +52,21 @@ function main() {
     return found.sort((a, b) => b[2] - a[2]);
   }
 
-  for (const [label, value] of data.facts) {
-    const row = document.createElement("div");
-    const dt = document.createElement("dt"), dd = document.createElement("dd");
-    dt.textContent = label;
-    dd.textContent = value;
-    row.append(dt, dd);
-    $("facts").append(row);
-  }
-
-  const cloud = makeCloud($("cloud"), {
-    ...data, hues,
-    positions: new Float32Array(bytes(data.positions).buffer),
-    colours: bytes(data.colours),
-  });
+  document.documentElement.classList.toggle("compares", compares);
+  const cloud = makeCloud($("cloud"), { ...data, hues, showTrue: compares && !!data.trueCameras });
   for (const name of ["cameras", "pairs", "true"]) {
     $(`show-${name}`).addEventListener("change", (event) => cloud.show(name, event.target.checked));
   }
   $("true-label").hidden = !data.trueCameras;
+  $("show-true").checked = compares && !!data.trueCameras;
 
   function point(i, j) {
     graph.mark(i, j);
     cloud.light(i === j ? [i] : [i, j]);
     [["a", i], ["b", j]].forEach(([side, k]) => {
-      const rank = data.anchors.indexOf(k) + 1;
+      const rank = run.anchors.indexOf(k) + 1;
       $(`name-${side}`).textContent = `${k}: ${data.names[k]}`
-        + (rank ? ` (anchor ${rank} of ${data.anchors.length})` : "");
+        + (rank ? ` (anchor ${rank} of ${run.anchors.length})` : "");
       $(`photo-${side}`).hidden = !data.thumbnails;
       if (data.thumbnails) $(`photo-${side}`).src = data.thumbnails[k];
     });
@@ -68,24 +78,28 @@ function main() {
   }
   const graph = makeGraph($("graph"), { ...data, count, hues }, point, cloud.lookFrom);
 
-  const marked = data.anchors.length ? " Marked: the anchors, to which every view attends." : "";
-  const panels = [], anchors = () => data.anchors;
+  const marked = (anchors) => anchors.length
+    ? " Marked: the anchors, to which every view attends." : "";
+  const panels = [], anchors = () => run.anchors;
   if (similarity) {
     let low = 0.9;
     for (let n = 0; n < count * count; n++) low = Math.min(low, Math.floor(10 * cosine(n) + 1e-3) / 10);
     panels.push({
       name: "Similarity", colour: (n) => ramp(cosine(n), low), anchors,
-      legend: () => `Cosine similarity of views, from ${low.toFixed(1)} (dark) to 1 (bright).${marked}`,
+      legend: () => `Cosine similarity of views, from ${low.toFixed(1)} (dark) to 1 (bright).`
+        + marked(run.anchors),
     });
   }
-  if (map) {
+  if (runs.some((each) => each.maps.length)) {
     panels.push({
-      name: "Computed", colour: (n) => LEVELS[map.level(n)], anchors: () => map.anchors,
+      name: "Computed",
+      colour: (n) => LEVELS[map ? map.level(n) : 0], anchors: () => (map ? map.anchors : []),
       legend: () => {
+        if (!map) return "This run chose no pairs of views.";
         let kept = 0;
         for (let n = 0; n < count * count; n++) kept += map.level(n) > 0;
         return `${map.label}: ${kept} of ${count * count} ordered pairs computed (dark), the others `
-          + `skipped.${map.anchors.length ? marked : ""}`;
+          + `skipped.${marked(map.anchors)}`;
       },
     });
   }
@@ -96,7 +110,7 @@ function main() {
     });
   }
   $("pairs").hidden = !panels.length;
-  const showPanel = makeMatrix(
+  const matrix = makeMatrix(
     { canvas: $("matrix"), marks: $("marks"), tabs: $("tabs"), legend: $("legend") },
     panels, count, point,
   );
@@ -108,17 +122,53 @@ function main() {
     $("graph-note").textContent = (all.length > most.length
       ? `The ${most.length} most similar of ${all.length} pairs of different views that were computed.`
       : `${all.length} pairs of different views were computed, of ${count * (count - 1) / 2}.`)
-      + (data.anchors.length ? " Anchors have a ring here and a dot in the cloud." : "");
+      + (run.anchors.length ? " Anchors have a ring here and a dot in the cloud." : "");
   }
-  showMap();
-  $("map").hidden = maps.length < 2;
-  maps.forEach((each, index) => $("map").append(new Option(each.label, index)));
-  $("map").selectedIndex = data.firstMap;
   $("map").addEventListener("change", (event) => {
-    map = maps[event.target.value];
+    map = run.maps[event.target.value];
     showMap();
-    showPanel("Computed");
+    matrix.show("Computed");
   });
+
+  const cards = compares ? runs.map((each) => card(each)) : [];
+  function card(each) {
+    const article = document.createElement("article"), button = document.createElement("button");
+    const note = document.createElement("p"), facts = document.createElement("dl");
+    const plan = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    button.type = "button";
+    button.textContent = each.label;
+    note.textContent = each.note;
+    plan.setAttribute("viewBox", "0 0 200 200");
+    plan.setAttribute("role", "img");
+    plan.setAttribute("aria-label", `${each.label}: cameras from above`);
+    makePlan(plan, { ...data, hues }, each.cameras);
+    list(facts, each.facts);
+    article.append(button, note, plan, facts);
+    article.addEventListener("click", () => show(each)); // a key on the button clicks, too
+    $("runs").append(article);
+    return article;
+  }
+  $("runs").hidden = $("runs-note").hidden = !compares;
+  $("runs-note").textContent = "Choose a run to see its cloud and its pairs. Small pictures: cameras "
+    + `from above. ${data.note}`;
+
+  function show(each) {
+    run = each;
+    map = run.maps[run.firstMap];
+    list($("facts"), [...run.about, ...data.facts]);
+    cards.forEach((article, index) => {
+      article.classList.toggle("on", runs[index] === run);
+      article.firstChild.setAttribute("aria-pressed", String(runs[index] === run));
+    });
+    cloud.load(run);
+    graph.ring(run.anchors);
+    $("map").hidden = run.maps.length < 2;
+    $("map").replaceChildren(...run.maps.map((one, index) => new Option(one.label, index)));
+    $("map").selectedIndex = run.firstMap;
+    showMap();
+    matrix.refresh();
+  }
+  show(run);
   document.documentElement.dataset.ready = "yes";
 }
 

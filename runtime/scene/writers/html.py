@@ -1,7 +1,10 @@
 """`scene.html`: cloud, cameras, pair matrices and scene graph in one page that opens from disk.
 
+A page can compare several runs over the same photos: a card for each, with its cameras from above,
+and the cloud and the pairs of the one that is chosen.
+
 Everything is inside the file and its content security policy forbids it any request, so it can be
-mailed and archived. The viewer is our own: about 150 lines draw points with a depth buffer in plain
+mailed and archived. The viewer is our own: about 200 lines draw points with a depth buffer in plain
 memory, where a 3D library would add a megabyte of third-party code and need WebGL, which servers,
 remote desktops and locked-down browsers often lack.
 
@@ -34,7 +37,8 @@ from covis.runtime.scene.writers.pair_maps import pair_maps
 MAX_POINTS = 150_000  # the most that one core turns smoothly; the PLY contains all points
 MAX_EDGES = 4_000
 _VIEWER = Path(__file__).resolve().parent.parent / "viewer"
-_SCRIPTS = ("cloud.js", "matrix.js", "graph.js", "page.js")
+_SCRIPTS = ("cloud.js", "plan.js", "matrix.js", "graph.js", "page.js")
+_MOST_OF_ALL_RUNS = 300_000  # points; the page is then about 6 MB
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,32 @@ class PageExtras:
 
     Attributes:
         facts: Pairs of label and value, shown at the top.
+        note: Sentences below the runs that a page compares.
         covisibility: (M, M) true share, in [0, 1], of view i that view j sees.
         true_frusta: (M, 5, 3) corners and centres of the true cameras, in the scene's world.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
+    note: str = ""
     covisibility: NDArray[Any] | None = None
     true_frusta: Float64 | None = None
+
+
+@dataclass(frozen=True)
+class PageRun:
+    """One of several runs over the same photos.
+
+    Attributes:
+        scene: Finite scene of M views (see `finite_part`).
+        label: Name of the run, such as "dense".
+        note: What the run computes, one phrase.
+        facts: Pairs of label and value, shown beside the run's cameras.
+    """
+
+    scene: Scene
+    label: str = ""
+    note: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 def write_html(folder: SceneFolder) -> list[Path]:
@@ -67,18 +90,36 @@ def page(scene: Scene, conf_percentile: float, extras: PageExtras | None = None)
         conf_percentile: Percentage of the pixels to leave out, the least confident first.
         extras: Additions for a scene with known ground truth.
     """
+    return comparison_page((PageRun(scene),), 0, conf_percentile, extras)
+
+
+def comparison_page(
+    runs: Sequence[PageRun],
+    first: int,
+    conf_percentile: float,
+    extras: PageExtras | None = None,
+) -> str:
+    """Return the HTML text of a page that compares runs over the same photos.
+
+    Args:
+        runs: Runs of the same M views, whose scenes share one world.
+        first: Index of the run to show first; similarity, photos and the eye's place are its own.
+        conf_percentile: Percentage of the pixels to leave out, the least confident first.
+        extras: Additions for a scene with known ground truth.
+    """
     script = '"use strict";\n(() => {\n' + "".join(map(_viewer_file, _SCRIPTS)) + "})();\n"
     style = _viewer_file("page.css")
     policy = (
         "default-src 'none'; img-src data:; "
         f"script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'"
     )
-    data = json.dumps(_data(scene, conf_percentile, extras or PageExtras()), allow_nan=False)
+    data = _data(runs, first, conf_percentile, extras or PageExtras())
     return Template(_viewer_file("page.html")).substitute(
         policy=html.escape(policy, quote=False),
-        title=f"covis: {len(scene)} views",
+        title=f"covis: {len(runs[first].scene)} views",
         style=style,
-        data=data.replace("<", "\\u003c"),  # so no name can close the block or open a comment
+        # With `<` escaped, no name can close the block or open a comment.
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         script=script,
     )
 
@@ -95,33 +136,79 @@ def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode("ascii")
 
 
-def _data(scene: Scene, conf_percentile: float, extras: PageExtras) -> dict[str, Any]:
+def _data(
+    runs: Sequence[PageRun], first: int, conf_percentile: float, extras: PageExtras
+) -> dict[str, Any]:
     """Collect the page's data, in a world turned so that the cameras' mean up is up."""
-    xyz, rgb, *_ = scene.point_samples(percentile=conf_percentile).thin(MAX_POINTS)
-    upright = _upright(scene)
+    scene = runs[first].scene
+    limit = min(MAX_POINTS, _MOST_OF_ALL_RUNS // len(runs))
+    clouds = [run.scene.point_samples(percentile=conf_percentile).thin(limit) for run in runs]
+    xyz, upright = clouds[first].xyz, _upright(scene)
     cameras = frusta(scene, xyz)
     bulk = xyz if len(xyz) else cameras[:, 4]
     centre = np.median(np.concatenate([bulk, cameras[:, 4]]), axis=0)
-    radius = float(np.percentile(np.linalg.norm(bulk - centre, axis=1), 90)) or 1.0
+    radius = _reach(bulk, cameras[:, 4], centre)
     true = extras.true_frusta
+
+    def drawn(points: Float64) -> list[Any]:
+        return _rounded(points @ upright.T, radius)
+
     return {
         "names": list(scene.names),
-        "facts": [*_facts(scene, len(xyz)), *extras.facts],
-        "positions": _base64((xyz @ upright.T).astype("<f4").tobytes()),
-        "colours": _base64(rgb.tobytes()),
-        "cameras": _rounded(cameras @ upright.T, radius),
-        "trueCameras": None if true is None else _rounded(true @ upright.T, radius),
+        "facts": list(extras.facts),
+        "note": extras.note,
+        "runs": [
+            {
+                "label": run.label,
+                "note": run.note,
+                "facts": list(run.facts),
+                "about": _facts(run.scene, len(cloud.xyz)),
+                "positions": _base64((cloud.xyz @ upright.T).astype("<f4").tobytes()),
+                "colours": _base64(cloud.rgb.tobytes()),
+                "cameras": drawn(_resized(frusta(run.scene, cloud.xyz), cameras)),
+                "anchors": [] if run.scene.anchors is None else run.scene.anchors.tolist(),
+                **_maps(run.scene),
+            }
+            for run, cloud in zip(runs, clouds, strict=True)
+        ],
+        "first": first,
+        "trueCameras": None if true is None else drawn(_resized(true, cameras)),
         "centre": (upright @ centre).tolist(),
         "radius": radius,
+        "yaw": _yaw(cameras @ upright.T),
         "mostEdges": MAX_EDGES,
         "similarity": None if scene.similarity is None else _base64(_cosines(scene.similarity)),
-        "anchors": [] if scene.anchors is None else scene.anchors.tolist(),
-        **_maps(scene),
         "covisibility": None
         if extras.covisibility is None
         else _base64(np.rint(np.clip(extras.covisibility, 0, 1) * 255).astype(np.uint8).tobytes()),
         "thumbnails": _thumbnails(scene),
     }
+
+
+def _reach(points: Float64, cameras: Float64, centre: Float64) -> float:
+    """Return the radius about `centre` of most points (N, 3) and, where they are near, cameras."""
+    most = float(np.percentile(np.linalg.norm(points - centre, axis=1), 90))
+    farthest = float(np.max(np.linalg.norm(cameras - centre, axis=1)))
+    return max(most, min(farthest, 2 * most)) or 1.0
+
+
+def _yaw(cameras: Float64) -> float:
+    """Return the eye's direction about the vertical: that of the cameras where they share one."""
+    ahead = (cameras[:, :4].mean(axis=1) - cameras[:, 4])[:, [0, 2]]
+    length = np.linalg.norm(ahead, axis=1, keepdims=True)
+    x, z = (ahead / np.maximum(length, 1e-12)).mean(axis=0)
+    return float(np.arctan2(x, z)) if np.hypot(x, z) > 0.3 else 0.7
+
+
+def _resized(cameras: Float64, like: Float64) -> Float64:
+    """Return frusta (M, 5, 3) as large as others: their size is no result, and must not differ."""
+
+    def length(frustum: Float64) -> float:
+        return float(np.median(np.linalg.norm(frustum[:, 0] - frustum[:, 4], axis=1)))
+
+    tips = cameras[:, 4:]
+    resized: Float64 = tips + (cameras - tips) * (length(like) / (length(cameras) or 1.0))
+    return resized
 
 
 def _maps(scene: Scene) -> dict[str, Any]:

@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from covis.engines.bundle.pixel_rule import PixelRule
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers import OutputOptions, write
-from covis.runtime.scene.writers.html import MAX_EDGES, PageExtras, page
+from covis.runtime.scene.writers.html import (
+    MAX_EDGES,
+    MAX_POINTS,
+    PageExtras,
+    PageRun,
+    comparison_page,
+    page,
+)
 from covis.runtime.scene.writers.pair_maps import pair_maps
 from covis.runtime.scene.writers.saliency import colours
 from tests.chromium import Page, chromium_page, needs_chromium
@@ -36,7 +44,7 @@ def scene_and_extras() -> tuple[Scene, PageExtras]:
     scene = random_scene(VIEWS, names=HOSTILE)
     seen = np.linspace(0, 1, VIEWS * VIEWS).reshape(VIEWS, VIEWS)
     frusta = np.random.default_rng(0).normal(size=(VIEWS, 5, 3))
-    return scene, PageExtras((("<b>error</b>", "</dd><script>1</script>"),), seen, frusta)
+    return scene, PageExtras((("<b>error</b>", "</dd><script>1</script>"),), "", seen, frusta)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,11 @@ def block(text: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert found is not None
     return dict(json.loads(found[1]))
+
+
+def only_run(text: str) -> dict[str, Any]:
+    (run,) = block(text)["runs"]
+    return dict(run)
 
 
 def test_names_never_become_markup(text: str) -> None:
@@ -86,7 +99,7 @@ def test_nothing_points_outside(text: str) -> None:
 def test_the_cloud_is_the_scene(text: str) -> None:
     """Same points up to one rotation, the cameras' mean down along +y; colours as they are."""
     scene, _ = scene_and_extras()
-    data = block(text)
+    data = only_run(text)
     xyz, rgb, _ = scene.point_cloud(percentile=20.0)
     shown = np.frombuffer(base64.b64decode(data["positions"]), "<f4").reshape(-1, 3)
     assert len(shown) == len(xyz)
@@ -107,9 +120,9 @@ def test_a_scene_without_pairs_images_or_points(tmp_path: Path) -> None:
     empty = random_scene(1, valid=np.zeros((1, 28, 42), bool))
     for index, each in enumerate((scene, empty)):
         path, _ = write(each, tmp_path / str(index), OutputOptions(formats=("html",))).files
-        data = block(path.read_text(encoding="utf-8"))
-        assert len(data["names"]) == 1
-    assert data["positions"] == ""
+        text = path.read_text(encoding="utf-8")
+        assert len(block(text)["names"]) == 1
+    assert only_run(text)["positions"] == ""
 
 
 def test_the_page_stays_small_for_many_views() -> None:
@@ -241,7 +254,7 @@ def anchored_scene() -> Scene:
 def test_levels_are_packed_four_to_a_byte(views: int) -> None:
     levels = np.random.default_rng(views).integers(0, 3, (views, views)).astype(np.int8)
     scene = random_scene(views, pair_levels=levels[None])
-    (found,) = block(page(scene, 20.0))["maps"]
+    (found,) = only_run(page(scene, 20.0))["maps"]
     raw = np.frombuffer(base64.b64decode(found["levels"]), np.uint8)
     unpacked = (raw[:, None] >> np.array([0, 2, 4, 6])) & 3
     np.testing.assert_array_equal(unpacked.reshape(-1)[: views**2], levels.reshape(-1))
@@ -254,10 +267,10 @@ def test_maps_name_their_layers_and_anchors() -> None:
         "layer 0: self", "layer 1: anchors=1", "layers 2-3: anchors=2",
     ]  # fmt: skip
     assert [each.anchors for each in maps] == [(), (7,), (7, 2)]
-    data = block(page(scene, 20.0))
-    assert data["firstMap"] == 2 and data["anchors"] == [7, 2]
-    assert ["attention computed", "17.0% of dense (anchors)"] in data["facts"]
-    assert ["layers", "0 self, 1 anchors=1, 2-3 anchors=2"] in data["facts"]
+    run = only_run(page(scene, 20.0))
+    assert run["firstMap"] == 2 and run["anchors"] == [7, 2]
+    assert ["attention computed", "17.0% of dense (anchors)"] in run["about"]
+    assert ["layers", "0 self, 1 anchors=1, 2-3 anchors=2"] in run["about"]
 
 
 def test_a_dense_layer_has_no_map_unless_all_are_dense() -> None:
@@ -272,6 +285,129 @@ def test_a_dense_layer_has_no_map_unless_all_are_dense() -> None:
         light, pair_levels=dense, layer_map=np.zeros(2, np.int64), anchors=None, sparsity=None
     )
     assert [each.label for each in pair_maps(all_dense)] == ["layers 0-1"]
+
+
+def compared_runs() -> tuple[PageRun, ...]:
+    """Anchors; the same views with every pair and cameras twice as far apart; no map of pairs."""
+    sparse = anchored_scene()
+    dense = replace(
+        sparse,
+        extrinsics=sparse.extrinsics * np.array([1.0, 1.0, 1.0, 2.0]),
+        pair_levels=np.full((1, 12, 12), 2, np.int8),
+        layer_map=np.zeros(4, np.int64),
+        anchors=None,
+    )
+    plain = replace(dense, pair_levels=None, layer_map=None)
+    return (
+        PageRun(dense, "dense", "every pair", (("AUC@30", "61.5"),)),
+        PageRun(sparse, "<i>sparse</i>", "</p><script>1</script>", (("AUC@30", "60.1"),)),
+        PageRun(plain, "plain", "", (("<b>AUC</b>", "</dd>"),)),
+    )
+
+
+@pytest.fixture(scope="module")
+def compared() -> str:
+    seen = np.linspace(0, 1, 144).reshape(12, 12)
+    frusta = np.random.default_rng(0).normal(size=(12, 5, 3))
+    return comparison_page(compared_runs(), 1, 20.0, PageExtras((), "Black: true.", seen, frusta))
+
+
+def test_runs_share_one_world_and_one_size_of_cameras(compared: str) -> None:
+    data = block(compared)
+    dense, sparse, _ = (np.array(run["cameras"]) for run in data["runs"])
+    assert data["first"] == 1 and data["runs"][0]["facts"] == [["AUC@30", "61.5"]]
+    runs = compared_runs()
+    centres = [run.scene.camera_centers() for run in runs[:2]]
+    rotation, *_ = np.linalg.lstsq(centres[1], sparse[:, 4], rcond=None)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    np.testing.assert_allclose(dense[:, 4], centres[0] @ rotation, atol=1e-4)  # one rotation
+    sizes = [
+        np.median(np.linalg.norm(cameras[:, 0] - cameras[:, 4], axis=1))
+        for cameras in (dense, sparse, np.array(data["trueCameras"]))
+    ]
+    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.0, -2.5])
+def test_the_eye_looks_as_the_cameras_do_and_sees_them(turn: float) -> None:
+    scene = random_scene(12)
+    c, s = np.cos(turn), np.sin(turn)
+    level = np.tile(np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]), (12, 1, 1))
+    turned = np.concatenate([level, scene.extrinsics[:, :, 3:]], axis=2)
+    data = block(page(replace(scene, extrinsics=turned), 20.0))
+    assert data["yaw"] == pytest.approx(turn, abs=0.1)
+    cameras = np.array(data["runs"][0]["cameras"])[:, 4]
+    assert np.linalg.norm(cameras - data["centre"], axis=1).max() <= data["radius"] * 1.0001
+
+
+def test_cameras_in_a_circle_share_no_direction() -> None:
+    scene = random_scene(12)
+    angle = 2 * np.pi * np.arange(12) / 12
+    c, s, o = np.cos(angle), np.sin(angle), np.zeros(12)
+    around = np.stack([c, o, -s, o, o + 1, o, s, o, c], axis=-1).reshape(12, 3, 3)
+    turned = np.concatenate([around, scene.extrinsics[:, :, 3:]], axis=2)
+    assert block(page(replace(scene, extrinsics=turned), 20.0))["yaw"] == 0.7
+
+
+def test_many_runs_share_the_points_of_a_page() -> None:
+    scene = random_scene(64, rule=PixelRule("vggt_crop", 56, 56))
+    xyz, *_ = scene.point_cloud(percentile=0.0)
+    assert len(xyz) > MAX_POINTS
+    counts = [
+        [len(base64.b64decode(run["positions"])) // 12 for run in block(text)["runs"]]
+        for text in (
+            page(scene, 0.0),
+            comparison_page([PageRun(scene, str(i)) for i in range(4)], 0, 0.0),
+        )
+    ]
+    assert counts == [[MAX_POINTS], [MAX_POINTS // 2] * 4]
+
+
+CARDS = "[...document.querySelectorAll('#runs article')]"
+
+
+@needs_chromium
+def test_runs_can_be_chosen(browser: Page, compared: str, tmp_path: Path) -> None:
+    path = tmp_path / "compared.html"
+    path.write_text(compared, encoding="utf-8")
+    browser.events.clear()
+    browser.open(path)
+    browser.painted()
+    names = browser.evaluate(f"{CARDS}.map(c => c.querySelector('button').textContent)")
+    assert names == ["dense", "<i>sparse</i>", "plain"]
+    texts = browser.evaluate(f"{CARDS}.map(c => c.textContent)")
+    assert "</p><script>1</script>" in texts[1] and "AUC@30" + "60.1" in texts[1]
+    plans = browser.evaluate(f"{CARDS}.map(c => c.querySelectorAll('svg polygon').length)")
+    assert plans == [24, 24, 24]  # true and estimated
+    assert browser.evaluate("document.getElementById('show-true').checked")
+    assert browser.complaints() == []  # reading a canvas back, as below, earns a warning
+    seen = []
+    runs = compared_runs()
+    for index in (1, 0, 2, 1):
+        browser.evaluate(f"{CARDS}[{index}].querySelector('button').click()")
+        browser.painted()
+        pressed = browser.evaluate(
+            f"{CARDS}.map(c => c.querySelector('button').getAttribute('aria-pressed'))"
+        )
+        assert pressed == [str(i == index).lower() for i in range(3)]
+        seen.append(browser.evaluate(PIXELS))
+        options = browser.evaluate("[...document.getElementById('map').options].map(o => o.text)")
+        assert options == [each.label for each in pair_maps(runs[index].scene)]
+        anchors = browser.evaluate("document.querySelectorAll('#graph circle.anchor').length")
+        assert anchors == (2 if index == 1 else 0)
+        browser.evaluate("document.querySelectorAll('#tabs button')[1].click()")
+        legend = browser.evaluate("document.getElementById('legend').textContent")
+        assert ("144 of 144" in legend, "chose no pairs" in legend) == (index == 0, index == 2)
+    assert seen[0] == seen[3] and seen[1] == seen[2] != seen[0]
+    assert browser.evaluate("document.scripts.length") == 2
+    assert not [c for c in browser.complaints() if "xception" in c]
+
+
+@needs_chromium
+def test_a_page_of_one_run_has_no_cards(shown: Page) -> None:
+    assert shown.evaluate(f"{CARDS}.length") == 0
+    assert shown.evaluate("document.getElementById('runs').hidden")
+    assert not shown.evaluate("document.getElementById('show-true').checked")
 
 
 @needs_chromium
