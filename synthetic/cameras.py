@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from covis.engines.errors import user_error
+from covis.synthetic.builder import HEIGHT_SPREAD, RING_SPREAD, ring_shape
 from covis.synthetic.scenes import World
 
-Path = Literal["orbit", "walk", "turn", "scatter", "loop"]
-PATHS: tuple[Path, ...] = ("orbit", "walk", "turn", "scatter", "loop")
+Path = Literal["orbit", "walk", "turn", "scatter", "loop", "arc"]
+PATHS: tuple[Path, ...] = ("orbit", "walk", "turn", "scatter", "loop", "arc")
 
 _Vector = npt.NDArray[np.float64]
 
@@ -72,7 +73,8 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
         path: Kind of path. `orbit`: along an arc, looking at the middle; `walk`: along an arc,
             looking ahead or to a side; `turn`: turning almost in place; `scatter`: unordered places
             and directions; `loop`: once around, looking ahead. In a `loop` scene the views of
-            opposite sides do not see each other.
+            opposite sides do not see each other; `arc`: a close orbit, along 6 to 25 % of the ring,
+            whose neighbouring views share most of what they see.
         purpose: Number of the path; other numbers give other paths in the same scene.
 
     Raises:
@@ -89,7 +91,7 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
     start = rng.uniform(0, 2 * np.pi)
     direction = float(rng.choice([-1.0, 1.0]))
     step = np.arange(views) / max(views, 2)
-    height = -world.height * rng.uniform(0.42, 0.62)
+    height = -rng.uniform(*world.eye)
     if path == "scatter":
         angle = rng.uniform(0, 2 * np.pi, views)
         heading = rng.uniform(0, 2 * np.pi, views)
@@ -97,14 +99,16 @@ def camera_path(world: World, views: int, path: Path = "orbit", purpose: int = 1
         angle = start + rng.normal(0, 0.05, views)
         heading = rng.uniform(0, 2 * np.pi) + direction * step * rng.uniform(np.pi, 2 * np.pi)
     else:
-        span = {"orbit": rng.uniform(0.5, 1.9), "walk": rng.uniform(0.3, 1.0), "loop": 2.0}[path]
+        spans = {"orbit": (0.5, 1.9), "walk": (0.3, 1.0), "loop": (2.0, 2.0), "arc": (0.12, 0.5)}
+        span = rng.uniform(*spans[path])
         angle = start + direction * step * span * np.pi + rng.normal(0, 0.02, views)
         heading = np.zeros(views)
-    ring = _ring(world, angle) * rng.uniform(0.9, 1.1, (views, 1))
-    position = np.stack([ring[:, 0], height + rng.normal(0, 0.08, views), ring[:, 1]], axis=-1)
-    if path == "orbit":
-        target = np.tile(np.array([0.0, -0.4 * world.height, 0.0]), (views, 1))
-        target += rng.normal(0, 0.12 if studio else 0.25, (views, 3)) * [1.0, 0.5, 1.0]
+    ring = _ring(world, angle) * rng.uniform(1 - RING_SPREAD, 1 + RING_SPREAD, (views, 1))
+    bob = np.clip(rng.normal(0, 0.08, views), -HEIGHT_SPREAD, HEIGHT_SPREAD)
+    position = np.stack([ring[:, 0], height + bob, ring[:, 1]], axis=-1)
+    if path in ("orbit", "arc"):
+        spread = {"room": 0.25, "loop": 0.25, "studio": 0.12, "objects": 0.1}[world.spec.family]
+        target = world.focus + rng.normal(0, spread, (views, 3)) * [1.0, 0.5, 1.0]
     else:
         if path in ("walk", "loop"):
             ahead = _ring(world, angle + direction * 0.25) - _ring(world, angle)
@@ -127,11 +131,7 @@ def _ring(world: World, angle: _Vector) -> _Vector:
 
     An ellipse in rooms, nearly a rectangle in corridors.
     """
-    power = 0.4 if world.spec.family == "loop" else 1.0
-    dense = np.linspace(0, 2 * np.pi, 2049)
-    c, s = np.cos(dense), np.sin(dense)
-    shape = np.stack([np.sign(c) * np.abs(c) ** power, np.sign(s) * np.abs(s) ** power], axis=-1)
-    shape = shape * world.ring
+    shape = ring_shape(np.linspace(0, 2 * np.pi, 2049), world.power) * world.ring
     length = np.cumsum(np.linalg.norm(np.diff(shape, axis=0, prepend=shape[:1]), axis=1))
     wanted = (angle / (2 * np.pi)) % 1.0 * length[-1]
     return np.stack([np.interp(wanted, length, shape[:, a]) for a in range(2)], axis=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import array_api_compat
@@ -12,12 +13,15 @@ import numpy.typing as npt
 
 from covis.engines.errors import user_error
 from covis.synthetic.cameras import Cameras
-from covis.synthetic.geometry import Hits, intersect, nearest
-from covis.synthetic.scenes import Lights, SceneSpec, World, build
+from covis.synthetic.geometry import Groups, Hits, Vectors, nearest, surface
+from covis.synthetic.scenes import SceneSpec, World, build
 from covis.synthetic.textures import Array, albedo
 
-# Rays per pass: small enough for the caches of a CPU; a GPU takes all at once.
-_CPU_CHUNK = 1 << 15
+# A CPU traces one view at a time, in blocks of so many rays a side, because few primitives are in
+# sight of a small block. A GPU takes as many views at once as give this many pairs of ray and
+# primitive, and therefore launches few kernels.
+_CPU_SIDE = 64
+_DEVICE_PAIRS = 1 << 27
 # Largest distance, relative to depth, of a visible point behind the surface at its pixel.
 _OCCLUSION_TOLERANCE = 0.01
 
@@ -27,13 +31,15 @@ class RenderedScene:
     """
     M views with their ground truth, in arrays of the namespace that rendered them.
 
+    All arrays but the images have the precision that `render` was asked for.
+
     Attributes:
         images: (M, 3, H, W) float32 in [0, 1].
-        depth: (M, H, W) float64 z-depth in metres, at pixel centres.
-        points: (M, H, W, 3) float64 points in the world.
-        normals: (M, H, W, 3) float64 unit normals in the world, facing the camera.
-        intrinsics: (M, 3, 3) float64 in pixels; the centre of the top-left pixel is (0.5, 0.5).
-        extrinsics: (M, 3, 4) float64 world to camera, OpenCV axes.
+        depth: (M, H, W) z-depth in metres, at pixel centres.
+        points: (M, H, W, 3) points in the world.
+        normals: (M, H, W, 3) unit normals in the world, facing the camera.
+        intrinsics: (M, 3, 3) in pixels; the centre of the top-left pixel is (0.5, 0.5).
+        extrinsics: (M, 3, 4) world to camera, OpenCV axes.
     """
 
     images: Array
@@ -59,6 +65,7 @@ def render(
     device: Any = None,
     supersample: int = 1,
     shadows: bool = True,
+    dtype: Any = None,
 ) -> RenderedScene:
     """
     Render a synthetic scene.
@@ -72,6 +79,8 @@ def render(
         device: Device of the arrays; by default that of the namespace.
         supersample: Colour rays per pixel and axis; depth and points are always at pixel centres.
         shadows: Render the shadows of the distant lamp, with a second ray per pixel.
+        dtype: Precision of rays and ground truth, `xp.float64` (default) or `xp.float32`. The
+            scene is the same; only surfaces within rounding of an edge may differ.
 
     Raises:
         CovisError: A size or the supersampling is not positive.
@@ -79,131 +88,182 @@ def render(
     if min(height, width, supersample) < 1:
         raise user_error("sizes and supersampling must be positive", where=f"{height} x {width}")
     world = build(scene) if isinstance(scene, SceneSpec) else scene
-    tracer = _Tracer(xp, device, world, shadows)
-    intrinsics = cameras.intrinsics(height, width)
-    views = [
-        tracer.view(cameras.extrinsics[i], intrinsics[i], height, width, supersample)
-        for i in range(len(cameras.fov_y))
-    ]
-    images, depth, points, normals = (tracer.xp.stack(list(a)) for a in zip(*views, strict=True))
-    k, e = tracer.array(intrinsics), tracer.array(cameras.extrinsics)
-    return RenderedScene(images, depth, points, normals, k, e)
+    return _Tracer(xp, device, world, shadows, dtype).render(cameras, height, width, supersample)
 
 
 class _Tracer:
     """Ray tracer of one scene, with the scene's tables on the device."""
 
-    def __init__(self, xp: Any, device: Any, world: World, shadows: bool) -> None:
+    def __init__(self, xp: Any, device: Any, world: World, shadows: bool, dtype: Any) -> None:
         self.xp = array_api_compat.array_namespace(xp.asarray(0.0))
         self.device, self.world, self.shadows = device, world, shadows
+        self.dtype = self.xp.float64 if dtype is None else dtype
         self.primitives = {k: self.array(v) for k, v in world.primitives.arrays().items()}
         self.materials = {k: self.array(v) for k, v in world.materials.arrays().items()}
-        lights = world.lights
-        self.lights = Lights(
-            *(
-                self.array(a)
-                for a in (
-                    lights.ambient,
-                    lights.sun_direction,
-                    lights.sun,
-                    lights.position,
-                    lights.power,
-                )
-            )
-        )
+        self.groups = Groups(self.xp, world.primitives, self.dtype, device)
+        self.radius = world.primitives.radius()
 
     def array(self, value: npt.NDArray[Any]) -> Array:
-        return self.xp.asarray(value, device=self.device)
+        """Copy an array to the device, numbers in the precision of the rays."""
+        kind = self.dtype if value.dtype.kind == "f" else None
+        return self.xp.asarray(np.ascontiguousarray(value), dtype=kind, device=self.device)
 
-    def view(
-        self,
-        extrinsics: npt.NDArray[np.float64],
-        intrinsics: npt.NDArray[np.float64],
-        height: int,
-        width: int,
-        supersample: int,
-    ) -> tuple[Array, Array, Array, Array]:
-        """Render one camera: image (3, H, W), depth (H, W), points and normals (H, W, 3)."""
-        xp = self.xp
-        directions = self._rays(extrinsics, intrinsics, height, width, 1)
-        origin = self.array(-extrinsics[:, :3].T @ extrinsics[:, 3])
-        colour, depth, normals = self._trace(origin, directions, shaded=supersample == 1)
-        points = origin + depth[:, None] * directions
+    def render(self, cameras: Cameras, height: int, width: int, supersample: int) -> RenderedScene:
+        """Trace rays through pixel centres for the geometry, and finer ones for colour."""
+        xp, count = self.xp, len(cameras.fov_y)
+        depth, *vectors = (self._empty(count, height, width) for _ in range(10))
+        channels, points, normals = vectors[:3], vectors[3:6], vectors[6:]
+        for views in self._passes(count, height * width):
+            shape = depth[views].shape
+            origin, direction, hits = self._trace(cameras[views], height, width)
+            depth[views] = xp.reshape(hits.distance, shape)
+            for a in range(3):
+                point = origin[a] + hits.distance * direction[a]
+                points[a][views] = xp.reshape(point, shape)
+                normals[a][views] = xp.reshape(hits.normal[a], shape)
+            if supersample == 1:
+                for a, colour in enumerate(self._shade(hits, origin, direction)):
+                    channels[a][views] = xp.reshape(colour, shape)
         if supersample > 1:
-            fine = self._rays(extrinsics, intrinsics, height, width, supersample)
-            colour, _, _ = self._trace(origin, fine)
-            s = supersample
-            colour = xp.mean(xp.reshape(colour, (height, s, width, s, 3)), axis=(1, 3))
-        image = xp.permute_dims(xp.reshape(colour, (height, width, 3)), (2, 0, 1))
-        return (
-            xp.astype(image, xp.float32),
-            xp.reshape(depth, (height, width)),
-            xp.reshape(points, (height, width, 3)),
-            xp.reshape(normals, (height, width, 3)),
+            self._colour(cameras, height, width, supersample, channels)
+        # Images are encoded for display, like those of a camera.
+        images = xp.clip(xp.stack(channels, axis=1), 0.0, 1.0) ** (1 / 2.2)
+        return RenderedScene(
+            xp.astype(images, xp.float32),
+            depth,
+            xp.stack(points, axis=-1),
+            xp.stack(normals, axis=-1),
+            self.array(cameras.intrinsics(height, width)),
+            self.array(cameras.extrinsics),
         )
 
-    def _rays(
+    def _colour(
+        self, cameras: Cameras, height: int, width: int, s: int, channels: list[Array]
+    ) -> None:
+        """Fill the channels with the mean radiance of s x s rays for each pixel."""
+        xp = self.xp
+        for views in self._passes(len(cameras.fov_y), height * width * s * s):
+            origin, direction, hits = self._trace(cameras[views], height * s, width * s)
+            for a, colour in enumerate(self._shade(hits, origin, direction)):
+                fine = xp.reshape(colour, (-1, height, s, width, s))
+                parts = [fine[:, :, i, :, j] for i in range(s) for j in range(s)]
+                channels[a][views] = sum(parts[1:], parts[0]) / (s * s)
+
+    def _on_cpu(self) -> bool:
+        return str(array_api_compat.device(self.primitives["half"])) == "cpu"
+
+    def _empty(self, *shape: int) -> Array:
+        return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def _passes(self, views: int, rays: int) -> list[slice]:
+        """Group views of so many rays each: one at a time on a CPU, else as memory allows."""
+        group = 1 if self._on_cpu() else max(1, _DEVICE_PAIRS // (rays * len(self.radius)))
+        return [slice(i, min(i + group, views)) for i in range(0, views, group)]
+
+    def _trace(self, cameras: Cameras, height: int, width: int) -> tuple[Vectors, Vectors, Hits]:
+        """Trace all rays of some views; directions have unit camera z: distance is z-depth."""
+        xp = self.xp
+        e, k = cameras.extrinsics, cameras.intrinsics(height, width)
+        x = (np.arange(width) + 0.5 - k[:, 0, 2, None]) / k[:, 0, 0, None]
+        y = (np.arange(height) + 0.5 - k[:, 1, 2, None]) / k[:, 1, 1, None]
+        eye = -np.einsum("mji,mj->mi", e[:, :, :3], e[:, :, 3])
+        origin, direction = [], []
+        for a in range(3):
+            across = self.array(x * e[:, 0, a, None])
+            down = self.array(y * e[:, 1, a, None] + e[:, 2, a, None])
+            direction.append(across[:, None, :] + down[:, :, None])
+            o = self.array(eye[:, a])
+            if len(eye) > 1:
+                o = xp.reshape(xp.broadcast_to(o[:, None, None], direction[-1].shape), (-1,))
+            origin.append(o)
+        start = (origin[0], origin[1], origin[2])
+        # Nearly square blocks: few primitives are in sight of each.
+        side = _CPU_SIDE if self._on_cpu() else max(height, width)
+        distance = xp.empty_like(direction[0])
+        index = xp.empty_like(distance, dtype=xp.int64)
+        for top, bottom in _blocks(height, side):
+            for left, right in _blocks(width, side):
+                block = (slice(None), slice(top, bottom), slice(left, right))
+                dx, dy, dz = (xp.reshape(d[block], (-1,)) for d in direction)
+                seen = self._in_sight(e, eye, x[:, [left, right - 1]], y[:, [top, bottom - 1]])
+                t, first = nearest(xp, self.groups.select(seen), start, (dx, dy, dz))
+                shape = distance[block].shape
+                distance[block], index[block] = xp.reshape(t, shape), xp.reshape(first, shape)
+        dx, dy, dz = (xp.reshape(d, (-1,)) for d in direction)
+        flat = xp.reshape(distance, (-1,)), xp.reshape(index, (-1,))
+        return start, (dx, dy, dz), surface(xp, self.primitives, *flat, start, (dx, dy, dz))
+
+    def _in_sight(
         self,
         extrinsics: npt.NDArray[np.float64],
-        intrinsics: npt.NDArray[np.float64],
-        height: int,
-        width: int,
-        s: int,
-    ) -> Array:
-        """Return world directions (H*s * W*s, 3) with unit camera z, so distance is z-depth."""
-        xp = self.xp
-        x = (self.array(np.arange(width * s) + 0.5) / s - intrinsics[0, 2]) / intrinsics[0, 0]
-        y = (self.array(np.arange(height * s) + 0.5) / s - intrinsics[1, 2]) / intrinsics[1, 1]
-        x, y = xp.broadcast_arrays(x[None, :], y[:, None])
-        local = xp.stack([x, y, xp.ones_like(x)], axis=-1)
-        return xp.reshape(local, (-1, 3)) @ self.array(np.ascontiguousarray(extrinsics[:, :3]))
-
-    def _trace(
-        self, origin: Array, directions: Array, shaded: bool = True
-    ) -> tuple[Array, Array, Array]:
+        eye: npt.NDArray[np.float64],
+        x: npt.NDArray[np.float64],
+        y: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.bool_]:
         """
-        Return colour (N, 3), distance (N,) and normal (N, 3) along rays from one point.
+        Return which primitives (K,) have spheres that meet the cone around a block of rays.
 
-        Unshaded colours are placeholders.
+        Args:
+            extrinsics: (M, 3, 4) world to camera.
+            eye: (M, 3) positions of the cameras.
+            x: (M, 2) first and last x of the directions, at unit z.
+            y: (M, 2) first and last y.
         """
-        xp = self.xp
-        on_cpu = str(array_api_compat.device(directions)) == "cpu"
-        chunk = _CPU_CHUNK if on_cpu else directions.shape[0]
-        parts = []
-        for i in range(0, directions.shape[0], chunk):
-            d = directions[i : i + chunk]
-            o = xp.broadcast_to(origin, d.shape)
-            hits = intersect(xp, self.world.primitives, self.primitives, o, d)
-            colour = self._shade(hits, o, d) if shaded else hits.normal
-            parts.append((colour, hits.distance, hits.normal))
-        colour, distance, normal = (xp.concat(list(p)) for p in zip(*parts, strict=True))
-        return colour, distance, normal
+        ones = np.ones(len(x))
+        corners = np.stack(
+            [np.stack([x[:, i], y[:, j], ones], axis=-1) for i in (0, 1) for j in (0, 1)], axis=1
+        )
+        corners /= np.linalg.norm(corners, axis=-1, keepdims=True)
+        axis = corners.mean(axis=1)
+        axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
+        widest = np.arccos(np.clip(np.einsum("mca,ma->mc", corners, axis), -1, 1)).max(axis=1)
+        axis = np.einsum("mab,ma->mb", extrinsics[:, :, :3], axis)
+        towards = self.world.primitives.centre - eye[:, None]
+        distance = np.maximum(np.linalg.norm(towards, axis=-1), 1e-9)
+        angle = np.arccos(np.clip(np.einsum("mka,ma->mk", towards, axis) / distance, -1, 1))
+        # From within its sphere a primitive is in sight in every direction.
+        outside = self.radius < distance
+        extent = np.arcsin(np.where(outside, self.radius, 0.0) / distance)
+        seen = ~outside | (angle <= extent + widest[:, None] + 1e-6)
+        return np.asarray(seen.any(axis=0))
 
-    def _shade(self, hits: Hits, o: Array, d: Array) -> Array:
-        """Shade by Lambert's law for every lamp; (N, 3) in [0, 1]."""
-        xp, lights = self.xp, self.lights
-        material = self.primitives["material"][hits.primitive, hits.face]
-        # The six faces of one material must not repeat each other.
-        colour = albedo(xp, self.materials, material, hits.u + 7.31 * hits.face, hits.v)
-        point = o + hits.distance[:, None] * d
-        facing = xp.clip(hits.normal @ lights.sun_direction, 0.0, None)
+    def _shade(self, hits: Hits, origin: Vectors, direction: Vectors) -> list[Array]:
+        """Return the radiance by Lambert's law for every lamp: red, green and blue (N,)."""
+        xp, lights = self.xp, self.world.lights
+        table = xp.reshape(self.primitives["material"], (-1,))
+        material = xp.take(table, 6 * hits.primitive + hits.face, axis=0)
+        # Faces and primitives of one material must not repeat each other.
+        u = hits.u + 7.31 * xp.astype(hits.face, self.dtype)
+        colour = albedo(xp, self.materials, material, u, hits.v)
+        point = [o + hits.distance * d for o, d in zip(origin, direction, strict=True)]
+        n = hits.normal
+        sun = [float(a) for a in lights.sun_direction]
+        facing = xp.clip(n[0] * sun[0] + n[1] * sun[1] + n[2] * sun[2], 0.0, None)
         if self.shadows:
-            facing = facing * self._lit(point + 1e-4 * hits.normal)
-        light = lights.ambient + facing[:, None] * lights.sun
-        for k in range(lights.position.shape[0]):
-            to_lamp = lights.position[k] - point
-            square = xp.sum(to_lamp**2, axis=-1) + 0.3  # lamps have a size
-            cosine = xp.clip(xp.sum(hits.normal * to_lamp, axis=-1), 0.0, None) / xp.sqrt(square)
-            light = light + (cosine / square)[:, None] * lights.power[k]
-        # Images are encoded for display, like those of a camera.
-        return xp.clip(colour * light, 0.0, 1.0) ** (1 / 2.2)
+            facing = facing * self._lit([p + 1e-4 * a for p, a in zip(point, n, strict=True)])
+        light = [facing * float(lights.sun[c]) + float(lights.ambient[c]) for c in range(3)]
+        for position, power in zip(lights.position, lights.power, strict=True):
+            x, y, z = (float(a) - p for a, p in zip(position, point, strict=True))
+            square = x * x + y * y + z * z + 0.3  # lamps have a size
+            cosine = xp.clip(n[0] * x + n[1] * y + n[2] * z, 0.0, None)
+            falloff = cosine / (square * xp.sqrt(square))
+            light = [value + falloff * float(p) for value, p in zip(light, power, strict=True)]
+        return [c * value for c, value in zip(colour, light, strict=True)]
 
-    def _lit(self, points: Array) -> Array:
+    def _lit(self, points: list[Array]) -> Array:
         """Return 1 where no object (the enclosing room aside) hides the distant lamp, else 0.35."""
         xp = self.xp
-        direction = xp.broadcast_to(self.lights.sun_direction, points.shape)
-        _, first = nearest(xp, self.world.primitives, points, direction)
-        return xp.where(first == 0, 1.0, 0.35)
+        sun = self.array(self.world.lights.sun_direction)
+        x, y, z = (xp.zeros_like(points[0]) + sun[a] for a in range(3))
+        start = (points[0], points[1], points[2])
+        _, first = nearest(xp, self.groups.select(), start, (x, y, z))
+        return 0.35 + 0.65 * xp.astype(first == 0, self.dtype)
+
+
+def _blocks(length: int, side: int) -> list[tuple[int, int]]:
+    """Cut a length into nearly equal parts of at most `side`."""
+    cuts = np.linspace(0, length, -(-length // side) + 1).round().astype(int)
+    return [(int(a), int(b)) for a, b in pairwise(cuts)]
 
 
 def covisibility(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import array_api_compat
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -18,6 +20,7 @@ from covis.synthetic import (
     Cameras,
     RenderedScene,
     SceneSpec,
+    World,
     build,
     camera_path,
     demo_scene,
@@ -25,7 +28,7 @@ from covis.synthetic import (
     render,
     write_photos,
 )
-from covis.synthetic.geometry import Primitives, Shape, intersect
+from covis.synthetic.geometry import Groups, Primitives, Shape, nearest, surface
 
 
 def _scene(family: str, path: str, views: int = 4, seed: int = 7) -> RenderedScene:
@@ -74,6 +77,109 @@ def test_numpy_and_torch_agree() -> None:
     np.testing.assert_allclose(a.covisibility, b.covisibility.numpy(), atol=2e-3)
     # A ray within rounding of an edge may take the other side of it.
     assert np.mean(np.abs(a.images - b.images.numpy()) > 1e-5) < 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_single_precision_shows_the_same_scene(family: str) -> None:
+    torch = pytest.importorskip("torch")
+    world = build(SceneSpec(12, family))  # type: ignore[arg-type]
+    cameras = camera_path(world, 3, "walk")
+    size = (cameras, 36, 48)
+    exact = render(world, *size, supersample=2)
+    single = render(world, *size, supersample=2, xp=torch, dtype=torch.float32)
+    for name in ("depth", "points", "normals", "intrinsics", "extrinsics"):
+        assert getattr(single, name).dtype == torch.float32
+        difference = np.abs(getattr(single, name).numpy() - getattr(exact, name))
+        assert np.mean(difference > 1e-3) < 2e-3
+    assert single.images.dtype == torch.float32
+    # Surfaces within rounding of the edge of a brick may show the joint.
+    assert np.mean(np.abs(single.images.numpy() - exact.images) > 0.01) < 5e-3
+
+
+def test_blocks_in_which_few_primitives_are_in_sight_show_the_same_scene(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = build(SceneSpec(13, "room"))
+    cameras = camera_path(world, 3, "arc")
+    small = render(world, cameras, 40, 56)
+    module = importlib.import_module("covis.synthetic.render")
+    monkeypatch.setattr(module, "_CPU_SIDE", 7)
+    np.testing.assert_allclose(render(world, cameras, 40, 56).depth, small.depth, atol=1e-9)
+    # All views in one pass and all primitives at once, as on a GPU.
+    monkeypatch.setattr(module._Tracer, "_on_cpu", lambda self: False)
+    whole = render(world, cameras, 40, 56, supersample=2)
+    assert whole.images.shape == (3, 3, 40, 56)
+    np.testing.assert_allclose(whole.depth, small.depth, atol=1e-9)
+    np.testing.assert_allclose(whole.points, small.points, atol=1e-9)
+
+
+def _distance_to_surfaces(world: World, places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the distance (N,) of places in the world to the nearest primitive, from outside."""
+    p = world.primitives
+    out = np.full(len(places), np.inf)
+    for k in range(len(p.shape)):
+        local = places - p.centre[k]
+        c, s = np.cos(p.yaw[k]), np.sin(p.yaw[k])
+        x, z = c * local[:, 0] - s * local[:, 2], s * local[:, 0] + c * local[:, 2]
+        local = np.stack([x, local[:, 1], z], axis=-1)
+        beyond: npt.NDArray[np.float64] = np.abs(local) - p.half[k]
+        if p.shape[k] == Shape.ROOM:
+            distance = -beyond.max(axis=1)
+        elif p.shape[k] == Shape.SPHERE:
+            distance = np.linalg.norm(local, axis=1) - p.half[k, 0]
+        else:
+            if p.shape[k] == Shape.CYLINDER:
+                beyond = np.stack([np.hypot(x, z) - p.half[k, 0], beyond[:, 1]], axis=-1)
+            outside = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
+            distance = outside + np.minimum(beyond.max(axis=1), 0.0)
+        out = np.minimum(out, distance)
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_camera_is_inside_or_near_a_surface(family: str) -> None:
+    for seed in range(40):
+        world = build(SceneSpec(seed, family))  # type: ignore[arg-type]
+        for path in PATHS:
+            pose = camera_path(world, 24, path).extrinsics
+            places = -np.einsum("mji,mj->mi", pose[:, :, :3], pose[:, :, 3])
+            assert np.min(_distance_to_surfaces(world, places)) > 0.15, (seed, path)
+
+
+def test_no_wall_is_recognised_by_its_hue() -> None:
+    # The mean colour of one wall over scenes: as far apart between scenes as between the walls of
+    # one scene, so that a colour says nothing about the wall.
+    for family in FAMILIES:
+        colours = np.empty((40, 4, 3))
+        for seed in range(40):
+            world = build(SceneSpec(seed, family))
+            faces = world.primitives.material[0][[0, 1, 4, 5]]
+            tones = world.materials.palette[faces].mean(axis=1)
+            colours[seed] = tones / tones.sum(axis=-1, keepdims=True)
+        of_walls = np.max(colours.mean(axis=0).std(axis=0))
+        of_scenes = np.min(colours.std(axis=0))
+        assert of_walls < 0.6 * of_scenes
+
+
+def test_objects_stand_close_together_in_a_large_hall() -> None:
+    for seed in range(20):
+        world = build(SceneSpec(seed, "objects"))
+        room, rest = world.primitives.half[0], world.primitives.centre[1:]
+        assert np.min(room[[0, 2]]) >= 4.5
+        assert np.max(np.linalg.norm(rest[:, [0, 2]], axis=1)) < 1.0 < np.min(world.ring)
+        assert len(rest) >= 5
+
+
+def test_an_arc_is_a_close_orbit() -> None:
+    for seed in range(20):
+        world = build(SceneSpec(seed, "objects"))
+        pose = camera_path(world, 8, "arc").extrinsics
+        eye = -np.einsum("mji,mj->mi", pose[:, :, :3], pose[:, :, 3])
+        turn = np.unwrap(np.arctan2(eye[:, 2], eye[:, 0]))
+        assert 0.05 * np.pi < np.ptp(turn) < 0.55 * np.pi
+        towards = world.focus - eye
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+        assert (np.sum(pose[:, 2, :3] * towards, axis=1) > np.cos(0.35)).all()
 
 
 def test_a_seed_is_a_scene() -> None:
@@ -130,16 +236,16 @@ def test_occlusion_is_found_by_casting_a_ray_at_every_point() -> None:
     world = build(SceneSpec(6, "room"))
     scene = render(world, camera_path(world, 5, "orbit"), 40, 40)
     xp = array_api_compat.array_namespace(scene.depth)
-    tables = world.primitives.arrays()
+    groups = Groups(xp, world.primitives, xp.float64, None).select()
     for i, j in ((0, 4), (4, 0), (1, 3)):
         points = scene.points[i].reshape(-1, 3)
         rotation, translation = scene.extrinsics[j, :, :3], scene.extrinsics[j, :, 3]
         local = points @ rotation.T + translation
         pixel = local / local[:, 2:] @ scene.intrinsics[j].T
         inside = (local[:, 2] > 0) & (pixel[:, :2] >= 0).all(1) & (pixel[:, :2] < 40).all(1)
-        eye = np.broadcast_to(-rotation.T @ translation, points.shape)
-        hit = intersect(xp, world.primitives, tables, eye, points - eye)
-        visible = np.mean(inside & (hit.distance > 1 - 1e-6))
+        eye = -rotation.T @ translation
+        distance, _ = nearest(xp, groups, tuple(eye[:, None]), tuple((points - eye).T))
+        visible = np.mean(inside & (distance > 1 - 1e-6))
         assert scene.covisibility[i, j] == pytest.approx(visible, abs=0.03)
 
 
@@ -154,9 +260,16 @@ def test_cylinder_and_sphere_distances() -> None:
     origin = np.array([[0.0, 0, 0], [0, 0, 0], [0, -4, -5], [0, -2.5, 0]])
     direction = np.array([[0.0, 0, 2], [0, 0, -1], [0, 1, 0], [0, 0, -1]])
     xp = array_api_compat.array_namespace(origin)
-    hits = intersect(xp, primitives, primitives.arrays(), origin, direction)
-    np.testing.assert_allclose(hits.distance, [2.0, 4.0, 2.0, np.inf])
-    np.testing.assert_allclose(hits.normal[:3], [[0, 0, -1], [0, 0, 1], [0, -1, 0]], atol=1e-12)
+    rays = tuple(origin.T), tuple(direction.T)
+    groups = Groups(xp, primitives, xp.float64, None)
+    distance, index = nearest(xp, groups.select(), *rays)
+    np.testing.assert_allclose(distance[:3], [2.0, 4.0, 2.0])
+    assert distance[3] > 1000 and index.tolist()[:3] == [0, 1, 1]
+    only, _ = nearest(xp, groups.select(np.array([True, False])), *rays)
+    np.testing.assert_array_equal(only[:3] > 1000, [False, True, True])
+    hits = surface(xp, primitives.arrays(), distance, index, *rays)
+    normal = np.stack(hits.normal, axis=-1)
+    np.testing.assert_allclose(normal[:3], [[0, 0, -1], [0, 0, 1], [0, -1, 0]], atol=1e-12)
     assert hits.face[:3].tolist() == [0, 0, 2]
 
 
