@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from covis.synthetic import RenderedScene
 
 _NOTE = (
-    "Black: the true ones; coloured: the estimated ones, moved by the similarity that fits their "
-    "centres best. Rotation and translation: median errors of all pairs of views. Time: measured "
-    "once, on the machine that wrote this page; dense is 1."
+    "True ones are black (white on a dark page), estimated ones coloured, and moved by the "
+    "similarity that fits their centres best. Rotation, translation: median errors of all pairs of "
+    "views. Time: one measurement, on the machine that wrote this page; dense is 1."
 )
 
 
@@ -95,13 +95,13 @@ def _true_frusta(scene: Scene, truth: RenderedScene, views: NDArray[np.int64]) -
 def _note(name: str, scene: Scene) -> str:
     """Return what a run computes, in one phrase."""
     if name == DENSE:
-        return "patches attend to every view"
+        return "patches attend to all views"
     if name == SELF_ONLY:
-        return "patches attend to their own view alone"
+        return "patches attend to their view alone"
     assert scene.sparsity is not None
     regimes = set(parse_schedule(scene.sparsity.schedule, len(scene.sparsity.layers)))
     if len(regimes) == 1 and (anchors := regimes.pop().anchors):
-        return f"patches attend to their own view, the views most like it and {anchors} anchors"
+        return f"patches attend to their view, similar ones and {anchors} anchors"
     return f"{scene.sparsity.selector}: layers {scene.sparsity.schedule.replace(':', ' ')}"
 
 

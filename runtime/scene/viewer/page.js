@@ -1,3 +1,6 @@
+// The most photos that are shown in a row.
+const MOST_PHOTOS = 200;
+
 // Decodes the page's data and joins its parts. Names come from files: they only ever become text.
 const $ = (id) => document.getElementById(id);
 
@@ -63,6 +66,7 @@ function main() {
   function point(i, j) {
     graph.mark(i, j);
     cloud.light(i === j ? [i] : [i, j]);
+    photos.forEach((each, k) => each.classList.toggle("on", k === i || k === j));
     [["a", i], ["b", j]].forEach(([side, k]) => {
       const rank = run.anchors.indexOf(k) + 1;
       $(`name-${side}`).textContent = `${k}: ${data.names[k]}`
@@ -77,6 +81,20 @@ function main() {
     $("relation").textContent = said.join("; ");
   }
   const graph = makeGraph($("graph"), { ...data, count, hues }, point, cloud.lookFrom);
+
+  const photos = data.thumbnails && count <= MOST_PHOTOS ? data.thumbnails.map((source, i) => {
+    const button = document.createElement("button"), image = document.createElement("img");
+    button.type = "button";
+    button.style.borderColor = hues[i];
+    image.src = source;
+    image.alt = data.names[i];
+    button.append(image);
+    button.addEventListener("pointerenter", () => point(i, i));
+    button.addEventListener("focus", () => point(i, i));
+    button.addEventListener("click", () => cloud.lookFrom(i));
+    $("photos").append(button);
+    return button;
+  }) : [];
 
   const marked = (anchors) => anchors.length
     ? " Marked: the anchors, to which every view attends." : "";
@@ -149,7 +167,7 @@ function main() {
     return article;
   }
   $("runs").hidden = $("runs-note").hidden = !compares;
-  $("runs-note").textContent = "Choose a run to see its cloud and its pairs. Small pictures: cameras "
+  $("runs-note").textContent = "Choose a run to see its cloud and its pairs. Its picture: the cameras "
     + `from above. ${data.note}`;
 
   function show(each) {

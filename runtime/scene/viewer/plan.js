@@ -14,7 +14,7 @@ function makePlan(svg, { trueCameras, hues }, cameras) {
   const all = (trueCameras || cameras).flatMap(triangle);
   const [low, high] = [Math.min, Math.max].map((pick) => [0, 1].map(
     (axis) => all.reduce((found, point) => pick(found, point[axis]), all[0][axis])));
-  const side = 1.3 * Math.max(high[0] - low[0], high[1] - low[1]) || 1;
+  const side = 1.2 * Math.max(high[0] - low[0], high[1] - low[1]) || 1;
   const corner = low.map((value, axis) => (value + high[axis] - side) / 2);
   const place = (point) => point.map((value, axis) => 200 * (value - corner[axis]) / side);
   const text = (point) => place(point).map((value) => value.toFixed(2)).join(",");

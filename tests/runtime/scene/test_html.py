@@ -476,6 +476,29 @@ def test_the_graph_has_the_kept_pairs(shown: Page) -> None:
 
 
 @needs_chromium
+def test_photos_name_their_view_and_lead_to_it(shown: Page) -> None:
+    assert shown.evaluate("document.querySelectorAll('#photos button').length") == VIEWS
+    before = shown.evaluate(PIXELS)
+    shown.mouse("mouseMoved", *shown.middle("#photos button:nth-child(4)"))
+    assert shown.evaluate("document.getElementById('name-a').textContent") == f"3: {HOSTILE[3]}"
+    marked = "[...document.querySelectorAll('#photos button')].map(b => b.className)"
+    assert shown.evaluate(marked) == ["", "", "", "on", ""]
+    assert shown.evaluate("document.querySelectorAll('#photos img')[0].alt") == HOSTILE[0]
+    shown.evaluate("document.querySelectorAll('#photos button')[1].click()")
+    shown.painted()
+    assert shown.evaluate(PIXELS) != before
+
+
+@needs_chromium
+def test_a_thousand_photos_are_no_row(browser: Page, tmp_path: Path) -> None:
+    path = tmp_path / "many.html"
+    path.write_text(page(random_scene(201), 20.0), encoding="utf-8")
+    browser.open(path)
+    assert browser.evaluate("document.querySelectorAll('#photos button').length") == 0
+    assert browser.evaluate("document.querySelectorAll('#graph circle').length") == 201
+
+
+@needs_chromium
 def test_pointing_at_a_cell_names_the_pair(shown: Page) -> None:
     """Names appear as text, exactly; nothing of them ran; the photos are there."""
     scene, _ = scene_and_extras()
