@@ -22,6 +22,8 @@ from covis.synthetic.textures import Array, albedo
 # primitive, and therefore launches few kernels.
 _CPU_SIDE = 64
 _DEVICE_PAIRS = 1 << 27
+# Metres from a wall, the floor or the ceiling within which less light arrives.
+_CORNER = 0.4
 # Largest distance, relative to depth, of a visible point behind the surface at its pixel.
 _OCCLUSION_TOLERANCE = 0.01
 
@@ -248,7 +250,19 @@ class _Tracer:
             cosine = xp.clip(n[0] * x + n[1] * y + n[2] * z, 0.0, None)
             falloff = cosine / (square * xp.sqrt(square))
             light = [value + falloff * float(p) for value, p in zip(light, power, strict=True)]
-        return [c * value for c, value in zip(colour, light, strict=True)]
+        open_air = self._openness(point, n)
+        return [c * value * open_air for c, value in zip(colour, light, strict=True)]
+
+    def _openness(self, point: list[Array], normal: Vectors) -> Array:
+        """Return how little the corners of the room darken points (N,): 1 in the open."""
+        xp, room = self.xp, self.world.primitives
+        open_air: Array = 1.0
+        for p, n, c, h in zip(point, normal, room.centre[0], room.half[0], strict=True):
+            gap = float(h) - xp.abs(p - float(c))
+            near = xp.clip(1.0 - gap * (1.0 / _CORNER), 0.0, 1.0)
+            # A surface that faces along this axis is not in the corner, it is the wall.
+            open_air = open_air * (1.0 - 0.45 * near * near * (1.0 - n * n))
+        return open_air
 
     def _lit(self, points: list[Array]) -> Array:
         """Return 1 where no object (the enclosing room aside) hides the distant lamp, else 0.35."""
