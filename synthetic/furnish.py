@@ -153,7 +153,7 @@ def _change_shape(builder: Builder, walls: _Walls, extent: _Vector, height: floa
         stone = builder.material(looks.tiles(rng))
         if at is not None:
             steps = [
-                furniture.box(stone, (1.2, 0.16 * (k + 1), 0.9 - 0.25 * k), z=0.125 * k)
+                furniture.box(stone, (1.2 - 0.02 * k, 0.16 * (k + 1), 0.9 - 0.25 * k), z=0.125 * k)
                 for k in range(3)
             ]
             walls.put(steps, wall, at, 1.2, 0.9)

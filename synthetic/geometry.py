@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -50,39 +50,59 @@ class Primitives:
     yaw: npt.NDArray[np.float64]
     material: npt.NDArray[np.int64]
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what `surface` looks up, each (K,)."""
+        out = {f"centre_{a}": self.centre[:, i] for i, a in enumerate("xyz")}
+        out |= {f"half_{a}": self.half[:, i] for i, a in enumerate("xyz")}
+        out |= {"cosine": np.cos(self.yaw), "sine": np.sin(self.yaw)}
+        out["ball"] = (self.shape == Shape.SPHERE).astype(np.float64)
+        out["tube"] = (self.shape == Shape.CYLINDER).astype(np.float64)
+        return out
 
-    def radius(self) -> npt.NDArray[np.float64]:
-        """Return the radius (K,) of a sphere around each primitive; the room's is infinite."""
-        box = np.linalg.norm(self.half, axis=1)
-        tube = np.linalg.norm(self.half[:, :2], axis=1)
-        radius = np.where(self.shape == Shape.SPHERE, self.half[:, 0], box)
-        radius = np.where(self.shape == Shape.CYLINDER, tube, radius)
-        return np.where(self.shape == Shape.ROOM, np.inf, radius)
+    def corners(self) -> npt.NDArray[np.float64]:
+        """Return the corners (K, 8, 3) of the boxes around the primitives, in the world."""
+        signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(8, 3)
+        local = self.half[:, None] * signs
+        c, s = np.cos(self.yaw)[:, None], np.sin(self.yaw)[:, None]
+        x, z = c * local[..., 0] + s * local[..., 2], c * local[..., 2] - s * local[..., 0]
+        return np.stack([x, local[..., 1], z], axis=-1) + self.centre[:, None]
 
 
 @dataclass(frozen=True)
 class Hits:
     """
-    First surface on each of N rays.
+    First surface on each of N rays. Masks are numbers, 1 for yes and 0 for no.
 
     Attributes:
         distance: (N,) distance in units of the ray's direction.
         primitive: (N,) int64 index of the primitive.
         normal: x, y and z (N,) of the unit normal, facing the ray's origin.
-        face: (N,) int64 index of the face, 0 to 5.
-        u: (N,) surface coordinate in metres, with `v`.
-        v: (N,) surface coordinate in metres.
+        local: x, y and z (N,) of the point in the frame of the primitive.
+        radius: (N,) half extent of the primitive along x.
+        faces: Three masks (N,): the face is flat and lies across x, y or z.
+        ball: (N,) mask of spheres.
+        tube: (N,) mask of the curved sides of cylinders.
     """
 
     distance: Array
     primitive: Array
     normal: Vectors
-    face: Array
-    u: Array
-    v: Array
+    local: Vectors
+    radius: Array
+    faces: Vectors
+    ball: Array
+    tube: Array
+
+    def coordinates(self, xp: Any) -> tuple[Array, Array, Array]:
+        """Return the number (N,) int64 of the face, 0 to 5, and u and v (N,) in metres on it."""
+        (x, y, z), (fx, fy, fz) = self.local, self.faces
+        curved = self.ball + self.tube
+        u = curved * xp.atan2(x, z) * self.radius + fx * z + (fy + fz) * x
+        latitude = xp.atan2(y, xp.sqrt(x * x + z * z)) * self.radius
+        v = (fx + fz + self.tube) * y + fy * z + self.ball * latitude
+        side = xp.sign(fx * x + fy * y + fz * z)
+        face = fx * 0.5 + fy * 2.5 + fz * 4.5 + 0.5 * side
+        return xp.astype(face + 0.25, xp.int64), u, v
 
 
 @dataclass(frozen=True)
@@ -118,38 +138,34 @@ class Groups:
         primitives: Primitives of the scene, on the host.
         dtype: Precision of the rays.
         device: Device of the rays.
+
+    Attributes:
+        all: Groups that together are all primitives.
+        single: Groups of one, (K,), in the order of the primitives.
     """
 
     def __init__(self, xp: Any, primitives: Primitives, dtype: Any, device: Any) -> None:
-        self.xp, self.device = xp, device
         turn = np.stack([np.cos(primitives.yaw), np.sin(primitives.yaw)], axis=1)
-        table = np.concatenate([primitives.centre, primitives.half, turn], axis=1)
-        self._groups = []
+        number = np.arange(len(turn))[:, None].astype(np.float64)
+        table = np.concatenate([number, primitives.centre, primitives.half, turn], axis=1)
+        self.all = []
+        single: dict[int, Group] = {}
         for shape in Shape:
             for turned in (False, True):
                 mask = (primitives.shape == shape) & ((primitives.yaw != 0.0) == turned)
                 where = np.flatnonzero(mask)
                 if len(where):
                     rows = xp.asarray(table[where], dtype=dtype, device=device)
-                    index = xp.asarray(where[:, None].astype(float), dtype=dtype, device=device)
-                    self._groups.append((shape, turned, where, index, rows))
+                    self.all.append(_group(shape, turned, rows))
+                    for i, k in enumerate(where):
+                        single[int(k)] = _group(shape, turned, rows[i : i + 1])
+        self.single = [single[k] for k in range(len(turn))]
 
-    def select(self, chosen: npt.NDArray[np.bool_] | None = None) -> list[Group]:
-        """Return the groups, or of each group the primitives that are `chosen` (K,)."""
-        xp, out = self.xp, []
-        for shape, turned, where, *tables in self._groups:
-            at = np.arange(len(where)) if chosen is None else np.flatnonzero(chosen[where])
-            if len(at) == 0:
-                continue
-            index, rows = tables
-            if len(at) < len(where):
-                some = xp.asarray(at, device=self.device)
-                index, rows = (xp.take(a, some, axis=0) for a in tables)
-            columns = [rows[:, i : i + 1] for i in range(8)]
-            out.append(
-                Group(shape, turned, index, columns[:3], columns[3:6], columns[6], columns[7])
-            )
-        return out
+
+def _group(shape: Shape, turned: bool, rows: Array) -> Group:
+    """Return the group of rows of the table in `Groups`."""
+    columns = [rows[:, i : i + 1] for i in range(9)]
+    return Group(shape, turned, columns[0], columns[1:4], columns[4:7], columns[7], columns[8])
 
 
 def nearest(
@@ -164,7 +180,7 @@ def nearest(
 
     Args:
         xp: Array namespace.
-        groups: Primitives that the rays may meet, from `Groups.select`.
+        groups: Primitives that the rays may meet, a list of `Groups`.
         origin: Coordinates (N,) of the rays' origins, or (1,) if they have one origin.
         direction: Coordinates (N,) of the rays' directions, of any length.
 
@@ -189,6 +205,42 @@ def nearest(
     return best, xp.astype(index, xp.int64)
 
 
+def nearest_in_view(
+    xp: Any,
+    groups: Groups,
+    rectangles: list[tuple[int, slice, slice]],
+    origin: Vectors,
+    direction: Vectors,
+) -> tuple[Array, Array]:
+    """
+    Find the first primitive on each ray of one view, as `nearest`, with less work.
+
+    Every primitive is intersected only with the rays of its rectangle in the image. That are many
+    operations on small arrays, which is the fast way on a CPU, and the slow one on a GPU.
+
+    Args:
+        xp: Array namespace.
+        groups: Primitives of the scene; number 0 is the enclosing room.
+        rectangles: Primitives that may be in sight, each with its rows and columns.
+        origin: Coordinates (1,) of the camera.
+        direction: Coordinates (H, W) of the rays' directions.
+
+    Returns:
+        Distance (H * W,) in units of `direction`; primitive (H * W,) int64.
+    """
+    inverse = [1.0 / (d + 1e-12) for d in direction]
+    best = _distance(xp, groups.single[0], origin, direction, inverse)
+    index = xp.zeros_like(best)
+    for k, rows, columns in rectangles:
+        at = (rows, columns)
+        dx, dy, dz = (d[at] for d in direction)
+        t = _distance(xp, groups.single[k], origin, (dx, dy, dz), [i[at] for i in inverse])
+        closer = xp.clip((best[at] - t) * _STEEP, 0.0, 1.0)
+        index[at] += closer * (float(k) - index[at])
+        best[at] = xp.minimum(best[at], t)
+    return xp.reshape(best, (-1,)), xp.astype(xp.reshape(index, (-1,)), xp.int64)
+
+
 def surface(
     xp: Any,
     tables: dict[str, Array],
@@ -202,50 +254,45 @@ def surface(
 
     Args:
         xp: Array namespace.
-        tables: `Primitives.arrays()` in the namespace of the rays.
+        tables: `Primitives.columns()` in the namespace of the rays.
         distance: (N,) distances from `nearest`.
         index: (N,) primitives from `nearest`.
         origin: Coordinates (N,) of the rays' origins, or (1,) if they have one origin.
         direction: Coordinates (N,) of the rays' directions.
     """
-    shape = xp.take(tables["shape"], index, axis=0)
-    cosine = xp.take(xp.cos(tables["yaw"]), index, axis=0)
-    sine = xp.take(xp.sin(tables["yaw"]), index, axis=0)
+    cosine, sine, hx, hy, hz, ball, tube = (
+        xp.take(tables[k], index, axis=0)
+        for k in ("cosine", "sine", "half_x", "half_y", "half_z", "ball", "tube")
+    )
     x, y, z = (
-        o + distance * d - xp.take(tables["centre"][:, a], index, axis=0)
-        for a, (o, d) in enumerate(zip(origin, direction, strict=True))
+        o + distance * d - xp.take(tables[k], index, axis=0)
+        for k, o, d in zip(("centre_x", "centre_y", "centre_z"), origin, direction, strict=True)
     )
     x, z = cosine * x - sine * z, sine * x + cosine * z
-    hx, hy, hz = (xp.take(tables["half"][:, a], index, axis=0) for a in range(3))
 
     # A box: the face is the axis on which the point is (relatively) farthest out.
     rx, ry, rz = xp.abs(x) / hx, xp.abs(y) / hy, xp.abs(z) / hz
-    is_x = (rx >= ry) & (rx >= rz)
-    is_y = ~is_x & (ry >= rz)
-    around = xp.sqrt(x * x + z * z)
-    tube = shape == Shape.CYLINDER
-    ball = shape == Shape.SPHERE
-    side = tube & (around / hx >= ry)
-    is_x, is_y = is_x & ~tube, xp.where(tube, ~side, is_y)
-    curved = ball | side
-    one = xp.ones_like(x)
-    sign = xp.where(xp.where(is_x, x, xp.where(is_y, y, z)) > 0.0, one, -one)
+    around = x * x + z * z
+    tube_side = tube * _step(xp, xp.sqrt(around) / hx - ry)
+    flat = 1.0 - ball - tube_side
+    fx = flat * (1.0 - tube) * _step(xp, rx - xp.maximum(ry, rz))
+    fy = (flat - fx) * xp.maximum(tube, _step(xp, ry - rz))
+    fz = flat - fx - fy
     # Outward normal: of a curved surface the direction from the axis or the centre.
-    height = xp.where(ball, y, 0.0)
-    scale = 1.0 / xp.sqrt(x * x + height * height + z * z + 1e-30)
-    flat = [xp.where(is_x, sign, 0.0), xp.where(is_y, sign, 0.0)]
-    flat.append(xp.where(is_x | is_y, 0.0, sign))
-    n = [xp.where(curved, a * scale, b) for a, b in zip((x, height, z), flat, strict=True)]
-    n[0], n[2] = cosine * n[0] + sine * n[2], cosine * n[2] - sine * n[0]
-    along = n[0] * direction[0] + n[1] * direction[1] + n[2] * direction[2]
-    outward = xp.where(along > 0.0, -one, one)
-    normal = (n[0] * outward, n[1] * outward, n[2] * outward)
+    height = ball * y
+    scale = (ball + tube_side) / xp.sqrt(around + height * height + 1e-30)
+    nx, ny, nz = scale * x + fx * x, scale * height + fy * y, scale * z + fz * z
+    length = 1.0 / xp.sqrt(nx * nx + ny * ny + nz * nz + 1e-30)
+    nx, nz = cosine * nx + sine * nz, cosine * nz - sine * nx
+    along = nx * direction[0] + ny * direction[1] + nz * direction[2]
+    length = -length * xp.sign(along)
+    normal = (nx * length, ny * length, nz * length)
+    return Hits(distance, index, normal, (x, y, z), hx, (fx, fy, fz), ball, tube_side)
 
-    u = xp.where(curved, xp.atan2(x, z) * hx, xp.where(is_x, z, x))
-    v = xp.where(is_y & ~curved, z, xp.where(ball, xp.atan2(y, around) * hx, y))
-    axis = xp.where(is_x, 0, 2 - xp.astype(is_y, xp.int64))
-    face = xp.where(curved, 0, 2 * axis + xp.astype(sign > 0.0, xp.int64))
-    return Hits(distance, index, normal, face, u, v)
+
+def _step(xp: Any, x: Array) -> Array:
+    """Return 1 where x is at least 0, else 0; without a mask, see `nearest`."""
+    return xp.clip(x * _STEEP + 1.0, 0.0, 1.0)
 
 
 def _distance(

@@ -19,7 +19,8 @@ import numpy.typing as npt
 Array = Any
 
 _TONES = 4  # colours in the palette of a material
-_PARTS = 2  # a wall has a skirting board, and above it perhaps panels of another material
+_EDGES = ("edge_0", "edge_1")  # a wall has a skirting board, and perhaps panels above it
+_STEEP = 1e20  # turns the smallest difference of two coordinates into a step from 0 to beyond 1
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,24 @@ class Materials:
     edge: npt.NDArray[np.float64]
     below: npt.NDArray[np.int64]
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def tables(self) -> dict[str, npt.NDArray[Any]]:
+        """
+        Return what `albedo` looks up, each by material, or by material and part or tone.
+
+        `part` (3 K,) is the material of the upper part, the part below it and the lowest one;
+        `edge_0` and `edge_1` (K,) are the surface coordinates between them.
+        """
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        middle = self.below
+        out["part"] = np.stack([np.arange(len(middle)), middle, middle[middle]], axis=1).reshape(-1)
+        out["edge_0"] = self.edge
+        out["edge_1"] = np.maximum(self.edge, self.edge[middle])
+        for c, name in enumerate("rgb"):
+            out[f"tone_{name}"] = self.palette[:, :, c].reshape(-1)
+            out[f"line_{name}"] = self.line[:, c]
+        for name in ("palette", "line", "edge", "below"):
+            del out[name]
+        return out
 
 
 def albedo(
@@ -82,7 +98,7 @@ def albedo(
 
     Args:
         xp: Array namespace.
-        materials: `Materials.arrays()` in that namespace, in the precision of the coordinates.
+        materials: `Materials.tables()` in that namespace, in the precision of the coordinates.
         index: (N,) int64 index of each point's material.
         u: (N,) surface coordinate in metres.
         v: (N,) surface coordinate in metres, downwards on walls.
@@ -90,18 +106,17 @@ def albedo(
     Returns:
         Red, green and blue (N,), in [0, 1], in the precision of the coordinates.
     """
-    for _ in range(_PARTS):
-        edge = xp.take(materials["edge"], index, axis=0)
-        index = xp.where(v > edge, xp.take(materials["below"], index, axis=0), index)
+    part = sum(_positive(xp, v - xp.take(materials[k], index, axis=0)) for k in _EDGES)
+    index = xp.take(materials["part"], 3 * index + xp.astype(part, xp.int64), axis=0)
     seed = xp.take(materials["seed"], index, axis=0)
-    tone, bright, in_joint = _masonry(xp, materials, index, seed, u, v)
+    tone, bright, joint = _masonry(xp, materials, index, seed, u, v)
     bright = bright + _grain(xp, materials, index, seed, u, v)
     element = index * _TONES + xp.astype(tone, xp.int64)
     colour = []
-    for c in range(3):
-        value = xp.take(xp.reshape(materials["palette"][:, :, c], (-1,)), element, axis=0)
-        line = xp.take(materials["line"][:, c], index, axis=0)
-        colour.append(xp.where(in_joint, line, value) * bright)
+    for c in "rgb":
+        value = xp.take(materials[f"tone_{c}"], element, axis=0)
+        line = xp.take(materials[f"line_{c}"], index, axis=0)
+        colour.append((value + joint * (line - value)) * bright)
     _paste_decals(xp, materials, index, seed, u, v, colour)
     red, green, blue = (xp.clip(c, 0.0, 1.0) for c in colour)
     return red, green, blue
@@ -131,10 +146,15 @@ def _lattice(xp: Any, x: Array) -> tuple[Array, Array]:
     return xp.astype(cell, xp.int32), x - cell
 
 
+def _positive(xp: Any, x: Array) -> Array:
+    """Return 1 where x is positive, else 0, as numbers: torch is slow with masks on a CPU."""
+    return xp.clip(x * _STEEP, 0.0, 1.0)
+
+
 def _masonry(
     xp: Any, materials: dict[str, Array], index: Array, seed: Array, u: Array, v: Array
 ) -> tuple[Array, Array, Array]:
-    """Return each point's tone (int32, 0 to 3), brightness, and whether it lies in a joint."""
+    """Return each point's tone (int32, 0 to 3), brightness, and 1 where it lies in a joint."""
     length, height, shift, split_u, split_v, joint, vary = (
         xp.take(materials[k], index, axis=0)
         for k in ("length", "height", "shift", "split_u", "split_v", "joint", "vary")
@@ -146,14 +166,14 @@ def _masonry(
     # Cuts at 30 to 70 % of the element; without a cut the part is the whole.
     cut_u = split_u * (0.3 + 0.4 * _share(xp, h, 0, u))
     cut_v = split_v * (0.3 + 0.4 * _share(xp, h, 8, u))
-    right, lower = x > cut_u, y > cut_v
-    part = xp.astype(right, xp.int32) + 2 * xp.astype(lower, xp.int32)
-    h = _hash(xp, part, h, seed)
+    beyond_u, beyond_v = x - cut_u, y - cut_v
+    part = _positive(xp, beyond_u) + 2.0 * _positive(xp, beyond_v)
+    h = _hash(xp, xp.astype(part, xp.int32), h, seed)
     # Distance to the nearest edge of the part, in metres.
-    x = xp.where(right, xp.minimum(x - cut_u, 1.0 - x), xp.minimum(x, cut_u - x)) * length
-    y = xp.where(lower, xp.minimum(y - cut_v, 1.0 - y), xp.minimum(y, cut_v - y)) * height
+    x = xp.minimum(xp.minimum(x, 1.0 - x), xp.abs(beyond_u)) * length
+    y = xp.minimum(xp.minimum(y, 1.0 - y), xp.abs(beyond_v)) * height
     bright = 1.0 + vary * (2.0 * _share(xp, h, 2, u) - 1.0)
-    return h & (_TONES - 1), bright, xp.minimum(x, y) < joint
+    return h & (_TONES - 1), bright, _positive(xp, joint - xp.minimum(x, y))
 
 
 def _grain(
