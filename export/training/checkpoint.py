@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from covis.engines.system.atomic import atomic_file
 from covis.export.training.config import TrainingConfig
 
 FILE = "checkpoint.pt"
+_FIELDS = ("step", "seconds", "model", "heads", "average", "optimiser")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Checkpoint:
         step: Number of steps done.
         seconds: Time of these steps in seconds, all sessions together.
         model: Parameters by name.
+        heads: Parameters of the auxiliary heads by name.
         average: Exponentially averaged parameters by name.
         optimiser: State dict of the optimiser.
     """
@@ -35,6 +38,7 @@ class Checkpoint:
     step: int
     seconds: float
     model: dict[str, Tensor]
+    heads: dict[str, Tensor]
     average: dict[str, Tensor]
     optimiser: dict[str, Any]
 
@@ -44,7 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / FILE
     record = {
         "config": checkpoint.config.to_json(),
-        **{k: getattr(checkpoint, k) for k in ("step", "seconds", "model", "average", "optimiser")},
+        **{k: getattr(checkpoint, k) for k in _FIELDS},
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,7 @@ def load(folder: Path) -> Checkpoint:
         record = torch.load(path, map_location="cpu", weights_only=True)
         config = TrainingConfig.from_json(record.pop("config"))
         return Checkpoint(config=config, **record)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise user_error(f"is no checkpoint of a training run: {reason}", where=path) from error
 

@@ -1,28 +1,22 @@
-"""Training samples: synthetic scenes, rendered when needed, cut into sequences of views."""
+"""Training samples: sequences of views of synthetic scenes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from numpy.typing import NDArray
 from torch import Tensor
 
-from covis.engines.system.atomic import atomic_file
 from covis.export.training.config import TrainingConfig
-from covis.synthetic import (
-    TRAINING_SEEDS_START,
-    SceneSpec,
-    build,
-    camera_path,
-    render,
-)
+from covis.export.training.rendering import RenderAhead, Request, View, cached
+from covis.synthetic import TRAINING_SEEDS_START
 
-View = dict[str, Tensor]
+# Steps ahead of which scenes are ordered from the rendering processes.
+_AHEAD = 200
 
 
 @dataclass(frozen=True)
@@ -51,111 +45,122 @@ class Batch:
 class Pool:
     """Scenes that samples are drawn from, a window that moves on with the steps.
 
-    The window and the samples depend on the configuration and the step alone, so a resumed run
-    continues exactly. Scenes are rendered at their first use and cached in memory, and also as
-    files if there is a cache folder.
+    The window and the samples depend on the configuration, the step and the progress alone, so a
+    resumed run of a fixed number of steps continues exactly. Scenes are cached in memory, and also
+    as files if there is a cache folder.
 
     Args:
         config: Configuration of the run.
-        device: Device that renders and stores the scenes.
-        cache: Folder of rendered scenes; runs of equal size and shadows share it.
+        device: Device that stores the scenes, and renders them where there are no workers.
+        cache: Folder of rendered scenes; runs of equal size, supersampling and shadows share it.
+        workers: Processes that render on the CPU the scenes of coming steps; 0: scenes are rendered
+            when they are needed.
     """
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device | str = "cpu", cache: Path | None = None
+        self,
+        config: TrainingConfig,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
+        workers: int = 0,
     ) -> None:
         self.config, self.device, self.cache = config, torch.device(device), cache
         self.scenes: OrderedDict[str, View] = OrderedDict()
+        self.renderers = RenderAhead(workers) if workers else None
+        self.ordered = 0  # scenes up to this number are in work or done
 
-    def batch(self, step: int) -> Batch:
-        """Return the samples of a step."""
+    def batch(self, step: int, progress: float | None = None) -> Batch:
+        """Return the samples of a step.
+
+        Args:
+            step: Number of steps done before.
+            progress: Position in the schedule; None: that of a schedule of `config.steps`.
+        """
         config = self.config
+        progress = config.progress(step, 0.0) if progress is None else progress
         rng = np.random.default_rng([config.seed, step])
-        phase = config.phase(step)
+        phase = config.phase(progress)
         views = int(rng.integers(phase.views[0], phase.views[1] + 1))
-        newest = config.warm_scenes + int(step * config.scenes_per_step)
+        newest = self._newest(step)
         oldest = max(0, newest - config.pool)
+        pace = progress / step if step else 1 / config.steps
+        if self.renderers is not None:
+            for number in range(max(oldest, self.ordered), self._newest(step + _AHEAD)):
+                self.renderers.order(self._request(number, pace), self.cache)
+                self.ordered = number + 1
         samples = []
         for _ in range(config.images // views):
-            scene = self._scene(int(rng.integers(oldest, newest)))
-            chosen = rng.permutation(config.views_per_scene)[:views]
+            scene = self._scene(self._request(int(rng.integers(oldest, newest)), pace))
+            chosen = window_of_views(rng, config.views_per_scene, views, phase.window)
             samples.append({k: v[torch.from_numpy(chosen).to(v.device)] for k, v in scene.items()})
         stacked = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(samples), views, 3, 1, 1))).float()
         stacked["images"] = (stacked["images"].float() / 255 * gain.to(self.device)).clamp(0, 1)
-        return normalised(stacked, in_room=phase.in_room)
+        return normalised(stacked)
 
-    def _kind(self, number: int) -> str:
-        """Return family and path of a scene, drawn by the phase in which it enters the window."""
+    def close(self) -> None:
+        """End the rendering processes."""
+        if self.renderers is not None:
+            self.renderers.close()
+
+    def _newest(self, step: int) -> int:
+        return self.config.warm_scenes + int(step * self.config.scenes_per_step)
+
+    def _request(self, number: int, pace: float) -> Request:
+        """Return the request of a scene, its kind drawn by the phase in which it enters the window.
+
+        Args:
+            number: Number of the scene.
+            pace: Progress of a step.
+        """
         config = self.config
         born = max(0, number - config.warm_scenes) / max(config.scenes_per_step, 1e-9)
-        phase = config.phase(min(int(born), config.steps))
+        phase = config.phase(min(1.0, born * pace))
         weights = np.array(list(phase.scenes.values()))
         draw = np.random.default_rng([config.seed, number, 1]).choice(
             len(weights), p=weights / weights.sum()
         )
-        return list(phase.scenes)[int(draw)]
+        return Request(
+            list(phase.scenes)[int(draw)],
+            TRAINING_SEEDS_START + number,
+            config.views_per_scene,
+            config.size,
+            config.supersample,
+            config.shadows,
+        )
 
-    def _scene(self, number: int) -> View:
-        """Return a rendered scene, from memory, the cache or the renderer."""
-        kind, seed = self._kind(number), TRAINING_SEEDS_START + number
-        config = self.config
-        name = f"{kind.replace('/', '_')}_{seed}_{config.size}_{config.views_per_scene}"
-        name += "_shadows" if config.shadows else ""
+    def _scene(self, request: Request) -> View:
+        """Return a rendered scene, from memory, a renderer, the cache or rendered now."""
+        name = request.name
         scene = self.scenes.pop(name, None)
+        if scene is None and self.renderers is not None:
+            scene = self.renderers.take(request)
         if scene is None:
-            path = None if self.cache is None else self.cache / f"{name}.safetensors"
-            if path is not None and path.is_file():
-                scene = load_file(path, device=str(self.device))
-            else:
-                scene = rendered(
-                    kind, seed, config.views_per_scene, config.size, self.device, config.shadows
-                )
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_file(path) as file:  # several runs may share the cache
-                        file.write(save({k: v.contiguous() for k, v in scene.items()}))
+            scene = cached(request, self.cache, self.device)
+        scene = {k: v.to(self.device) for k, v in scene.items()}
         self.scenes[name] = scene
-        while len(self.scenes) > config.pool:
+        while len(self.scenes) > self.config.pool:
             self.scenes.popitem(last=False)
         return scene
 
 
-def rendered(
-    kind: str,
-    seed: int,
-    views: int,
-    size: int,
-    device: torch.device | str = "cpu",
-    shadows: bool = True,
-) -> View:
-    """Render one scene with torch.
+def window_of_views(
+    rng: np.random.Generator, path: int, views: int, window: tuple[float, float]
+) -> NDArray[np.int64]:
+    """Draw views (M,) in random order from a window of a camera path.
 
     Args:
-        kind: Family and path of the scene, `family/path`.
-        seed: Seed of the scene.
+        rng: Random generator.
+        path: Number of views along the path.
         views: Number of views M.
-        size: Side of the images in pixels.
-        device: Device to render on.
-        shadows: True if the scene casts shadows.
-
-    Returns:
-        images (M, 3, size, size) uint8; depth (M, size, size) float32 in metres; intrinsics
-        (M, 3, 3) and extrinsics (M, 3, 4), float32.
+        window: Smallest and largest share of the path that the views come from.
     """
-    family, path = kind.split("/")
-    world = build(SceneSpec(seed, family))  # type: ignore[arg-type]
-    cameras = camera_path(world, views, path)  # type: ignore[arg-type]
-    scene = render(world, cameras, size, size, xp=torch, device=device, shadows=shadows)
-    return {
-        "images": (cast(Tensor, scene.images) * 255).round().to(torch.uint8),
-        "depth": cast(Tensor, scene.depth).float(),
-        "intrinsics": cast(Tensor, scene.intrinsics).float(),
-        "extrinsics": cast(Tensor, scene.extrinsics).float(),
-    }
+    length = max(views, round(float(rng.uniform(*window)) * path))
+    start = int(rng.integers(0, path - length + 1))
+    return start + rng.permutation(length)[:views]
 
 
-def normalised(samples: View, *, in_room: bool = False) -> Batch:
+def normalised(samples: View) -> Batch:
     """Convert samples to VGGT's frame and unit.
 
     The first camera is the world, and the mean distance of points is 1.
@@ -164,15 +169,13 @@ def normalised(samples: View, *, in_room: bool = False) -> Batch:
         samples: `images` (B, M, 3, H, W) float in [0, 1]; `depth` (B, M, H, W) in metres;
             `intrinsics` (B, M, 3, 3) of square pixels with a central principal point;
             `extrinsics` (B, M, 3, 4) world to camera.
-        in_room: Keep the scene's own world instead of the first camera's.
     """
     depth, extrinsics = samples["depth"], samples["extrinsics"]
     height, width = depth.shape[-2:]
     rotation, translation = extrinsics[..., :3], extrinsics[..., 3]
-    if not in_room:
-        first, offset = rotation[:, :1], translation[:, :1]
-        rotation = rotation @ first.transpose(-1, -2)
-        translation = translation - (rotation @ offset[..., None])[..., 0]
+    first, offset = rotation[:, :1], translation[:, :1]
+    rotation = rotation @ first.transpose(-1, -2)
+    translation = translation - (rotation @ offset[..., None])[..., 0]
     focal = samples["intrinsics"][..., 0, 0]
     y, x = torch.meshgrid(
         torch.arange(height, device=depth.device) + 0.5 - height / 2,

@@ -32,7 +32,8 @@ from covis.export.ops import DENSE
 from covis.export.selection.block_maps import PairSelection
 from covis.export.training import checkpoint
 from covis.export.training.config import TrainingConfig
-from covis.export.training.data import Batch, Pool, normalised, rendered
+from covis.export.training.data import Batch, Pool, normalised
+from covis.export.training.rendering import Request, rendered
 from covis.synthetic import HELD_OUT_SEEDS
 
 # Images (B, M, 3, H, W) -> poses (B, M, 9), depth (B, M, H, W) or None.
@@ -114,7 +115,7 @@ def held_out_batch(
     for n in range(first, first + scenes):
         seed = HELD_OUT_SEEDS[n]
         path = max(views, PATH_VIEWS)
-        scene = rendered(kind, seed, path, size, shadows=shadows)
+        scene = rendered(Request(kind, seed, path, size, shadows=shadows))
         chosen = torch.from_numpy(drawn_views(draw, path, views, seed))
         samples.append({k: v[chosen] for k, v in scene.items()})
     stacked = {k: torch.stack([s[k] for s in samples]) for k in samples[0]}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from covis.export.training.evaluate import (
     score,
 )
 from covis.export.training.losses import ALPHA, camera_loss, map_loss
+from covis.export.training.rendering import Request, View
 from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
 
 CONFIG = TrainingConfig(
@@ -56,23 +55,6 @@ def test_points_depth_and_poses_of_a_sample_agree(batch: Batch) -> None:
     torch.testing.assert_close(mean, torch.ones(3), atol=1e-5, rtol=0)
 
 
-def test_the_frame_of_the_room_is_the_same_scene_moved(batch: Batch) -> None:
-    config = dataclasses.replace(
-        CONFIG, curriculum=tuple(dataclasses.replace(p, in_room=True) for p in CONFIG.curriculum)
-    )
-    room = Pool(config).batch(0)
-    torch.testing.assert_close(room.images, batch.images)
-    metres = [b.depth * b.scale[:, None, None, None] for b in (room, batch)]
-    torch.testing.assert_close(*metres)
-    for mine, other in zip(room.extrinsics, batch.extrinsics, strict=True):
-        errors = pair_errors(mine.double().numpy(), other.double().numpy())
-        assert max(e.max() for e in errors) < 0.05
-    assert (room.extrinsics[:, 0] - torch.eye(3, 4)).abs().amax() > 0.1
-    # All points are in the room (2.6 m to each side, 2.8 m high), so in its frame as well.
-    points = room.points * room.scale[:, None, None, None, None]
-    assert points.abs().amax() < 2.81
-
-
 def test_samples_depend_on_the_step_alone(batch: Batch) -> None:
     pool = Pool(CONFIG)
     pool.batch(7)
@@ -86,13 +68,13 @@ def test_scenes_come_from_training_seeds_and_from_their_phase(
     from covis.export.training import data
 
     drawn: list[tuple[str, int]] = []
-    original = data.rendered
+    original = data.cached
 
-    def note(kind: str, seed: int, *rest: object) -> dict[str, torch.Tensor]:
-        drawn.append((kind, seed))
-        return original(kind, seed, *rest)  # type: ignore[arg-type]
+    def note(request: Request, *rest: object) -> View:
+        drawn.append((request.kind, request.seed))
+        return original(request, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(data, "rendered", note)
+    monkeypatch.setattr(data, "cached", note)
     pool = Pool(CONFIG)
     for step in (0, CONFIG.steps - 1):
         pool.batch(step)
