@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Repeated here, so that --help imports no reader; a test compares them with the readers.
 DatasetName = Literal[
     "synthetic", "co3d", "realestate10k", "tanks_temples", "eth3d", "7scenes", "nrgbd", "dtu",
-    "scannet", "made",
+    "scannet", "stereodemo", "pose2sim", "made",
 ]  # fmt: skip
 MetricName = Literal["pose", "depth", "points"]
 Dataset = Annotated[tyro.conf.Positional[DatasetName], tyro.conf.arg(metavar="DATASET")]

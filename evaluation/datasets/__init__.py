@@ -19,6 +19,8 @@ Name = Literal[
     "nrgbd",
     "dtu",
     "scannet",
+    "stereodemo",
+    "pose2sim",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 
@@ -35,6 +37,8 @@ _HOME: dict[str, str] = {
     "nrgbd": "nrgbd:Nrgbd",
     "dtu": "dtu:Dtu",
     "scannet": "scannet:ScanNet",
+    "stereodemo": "stereodemo:Stereodemo",
+    "pose2sim": "pose2sim:Pose2Sim",
 }
 
 
