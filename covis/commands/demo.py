@@ -35,8 +35,8 @@ _PHOTO = re.compile(r"photos/view_[0-9]+\.jpg")
 _PRINTED: Final = (30, 5)  # degrees; the record has all thresholds, and a narrow terminal these
 _SIZE: Final = 224  # pixels of the photos
 _VIEWS_OF_AN_ANCHOR: Final = 8  # one view in eight is an anchor
-_FAMILY: Final[Family] = "studio"
-_PATH: Final[CameraPath] = "loop"
+_FAMILY: Final[Family] = "room"
+_PATH: Final[CameraPath] = "orbit"
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class DemoCommand:
     Attributes:
         out: Folder to write: `photos`, `scene` and `demo.json`.
         views: Number of photos to render, from 2 to 200.
-        family: Kind of scene: rooms, a corridor, and others.
-        path: Path of the cameras. `loop` goes once around the room and looks ahead, so most pairs
-            of views share nothing; `orbit` looks at the middle.
+        family: Family of scenes. `studio` and `room` are rooms, `loop` is a corridor around a core,
+            and `objects` is a pile of objects in a hall.
+        path: Path of the cameras. `arc` and `orbit` look at the middle, from nearby and from far
+            apart places; `loop` goes once around and looks ahead, so most pairs of views share
+            nothing; `walk`, `turn` and `scatter` move, turn and jump.
         seed: Seed of the scene; the default scene was not used in training.
         bundle: Bundle to show.
         force: Replace the output folder if the demo wrote everything in it.

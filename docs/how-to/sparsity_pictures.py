@@ -2,8 +2,9 @@
 
     python docs/how-to/sparsity_pictures.py
 
-The maps are those that covis-mini's bundle computes for 24 photos of the room of `covis demo`, and
-the schedules those that `auto` takes, so the pictures show what the program does.
+The maps are those that covis-mini's bundle computes for 24 photos of a room, whose cameras go once
+around it (`covis demo --family studio --path loop`), and the schedules those that `auto` takes, so
+the pictures show what the program does.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def scenes() -> dict[str, Scene]:
     """Run the shipped bundle with each of `SETTINGS`."""
     pipeline = load(demo_bundle())
     with tempfile.TemporaryDirectory() as folder:
-        photos = write_photos(Path(folder) / "photos", render_truth(VIEWS))
+        photos = write_photos(Path(folder) / "photos", render_truth(VIEWS, None, "loop", "studio"))
         images = pipeline.load_photos(photos)
     return {name: pipeline(images, sparsity=setting) for name, setting in SETTINGS.items()}
 
