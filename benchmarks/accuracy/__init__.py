@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/accuracy_mini.py`: scenes, settings, measurement, statistics, page."""
