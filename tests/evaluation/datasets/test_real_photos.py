@@ -25,7 +25,7 @@ pytest.importorskip("av", reason="videos need the extra `video`")
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 FOLDER = ROOT / "build" / "real-photos"
-SECONDS = 300
+SECONDS = 150
 
 
 def fetch(folder: Path) -> str:
