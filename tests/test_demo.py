@@ -26,11 +26,13 @@ from covis.commands.demo import (
     sparse_setting,
     training_record,
 )
+from covis.commands.demo_page import write_page
 from covis.engines.options import Sparsity
 from covis.evaluation.metrics.pose import auc, pair_errors, undirected
 from covis.evaluation.metrics.trajectory import absolute_error
 from covis.runtime.pipeline import load
 from tests.chromium import chromium_page, needs_chromium
+from tests.runtime.scene.random_scene import random_scene
 
 VIEWS = 8
 trained = pytest.mark.skipif(
@@ -47,6 +49,13 @@ def needs_its_neighbours() -> bool:
         for kind in scores
         if SELF_ONLY in kind
     )
+
+
+def page_data(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found is not None
+    return dict(json.loads(found[1]))
 
 
 BLOCKED = """
@@ -112,10 +121,7 @@ def test_errors_are_those_of_the_written_scene(
 def test_the_page_draws_every_run_on_the_true_cameras(
     made: tuple[Path, str], record: dict[str, Any]
 ) -> None:
-    text = (made[0] / "scene/scene.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    assert found is not None
-    data = json.loads(found[1])
+    data = page_data(made[0] / "scene/scene.html")
     assert tuple(run["label"] for run in data["runs"]) == RUNS
     assert data["runs"][data["first"]]["label"] == SPARSE
     truth = np.asarray(render_truth(VIEWS).extrinsics)
@@ -255,6 +261,35 @@ def test_pairs_of_several_maps_are_counted_once() -> None:
     record = compare({DENSE: sparse, SPARSE: sparse}, truth, {DENSE: 1.0, SPARSE: 1.0})
     assert sparse.sparsity is not None and sparse.pair_level is None
     assert record["pairs"]["kept"] == sparse.sparsity.kept_pairs - 6  # self-pairs
+
+
+@pytest.mark.parametrize(
+    ("schedule", "note"),
+    [
+        ("0-1:anchors=3", "patches attend to their view, similar ones and 3 anchors"),
+        ("0:self, 1:dense", "anchors: layers 0 self, 1 dense"),
+    ],
+)
+def test_a_page_of_three_runs(schedule: str, note: str, tmp_path: Path) -> None:
+    """Names the rule of the sparse run, and leaves out a view that one run has lost."""
+    truth, path = render_truth(5), tmp_path / "page.html"
+    scene = random_scene(5)
+    assert scene.sparsity is not None
+    report = replace(scene.sparsity, selector="anchors", schedule=schedule, layers=(0,))
+    lost = scene.extrinsics.copy()
+    lost[2] = np.nan
+    scenes = {
+        DENSE: scene,
+        SPARSE: replace(scene, sparsity=report),
+        SELF_ONLY: replace(scene, extrinsics=lost),
+    }
+    record = compare(scenes, truth, dict.fromkeys(RUNS, 1.0))
+    write_page(path, scenes, truth, record)
+    data = page_data(path)
+    assert data["runs"][1]["note"] == note
+    assert data["names"] == ["000.jpg", "001.jpg", "003.jpg", "004.jpg"]
+    assert all(np.isfinite(run["cameras"]).all() for run in data["runs"])
+    assert np.shape(data["trueCameras"]) == (4, 5, 3)
 
 
 def test_other_scenes_can_be_shown(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def _note(name: str, scene: Scene) -> str:
         return "patches attend to all views"
     if name == SELF_ONLY:
         return "patches attend to their view alone"
-    assert scene.sparsity is not None
-    regimes = set(parse_schedule(scene.sparsity.schedule, len(scene.sparsity.layers)))
+    assert scene.sparsity is not None and scene.layer_map is not None
+    regimes = set(parse_schedule(scene.sparsity.schedule, len(scene.layer_map)))
     if len(regimes) == 1 and (anchors := regimes.pop().anchors):
         return f"patches attend to their view, similar ones and {anchors} anchors"
     return f"{scene.sparsity.selector}: layers {scene.sparsity.schedule.replace(':', ' ')}"
