@@ -1,6 +1,6 @@
 """Build the bundle that ships with covis, from the released weights of covis-mini.
 
-    python -m covis.export.training.release RUN RELEASE
+    python -m covis.export.training.release --run RUN --out RELEASE
     python -m covis.export.training.demo_bundle --weights RELEASE/covis-mini.safetensors
 
 The training record (`covis-mini.json`, beside the weights) and the licence of the weights are
@@ -112,7 +112,7 @@ def _metadata(weights: Path) -> tuple[dict[str, Any], str]:
         raise user_error(
             "is no released weights file (its metadata names no config and licence)",
             where=weights,
-            hint="make one with `python -m covis.export.training.release RUN OUT`",
+            hint="write one with `python -m covis.export.training.release --run RUN --out OUT`",
         ) from error
 
 

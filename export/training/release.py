@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -11,14 +10,26 @@ from typing import Any
 
 import torch
 
+from covis.engines.bundle.bundle import sha256_of
 from covis.engines.system.atomic import write_file
 from covis.export.training import checkpoint
 from covis.export.training.evaluate import evaluate
+from covis.export.training.objective import LOSSES
 from covis.export.training.train import LOG
 from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
 
 NAME = "covis-mini"
 LICENCE = "Apache-2.0"
+KINDS = (
+    "studio/arc",
+    "studio/orbit",
+    "room/arc",
+    "room/orbit",
+    "room/walk",
+    "objects/arc",
+    "objects/orbit",
+    "loop/loop",
+)
 _CURVE_POINTS = 100
 
 
@@ -41,7 +52,8 @@ def release(
         kinds: Families and paths of the held-out scenes to score on, `family/path`.
         scenes: Number of scenes of each kind.
         views: Number of views of each scene.
-        earlier: Folders of the runs that this one started from (`--start-from`), first to last.
+        earlier: What this run started from (`--start-from`), first to last: folders of runs, or
+            safetensors files, of which nothing more is known.
 
     Returns:
         The paths of the weights and of the record.
@@ -63,7 +75,7 @@ def release(
         "file": {
             "name": weights.name,
             "bytes": weights.stat().st_size,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "sha256": sha256_of(weights),
             "dtype": "float16",
         },
         "training": {
@@ -93,9 +105,11 @@ def _amount(state: checkpoint.Checkpoint) -> dict[str, Any]:
     }
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
-    """Return the record of a run whose weights another run started from."""
-    state = checkpoint.load(folder)
+def _earlier(start: Path) -> dict[str, Any]:
+    """Return the record of weights that another run started from."""
+    if start.is_file():
+        return {"file": start.name, "sha256": sha256_of(start)}
+    state = checkpoint.load(start)
     configuration = json.loads(state.config.to_json())
     del configuration["model"]  # `start_from` takes only the same model
     return {**_amount(state), "configuration": configuration}
@@ -106,14 +120,14 @@ def _curves(path: Path) -> dict[str, list[float]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     thinned = rows[:: max(1, len(rows) // _CURVE_POINTS)]
-    names = ("step", "seconds", "camera", "depth", "points")
+    names = ("step", "seconds", *LOSSES)
     return {name: [float(row[name]) for row in thinned] for name in names}
 
 
 def main(
     run: Path,
     out: Path,
-    kinds: tuple[str, ...] = ("studio/orbit", "studio/walk", "room/orbit", "loop/loop"),
+    kinds: tuple[str, ...] = KINDS,
     scenes: int = 32,
     views: int = 8,
     earlier: tuple[Path, ...] = (),
@@ -126,7 +140,7 @@ def main(
         kinds: Families and paths of the held-out scenes to score on, family/path.
         scenes: Number of scenes of each kind.
         views: Number of views of each scene.
-        earlier: Folders of the runs that this one started from, first to last.
+        earlier: What this run started from, first to last: folders of runs or safetensors files.
     """
     for path in release(run, out, kinds, scenes=scenes, views=views, earlier=earlier):
         print(path)
