@@ -1,4 +1,4 @@
-"""Photos of the demo: a synthetic scene with known cameras, as files."""
+"""Photos of a synthetic scene with known cameras, as files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def demo_scene(
     seed: int = HELD_OUT_SEEDS.start,
 ) -> RenderedScene:
     """
-    Render the scene of `make demo` with numpy: a walk once around.
+    Render a scene with numpy, for examples and tests.
 
-    In the `loop` family the views of opposite sides do not see each other; in the other two the
-    cameras circle the middle of a room and look at it.
+    In the `loop` family the cameras go once around, and views of opposite sides do not see each
+    other; in the others they circle the middle and look at it.
 
     Args:
         views: Number of views M.
