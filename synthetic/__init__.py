@@ -1,8 +1,9 @@
-"""Synthetic scenes with exact ground truth: textured rooms and corridors, in numpy or torch."""
+"""Synthetic scenes with exact ground truth: rooms, corridors and objects, in numpy or torch."""
 
 from covis.synthetic.cameras import PATHS, Cameras, camera_path, look_at
+from covis.synthetic.covisibility import covisibility
 from covis.synthetic.photos import demo_scene, write_photos
-from covis.synthetic.render import RenderedScene, covisibility, render
+from covis.synthetic.render import RenderedScene, render
 from covis.synthetic.scenes import (
     FAMILIES,
     HELD_OUT_SEEDS,
