@@ -17,6 +17,7 @@ from covis.synthetic.scenes import Family
 _DEFAULT_SCENES = 8
 _DEFAULT_VIEWS = 12
 _MOST_SCENES = 100_000
+_SUPERSAMPLE = 2  # colour rays of a pixel along each axis, as in training
 _FORM = "family/path, family/path/seeds or family/path/seeds/views, e.g. loop/loop/1000000-1000007"
 
 
@@ -24,7 +25,7 @@ _FORM = "family/path, family/path/seeds or family/path/seeds/views, e.g. loop/lo
 class SyntheticScenes:
     """Scenes of `covis.synthetic`, by family, camera path and seed.
 
-    Lengths are in metres. Photos are rendered with one colour ray per pixel, and shadows.
+    Lengths are in metres. Photos are rendered with four colour rays per pixel, and shadows.
 
     Attributes:
         specs: Specifications `family/path[/seeds[/views]]`; `seeds` is a number or a range
@@ -51,8 +52,8 @@ class SyntheticScenes:
         return list(out.values())
 
     def settings(self) -> dict[str, object]:
-        """Return size and shadows; family, path, seed and views are in the names of the scenes."""
-        return {"size": list(self.size), "shadows": self.shadows}
+        """Return size, colour rays and shadows; the names of scenes have the rest."""
+        return {"size": list(self.size), "supersample": _SUPERSAMPLE, "shadows": self.shadows}
 
     def load(self, ref: SceneRef) -> GroundTruth:
         """Render a scene with numpy."""
@@ -60,7 +61,9 @@ class SyntheticScenes:
         height, width = self.size
         world = build(SceneSpec(seed, family))
         cameras = camera_path(world, views, path)
-        scene = render(world, cameras, height, width, shadows=self.shadows)
+        scene = render(
+            world, cameras, height, width, supersample=_SUPERSAMPLE, shadows=self.shadows
+        )
         pixels = np.round(np.asarray(scene.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
         return GroundTruth(
             scene=ref,
