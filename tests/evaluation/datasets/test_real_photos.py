@@ -75,7 +75,7 @@ def best_disparity(truth: GroundTruth) -> tuple[int, int]:
     inner = np.s_[40:-40, 100:-100]
     scores = {
         (rows, columns): (left[inner] * np.roll(right, (rows, columns), axis=(0, 1))[inner]).sum()
-        for rows in range(-3, 4)
+        for rows in (-3, 0, 3)
         for columns in range(-60, 61, 2)
     }
     return max(scores, key=scores.__getitem__)
@@ -93,7 +93,7 @@ def test_stereodemo_pairs_are_rectified_and_left_is_left(real: Path) -> None:
         np.testing.assert_allclose(truth.intrinsics, [expected, expected], atol=1e-6)
         np.testing.assert_array_equal(truth.extrinsics[1, :, 3], [-0.075, 0, 0])
         rows, columns = best_disparity(truth)
-        assert abs(rows) <= 1 and columns > 0, (ref.name, rows, columns)
+        assert rows == 0 and columns > 0, (ref.name, rows, columns)
 
 
 # The treadmill's plane, z = 0, from above: 10 mm a pixel, x to the right, y upwards.
