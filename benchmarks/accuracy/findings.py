@@ -35,7 +35,7 @@ def neighbours(results: Results) -> str:
     needed = needs_neighbours(results)
     head = "It needs its neighbours." if needed else "It hardly needs its neighbours."
     lines = [
-        f"**{head}** Over the {len(results.kinds)} kinds of the first table, AUC@30 is"
+        f"**{head}** Over all scenes of the first table, AUC@30 is"
         f" {percent(dense)} with dense attention, {percent(own)} where patches attend to their own"
         f" view alone (`{SELF}`), and {percent(alone)} where each view is a sequence of its own:"
         f" {points(gap)} and {points(whole)} points."
@@ -96,8 +96,8 @@ def pairs(every: Mapping[int, Results]) -> str:
         )
     head = (
         f"**Which pairs.** At the lowest count, random pairs are worse than saliency by more than"
-        f" two standard errors at {below['saliency']} of {len(every)} numbers of views, and worse"
-        f" than k-center anchors at {below['k-center']}. Points of AUC@30, at equal counts:"
+        f" two standard errors with {below['saliency']} of {len(every)} numbers of views, and worse"
+        f" than k-center anchors with {below['k-center']}. Points of AUC@30, at equal counts:"
     )
     return "\n".join([head, "", *lines])
 

@@ -38,18 +38,15 @@ class Store:
 
     Attributes:
         folder: Folder of the cells of one model.
-        scenes: Folder of rendered scenes.
     """
 
     folder: Path
-    scenes: Path
 
     @staticmethod
     def of(work: Path, bundle: Path) -> Store:
-        """Return the folders for a bundle and the present renderer."""
-        renderer = _renderer()
+        """Return the folder for a bundle and the present renderer."""
         weights = open_bundle(bundle).digest()
-        return Store(work / f"cells-{PROTOCOL}-{weights[:12]}-{renderer}", work / renderer)
+        return Store(work / f"cells-{PROTOCOL}-{weights[:12]}-{_renderer()}")
 
     def path(self, request: SceneRequest) -> Path:
         """Return the file of a scene."""
@@ -79,7 +76,7 @@ def _renderer() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(covis.synthetic.__file__).resolve().parent.glob("*.py")):
         digest.update(path.read_bytes())
-    return f"scenes-{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:12]
 
 
 def _complete(cell: Cell | None, setting: Setting, depth: bool) -> bool:
@@ -98,7 +95,7 @@ def measure(
     """Measure what is missing, and return all cells.
 
     Args:
-        work: Folder of finished cells and rendered scenes.
+        work: Folder of finished cells.
         bundle: Bundle to measure.
         every: Parts to measure.
         workers: Number of processes with one thread each; 1 measures in this process.
@@ -164,7 +161,7 @@ class _Worker:
         written = time.monotonic()
         request, settings, depth = task
         cells = self.store.read(request)
-        estimator = Estimator(self.model, load(request, self.store.scenes))
+        estimator = Estimator(self.model, load(request))
         for setting in settings:
             if not _complete(cells.get(setting.key), setting, depth):
                 begun = time.process_time()

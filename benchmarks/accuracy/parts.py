@@ -26,7 +26,7 @@ KINDS = (
     "objects/orbit",
     "loop/loop",
 )
-WIDE_KINDS = ("room/orbit", "objects/orbit", "loop/loop")
+WIDE_KINDS = ("room/arc", "room/orbit", "objects/orbit", "loop/loop")
 LAYER_VIEWS = 24
 """Views of the scenes of the parts `layers` and `precision`."""
 
@@ -45,10 +45,10 @@ class Amount:
     """
 
     estimators: int = 32
-    choices: dict[int, int] = field(default_factory=lambda: {12: 12, 24: 12, 48: 6, 96: 3})
-    options: dict[int, int] = field(default_factory=lambda: {24: 12, 96: 3})
-    layers: int = 8
-    precision: int = 8
+    choices: dict[int, int] = field(default_factory=lambda: {12: 8, 24: 8, 48: 4, 96: 3})
+    options: dict[int, int] = field(default_factory=lambda: {24: 8, 96: 3})
+    layers: int = 6
+    precision: int = 6
     attention: int = 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from covis.evaluation.datasets.covisibility import true_covisibility
 from covis.evaluation.datasets.truth import DepthArray, GroundTruth, SceneRef
 from covis.export.training.data import Batch, normalised
 from covis.export.training.evaluate import PATH_VIEWS, drawn_views
-from covis.export.training.rendering import Request, View, cached
+from covis.export.training.rendering import Request, View, rendered
 from covis.runtime.scene.from_heads import nearest_rotation
 from covis.synthetic import TRAINING_SEEDS_START, SceneSpec, build, camera_path
 
@@ -66,16 +65,10 @@ class HeldOut:
         return seen
 
 
-def load(request: SceneRequest, cache: Path | None = None) -> HeldOut:
-    """Render a scene, with four colour rays a pixel and without shadows, as training does.
-
-    Args:
-        request: Scene and views.
-        cache: Folder of rendered scenes.
-    """
+def load(request: SceneRequest) -> HeldOut:
+    """Render a scene, with four colour rays a pixel and without shadows, as training does."""
     path = max(request.views, PATH_VIEWS) if request.draw == "random" else request.views
-    order = Request(request.kind, request.seed, path, request.size, shadows=False)
-    view = cached(order, cache)
+    view = rendered(Request(request.kind, request.seed, path, request.size, shadows=False))
     if request.draw == "random":
         chosen = torch.from_numpy(drawn_views("random", path, request.views, request.seed))
         view = {name: value[chosen] for name, value in view.items()}

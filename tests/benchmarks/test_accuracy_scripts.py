@@ -66,14 +66,7 @@ def test_the_page_of_a_tiny_run(
     record = json.loads((tmp_path / "out.json").read_text())
     text = (tmp_path / "docs" / "accuracy.md").read_text()
     parts = record["parts"]
-    assert list(parts) == [
-        "estimators",
-        "choices-4",
-        "choices-5",
-        "options-4",
-        "layers",
-        "precision",
-    ]
+    assert list(parts) == ["estimators", "choices-4", "options-4", "layers", "precision"]
     assert list(parts["estimators"]["settings"]) == [
         "covis-mini", "self only", "each view alone", "mean pose", "identity",
     ]  # fmt: skip
@@ -309,7 +302,7 @@ def test_the_text_follows_the_numbers(scripts: SimpleNamespace, own: float, need
             metrics["auc30"] = [value + shift for value in metrics["auc30"]]
     every = {24: scripts.statistics.Results(chosen)}
     text = scripts.findings.pairs(every)
-    assert "worse than saliency by more than two standard errors at 1 of 1" in text
+    assert "worse than saliency by more than two standard errors with 1 of 1" in text
     assert "24 views, 12.2% of the pairs" in text
     (line,) = [row for row in text.splitlines() if row.startswith("- 24 views")]
     assert "more than two standard errors" in line.split("Random pairs against saliency: -")[1]
