@@ -112,9 +112,13 @@ class RenderAhead:
             self.orders[request.name] = self.processes.submit(_arrays, request, cache)
 
     def take(self, request: Request) -> View | None:
-        """Wait for an ordered scene and return it; None if nobody ordered it."""
+        """Return an ordered scene; None if the caller should render it.
+
+        That is where nobody ordered it, or where it is still in the queue: two that render are
+        faster than one that waits, as at the start of a run and after it is resumed.
+        """
         order = self.orders.pop(request.name, None)
-        if order is None:
+        if order is None or order.cancel():
             return None
         return {k: torch.from_numpy(v) for k, v in order.result().items()}
 
