@@ -26,7 +26,7 @@ KINDS = (
     "objects/orbit",
     "loop/loop",
 )
-WIDE_KINDS = ("room/arc", "room/orbit", "objects/orbit", "loop/loop")
+WIDE_KINDS = ("room/arc", "room/orbit", "objects/orbit", "studio/orbit")
 LAYER_VIEWS = 24
 """Views of the scenes of the parts `layers` and `precision`."""
 
@@ -44,11 +44,11 @@ class Amount:
         attention: Scenes for the statistics of attention.
     """
 
-    estimators: int = 32
-    choices: dict[int, int] = field(default_factory=lambda: {12: 8, 24: 8, 48: 4, 96: 3})
-    options: dict[int, int] = field(default_factory=lambda: {24: 8, 96: 3})
-    layers: int = 6
-    precision: int = 6
+    estimators: int = 16
+    choices: dict[int, int] = field(default_factory=lambda: {12: 6, 24: 6, 48: 2, 96: 1})
+    options: dict[int, int] = field(default_factory=lambda: {24: 3})
+    layers: int = 3
+    precision: int = 3
     attention: int = 2
 
 

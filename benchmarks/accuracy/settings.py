@@ -157,10 +157,12 @@ def options(depth: int, anchors: int) -> list[Setting]:
         Setting(f"light, {anchors} anchors", replace(anchored, selector="light")),
         Setting(f"anchors, {anchors} anchors", anchored),
         Setting(f"anchors, {anchors} anchors, published rule", GOTOHUNT.apply(anchored)),
+        Setting(f"anchors, {anchors} anchors in every layer", replace(anchored, layers="all")),
     ]
 
 
-TAUS = (0.5, 0.7, 0.8, 0.9, 0.95)
+TAUS = (0.9, 0.98, 0.99, 0.995, 0.998)
+"""Thresholds: cosines of covis-mini's tokens lie between 0.97 and 1."""
 RATIOS = (0.5, 0.25, 0.125)
 
 LAYER_CURVES = ("alone", "first", "last")

@@ -36,7 +36,7 @@ _PRINTED: Final = (30, 5)  # degrees; the record has all thresholds, and a narro
 _SIZE: Final = 224  # pixels of the photos
 _VIEWS_OF_AN_ANCHOR: Final = 8  # one view in eight is an anchor
 _FAMILY: Final[Family] = "room"
-_PATH: Final[CameraPath] = "orbit"
+_PATH: Final[CameraPath] = "arc"
 
 
 @dataclass(frozen=True)
@@ -308,8 +308,9 @@ def weights_note() -> str:
     if record is None:
         return "The weights of this bundle are random: its cameras and points mean nothing."
     training = record.get("training", {})
+    runs = [*training.get("earlier_runs", []), training]
     return (
         f"covis-mini: {record.get('parameters', 0) / 1e6:.1f} M parameters, trained for "
-        f"{training.get('hours', 0):.1f} h on synthetic scenes alone; it is for showing and "
-        "measuring sparsity, not for photos."
+        f"{sum(run.get('hours', 0) for run in runs):.1f} h on synthetic scenes alone; it is for "
+        "showing and measuring sparsity, not for photos."
     )

@@ -34,9 +34,10 @@ STEPS = 12  # of the similarity's colours
 LEFT = 222  # of the bars
 SETTINGS = {
     "self": Sparsity(selector="anchors", schedule="all:self"),
-    "saliency=0.9": Sparsity(selector="saliency", layers="all"),
-    "saliency=0.9, --tau-low 0.5": Sparsity(
-        selector="saliency", layers="all", tau_low=0.5, low_precision=True
+    # Cosines of covis-mini's tokens lie between 0.97 and 1, so its thresholds do too.
+    "saliency=0.998": Sparsity(selector="saliency", layers="all", tau=0.998),
+    "saliency=0.998, --tau-low 0.993": Sparsity(
+        selector="saliency", layers="all", tau=0.998, tau_low=0.993, low_precision=True
     ),
     "anchors=3": Sparsity(selector="anchors", layers="all", anchors=3),
     "anchors=6": Sparsity(selector="anchors", layers="all", anchors=6),
