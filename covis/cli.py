@@ -103,7 +103,7 @@ COMMANDS = {
     "demo": _Command(
         "covis.commands.demo:DemoCommand",
         "covis.commands.demo:demo",
-        "Render a small scene and run the bundle that ships with covis on its photos.",
+        "Render a scene and reconstruct it with dense, with sparse and without attention of views.",
     ),
     "doctor": _Command(
         "covis.commands.doctor:DoctorCommand",
