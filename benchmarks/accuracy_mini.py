@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy import page
-from accuracy.parts import KINDS, QUICK, WIDE_KINDS, Amount, parts
+from accuracy.parts import QUICK, WIDE_KINDS, Amount, parts
 
 from covis.engines.bundle.bundle import open_bundle
+from covis.export.training.config import SCORED_KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line parser."""
     out = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     out.add_argument("--bundle", type=Path, default=ROOT / "covis" / "assets" / "demo")
-    out.add_argument("--kinds", nargs="+", default=list(KINDS), help="of the scenes of 8 views")
+    out.add_argument(
+        "--kinds", nargs="+", default=list(SCORED_KINDS), help="of the scenes of 8 views"
+    )
     out.add_argument("--wide-kinds", nargs="+", default=list(WIDE_KINDS), help="of many views")
     out.add_argument("--quick", action="store_true", help="few scenes, and at most 24 views")
     out.add_argument("--workers", type=int, default=2, help="processes of one thread each")

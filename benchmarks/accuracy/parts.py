@@ -16,16 +16,6 @@ from accuracy.settings import (
     precisions,
 )
 
-KINDS = (
-    "studio/arc",
-    "studio/orbit",
-    "room/arc",
-    "room/orbit",
-    "room/walk",
-    "objects/arc",
-    "objects/orbit",
-    "loop/loop",
-)
 WIDE_KINDS = ("room/arc", "room/orbit", "objects/orbit", "studio/orbit")
 LAYER_VIEWS = 24
 """Views of the scenes of the parts `layers` and `precision`."""

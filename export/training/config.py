@@ -30,6 +30,18 @@ MINI: Mapping[str, Any] = {
     "num_register_tokens": 4,
 }
 
+# Kinds of held-out scenes, family/path, that the model is scored on.
+SCORED_KINDS = (
+    "studio/arc",
+    "studio/orbit",
+    "room/arc",
+    "room/orbit",
+    "room/walk",
+    "objects/arc",
+    "objects/orbit",
+    "loop/loop",
+)
+
 
 @dataclass(frozen=True)
 class Phase:

@@ -13,6 +13,7 @@ import torch
 from covis.engines.bundle.bundle import sha256_of
 from covis.engines.system.atomic import write_file
 from covis.export.training import checkpoint
+from covis.export.training.config import SCORED_KINDS
 from covis.export.training.evaluate import evaluate
 from covis.export.training.objective import LOSSES
 from covis.export.training.train import LOG
@@ -20,16 +21,6 @@ from covis.synthetic import HELD_OUT_SEEDS, TRAINING_SEEDS_START
 
 NAME = "covis-mini"
 LICENCE = "Apache-2.0"
-KINDS = (
-    "studio/arc",
-    "studio/orbit",
-    "room/arc",
-    "room/orbit",
-    "room/walk",
-    "objects/arc",
-    "objects/orbit",
-    "loop/loop",
-)
 _CURVE_POINTS = 100
 
 
@@ -127,7 +118,7 @@ def _curves(path: Path) -> dict[str, list[float]]:
 def main(
     run: Path,
     out: Path,
-    kinds: tuple[str, ...] = KINDS,
+    kinds: tuple[str, ...] = SCORED_KINDS,
     scenes: int = 32,
     views: int = 8,
     earlier: tuple[Path, ...] = (),

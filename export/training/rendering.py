@@ -70,9 +70,9 @@ def rendered(request: Request, device: torch.device | str = "cpu") -> View:
         )
         view = {
             "images": (cast(Tensor, scene.images) * 255).round().to(torch.uint8),
-            "depth": cast(Tensor, scene.depth).float(),
-            "intrinsics": cast(Tensor, scene.intrinsics).float(),
-            "extrinsics": cast(Tensor, scene.extrinsics).float(),
+            "depth": cast(Tensor, scene.depth),
+            "intrinsics": cast(Tensor, scene.intrinsics),
+            "extrinsics": cast(Tensor, scene.extrinsics),
         }
     return {k: v.clone() for k, v in view.items()}  # training saves them for its backward pass
 

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
-from covis.synthetic import SceneSpec, build, camera_path, render
+from covis.synthetic import SceneSpec, World, build, camera_path, render
 from covis.synthetic.cameras import Cameras
 
 Float64 = npt.NDArray[np.float64]
@@ -48,13 +48,9 @@ class Known:
         return np.vstack([np.stack([right, down, forward, place], axis=1), [0, 0, 0, 1]])
 
 
-def known(views: int = 4, fov: float | None = None) -> Known:
-    """A studio seen from some places."""
-    world = build(SceneSpec(1_000_002, "studio"))
-    cameras = camera_path(world, views, "orbit")
-    if fov is not None:
-        cameras = Cameras(cameras.extrinsics, np.full(views, fov))
-    scene = render(world, cameras, H, W, shadows=False)
+def photographed(world: World, cameras: Cameras, height: int, width: int) -> Known:
+    """A scene seen by some cameras, without shadows."""
+    scene = render(world, cameras, height, width, shadows=False)
     images = np.round(np.asarray(scene.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     return Known(
         images,
@@ -63,6 +59,15 @@ def known(views: int = 4, fov: float | None = None) -> Known:
         np.asarray(scene.intrinsics),
         np.asarray(scene.extrinsics),
     )
+
+
+def known(views: int = 4, fov: float | None = None) -> Known:
+    """A studio seen from some places."""
+    world = build(SceneSpec(1_000_002, "studio"))
+    cameras = camera_path(world, views, "orbit")
+    if fov is not None:
+        cameras = Cameras(cameras.extrinsics, np.full(views, fov))
+    return photographed(world, cameras, H, W)
 
 
 def save_png(path: Path, array: npt.NDArray[Any]) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from covis.synthetic import SceneSpec, build, camera_path, render
+from covis.synthetic import SceneSpec, build, camera_path
 from covis.synthetic.cameras import Cameras
-from tests.evaluation.datasets.layouts import Float64, H, Known, W, save_png
+from tests.evaluation.datasets.layouts import Float64, H, Known, W, photographed, save_png
 from tests.runtime.photos.videos import write_video
 
 BASELINE = 0.075
@@ -32,15 +32,7 @@ def known_pair(height: int = H, width: int = W) -> Known:
     right = left.copy()
     right[0, 3] -= BASELINE
     cameras = Cameras(np.stack([left, right]), np.full(2, 1.0))
-    scene = render(world, cameras, height, width, shadows=False)
-    images = np.round(np.asarray(scene.images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-    return Known(
-        images,
-        scene.depth,
-        scene.points,
-        np.asarray(scene.intrinsics),
-        np.asarray(scene.extrinsics),
-    )
+    return photographed(world, cameras, height, width)
 
 
 def write_stereodemo(root: Path, scene: Known) -> None:
