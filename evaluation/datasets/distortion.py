@@ -97,7 +97,9 @@ def _bilinear(photo: NDArray[np.uint8], pixels: Float64) -> NDArray[np.uint8]:
     """Interpolate a photo (h, w, 3) at pixels (..., 2); black outside of it."""
     height, width = photo.shape[:2]
     limits = np.array([width, height])
-    inside = ((pixels >= 0) & (pixels <= limits)).all(axis=-1)  # NaN is outside
+    # Comparisons with NaN are false, so such pixels are outside.
+    x_inside, y_inside = np.moveaxis((pixels >= 0) & (pixels <= limits), -1, 0)
+    inside = x_inside & y_inside
     centers = np.where(inside[..., None], pixels - 0.5, 0.0).clip(0, limits - 1)
     low = np.floor(centers).astype(np.int64)
     high = np.minimum(low + 1, limits - 1)
