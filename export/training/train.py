@@ -8,7 +8,7 @@ import io
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from covis.engines.system.atomic import write_file
 from covis.export.training import checkpoint
 from covis.export.training.config import GPU, TrainingConfig
 from covis.export.training.objective import LOSSES
-from covis.export.training.trainer import Trainer, read_weights
+from covis.export.training.trainer import Trainer
 
 LOG = "curves.csv"
 COLUMNS = (
@@ -49,7 +49,7 @@ def train(
         config: Configuration of a new run; a resumed run keeps its own.
         resume: Continue from the checkpoint in `out`, on whatever device there is now.
         start_from: Weights that a new run, with a schedule of its own, starts with: folder of
-            another run, whose averages are taken, or a safetensors file.
+            another run, whose averages and auxiliary heads are taken, or a safetensors file.
         device: `cpu` or `cuda`; empty: CUDA if available.
         threads: Number of CPU threads; 0 keeps torch's choice.
         workers: Processes that render scenes ahead on the CPU; 0: the training device renders.
@@ -70,13 +70,13 @@ def train(
     config = state.config if state else config or TrainingConfig()
     trainer = Trainer(config, chosen, cache, state, workers)
     if start_from is not None and not resume:
-        trainer.start_with(read_weights(start_from), start_from)
+        trainer.start_from(start_from)
     out.mkdir(parents=True, exist_ok=True)
     _trim_log(out / LOG, trainer.step)
     last = trainer.step + stop_after if stop_after else None
     saved = time.monotonic()
     rows: list[dict[str, float]] = []
-    with _signals_caught() as stopped:
+    with closing(trainer.pool), _signals_caught() as stopped:
         while trainer.progress < 1 and trainer.step != last and not stopped:
             rows.append(trainer.advance())
             if len(rows) == log_every:
@@ -85,7 +85,6 @@ def train(
             if time.monotonic() - saved > 60 * save_minutes:
                 checkpoint.save(out, trainer.checkpoint())
                 saved = time.monotonic()
-    trainer.pool.close()
     if rows:
         _log(out / LOG, rows)
     return checkpoint.save(out, trainer.checkpoint())

@@ -68,14 +68,27 @@ class Trainer:
         """Position in the schedule, 0 to 1."""
         return self.config.progress(self.step, self.seconds)
 
-    def start_with(self, weights: dict[str, Tensor], where: Path) -> None:
+    def start_from(self, where: Path) -> None:
         """Load the weights of another run; step, optimiser and schedule stay new.
 
+        Args:
+            where: Folder of the run, whose averaged weights and auxiliary heads are taken, or a
+                safetensors file of released weights, which has no heads.
+
         Raises:
-            CovisError: They belong to a model of other sizes.
+            CovisError: It is neither, or the weights belong to a model of other sizes.
         """
         try:
-            self.model.load_state_dict(weights)
+            if where.is_dir():
+                state = checkpoint.load(where)
+                self.model.load_state_dict(state.average)
+                self.heads.load_state_dict(state.heads)
+            else:
+                self.model.load_state_dict({k: v.float() for k, v in load_file(where).items()})
+        except (OSError, SafetensorError) as error:
+            raise user_error(
+                "is neither the folder of a run nor a safetensors file", where=where
+            ) from error
         except RuntimeError as error:
             raise user_error("is of another model than the new run", where=where) from error
         for name, value in self.model.state_dict().items():
@@ -135,18 +148,6 @@ class Trainer:
             self.average,
             self.optimiser.state_dict(),
         )
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the averaged weights of a run's folder, or a safetensors file of released weights."""
-    if path.is_dir():
-        return checkpoint.load(path).average
-    try:
-        return {k: v.float() for k, v in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise user_error(
-            "is neither the folder of a run nor a safetensors file", where=path
-        ) from error
 
 
 def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:

@@ -128,6 +128,8 @@ def test_a_new_run_starts_with_the_weights_of_another(tmp_path: Path) -> None:
     for name, value in average.items():
         torch.testing.assert_close(state.model[name], value)
         torch.testing.assert_close(state.average[name], value)
+    for name, value in checkpoint.load(first).heads.items():
+        torch.testing.assert_close(state.heads[name], value)
     other = dataclasses.replace(TINY, model={**TINY.model, "embed_dim": 64})
     with pytest.raises(CovisError, match="another model"):
         train(tmp_path / "third", other, device="cpu", start_from=first)
