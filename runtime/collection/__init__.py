@@ -1,0 +1,1 @@
+"""Collections larger than one run: parts with shared views, joined into one scene."""
