@@ -73,7 +73,7 @@ def test_onnxruntime_shares_weights_and_knows_no_limit_of_elements(capsys: Captu
 
 def test_no_memory_to_ask_for(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("covis.commands.estimate._budget", lambda command: None)
-    monkeypatch.setattr("covis.engines.op.MOST_ELEMENTS", 10**7)
+    monkeypatch.setattr("covis.runtime.run_memory.MOST_ELEMENTS", 10**7)
     found = predict(capsys, "--views", "4")
     assert found["budget"] is None and "2^31 elements" in found["limit"]
     most = {row["stage"]: row["elements"] for row in found["stages"]}

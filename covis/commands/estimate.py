@@ -21,8 +21,6 @@ from covis.engines.system.json_file import read_json
 
 if TYPE_CHECKING:
     from covis.engines.bundle.bundle import Bundle
-    from covis.engines.tensorrt.stage_memory import MemoryEstimate, StageMemory
-    from covis.runtime.flow import Step
 
 _WRITE_RECORD = "write one with `covis bench --exportTimes`"
 
@@ -122,87 +120,23 @@ def estimate(command: EstimateCommand) -> None:
 
 
 class _Estimate:
-    """Memory of one bundle's run by number of views."""
+    """Estimate of one command: its memory by stage, its limits, and recorded times."""
 
     def __init__(self, bundle: Bundle, command: EstimateCommand) -> None:
-        from covis.engines.tensorrt.stage_memory import MemoryEstimate
-        from covis.runtime.flow import steps
+        from covis.runtime.run_memory import RunMemory
 
         self.bundle, self.command = bundle, command
-        self.chunk = command.run.frames_at_once
-        self.memory: MemoryEstimate = MemoryEstimate(bundle)
         self.asked = command.sparsity.apply(bundle.manifest.sparsity)
-        self.sparsity = self.at(command.views)
-        # The regimes of `auto` run the same stages.
-        self.run: tuple[Step, ...] = steps(bundle.manifest, self.sparsity)
-        self.on_gpu = command.run.backend.on_gpu
-        sizes = [self.memory.weights(step.stage) for step in self.run]
-        # ONNX Runtime maps the one file of weights for all stages.
-        weights = next(f for f in bundle.manifest.files if f.path == bundle.manifest.weights.file)
-        self.weights = sum(sizes) if self.on_gpu else min(sum(sizes), weights.size)
-
-    def at(self, views: int) -> Sparsity:
-        """Return the selector options of a run of so many views."""
-        from covis.engines.schedule import resolve
-
-        return resolve(self.asked, views)
-
-    def lengths(self, views: int) -> dict[str, int]:
-        """Return the values of the symbols K, sampled queries, and R, maps of view pairs."""
-        from covis.engines.pair_rules import pair_rules
-
-        model = self.bundle.manifest.model
-        rules = pair_rules(self.at(views), model.global_layers, views, model.reference_view)
-        return {"K": max(self.command.run.probes, 1), "R": len(rules.tau)}
-
-    def need(self, step: Step, views: int) -> StageMemory:
-        """Return what one stage needs."""
-        sizes = {**self.lengths(views), "M": views, "N": min(self.chunk, views)}
-        return self.memory.stage(step.stage, sizes)
-
-    def total(self, views: int) -> int:
-        """Return the peak memory of the run in bytes, weights included."""
-        from covis.runtime.flow import peak_bytes
-
-        # A last, shorter chunk needs no more than a full one.
-        frames = min(self.chunk, views)
-        peak = peak_bytes(
-            self.run,
-            views,
-            self.chunk,
-            self.lengths(views),
-            lambda stage, sizes: self.memory.stage(stage, {**sizes, "N": frames}).scratch,
-        )
-        return peak + self.weights
-
-    def elements(self, views: int) -> int:
-        """Return the number of elements of the largest tensor of any stage."""
-        return max(self.need(step, views).elements for step in self.run)
+        self.memory = RunMemory(bundle, command.run, self.asked)
+        self.sparsity = self.memory.at(command.views)
 
     def record(self, budget: int | None) -> dict[str, Any]:
         """Return the whole estimate, for JSON."""
-        from covis.engines.op import MOST_ELEMENTS
         from covis.engines.schedule import reason
-        from covis.engines.tensorrt.stage_memory import largest_views
         from covis.engines.work import predicted_work
 
         model, views = self.bundle.manifest.model, self.command.views
-        rows = self._rows()
-        limits: list[tuple[int, str, str]] = []
-        cap = MOST_VIEWS_AT_ONCE
-        if budget is not None:
-            cap = largest_views(self.total, budget, MOST_VIEWS_AT_ONCE)
-            if cap < MOST_VIEWS_AT_ONCE:
-                words = f"{cap + 1} need {_size(self.total(cap + 1))}, there are {_size(budget)}"
-                limits.append((cap, words, self._fullest(cap + 1)))
-        # Searched only where this limit comes first: a search computes every stage a dozen times.
-        if self.on_gpu and cap and self.elements(cap) > MOST_ELEMENTS:
-            most = largest_views(self.elements, MOST_ELEMENTS, cap)
-            over = max(self.run, key=lambda step: self.need(step, most + 1).elements)
-            tensor = self.need(over, most + 1).largest
-            words = f"TensorRT takes no tensor of 2^31 elements, which {tensor!r} has at {most + 1}"
-            limits.append((most, words, over.stage.name))
-        fewest = min(limits, default=None)
+        limit = self.memory.limit(budget)
         return {
             "bundle": self.bundle.digest(),
             "backend": self.command.run.backend.library,
@@ -212,38 +146,31 @@ class _Estimate:
                 self.sparsity, model.global_layers, views, model.reference_view
             ),
             "views": views,
-            "chunk": self.chunk,
-            "stages": [asdict(row) for row in rows],
-            "weights": self.weights,
-            "total": self.total(views),
+            "chunk": self.command.run.frames_at_once,
+            "stages": [asdict(row) for row in self._rows()],
+            "weights": self.memory.weights,
+            "results": 0 if self.memory.on_gpu else self.memory.results(views),
+            "total": self.memory.total(views),
             "budget": budget,
-            "most_views": fewest[0] if fewest else None,
-            "limit": fewest[1] if fewest else None,
-            "limiting_stage": fewest[2] if fewest else None,
+            "most_views": limit.views if limit else None,
+            "limit": limit.reason if limit else None,
+            "limiting_stage": limit.stage if limit else None,
         }
-
-    def _fullest(self, views: int) -> str:
-        """Return the stage with the highest memory: its own results and what later stages read."""
-        from covis.runtime.flow import live_bytes
-
-        whole = {**self.lengths(views), "M": views, "N": views}
-        live = live_bytes(self.run, whole)
-        return max(live, key=lambda pair: pair[1] + self.need(pair[0], views).scratch)[0].stage.name
 
     def _rows(self) -> list[Row]:
         from covis.runtime.flow import live_bytes
 
-        views = self.command.views
-        whole = {**self.lengths(views), "M": views, "N": views}
+        views, memory = self.command.views, self.memory
+        whole = {**memory.lengths(views), "M": views, "N": views}
         times = _times(self)
         rows = []
-        for step, live in live_bytes(self.run, whole):
-            need = self.need(step, views)
+        for step, live in live_bytes(memory.steps, whole):
+            need = memory.stage(step, views)
             rows.append(
                 Row(
                     stage=step.stage.name,
                     runs_over="chunks" if step.stage.scope == "frames" else "all views",
-                    weights=self.memory.weights(step.stage),
+                    weights=memory.stage_weights(step),
                     scratch=need.scratch,
                     kept=live,
                     largest_tensor=need.largest,
@@ -308,6 +235,7 @@ def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from covis.engines.errors import printable
+    from covis.runtime.run_memory import size_text
 
     console = Console(highlight=False, width=100)
     table = Table("stage", "runs over", box=None)
@@ -318,15 +246,17 @@ def _show(command: EstimateCommand, record: Mapping[str, Any]) -> None:
         table.add_row(
             row["stage"],
             row["runs_over"],
-            *(_size(row[name]) for name in ("weights", "scratch", "kept")),
+            *(size_text(row[name]) for name in ("weights", "scratch", "kept")),
             f"{row['elements'] / 2**31:.3f} x 2^31",
             "not measured" if time is None else f"{time:,.1f} ms",
         )
     console.print(table)
+    results = f", {size_text(record['results'])} photos and results" if record["results"] else ""
     console.print(
         f"{record['views']} views, chunks of {record['chunk']}, selector {record['selector']}, "
-        f"{record['backend']}: {_size(record['total'])} at its peak, "
-        f"{_size(record['weights'])} of it weights; not counted: driver and kernel workspaces",
+        f"{record['backend']}: {size_text(record['total'])} at its peak, "
+        f"{size_text(record['weights'])} of it weights{results}; not counted: driver and kernel "
+        "workspaces",
         markup=False,
     )
     console.print(_attention(record), markup=False)
@@ -354,7 +284,3 @@ def _attention(record: Mapping[str, Any]) -> str:
         else f"at most {100 * work:.1f} %"
     )
     return f"share of dense global attention, selector {record['selector']}{why}: {share}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:,.2f} GiB" if count >= 2**29 else f"{count / 2**20:,.1f} MiB"
