@@ -22,7 +22,8 @@ from covis.evaluation.metrics.pose import (
     pair_errors,
     undirected,
 )
-from covis.evaluation.metrics.trajectory import absolute_error, align, relative_error, umeyama
+from covis.evaluation.metrics.trajectory import absolute_error, align, relative_error
+from covis.runtime.scene.similarity import umeyama
 
 if TYPE_CHECKING:
     from covis.engines.options import Sparsity

@@ -24,7 +24,7 @@ from covis.evaluation.datasets.files import (
 )
 from covis.evaluation.datasets.truth import GroundTruth, SceneRef
 from covis.evaluation.metrics.pose import Float64
-from covis.evaluation.metrics.trajectory import Similarity
+from covis.runtime.scene.similarity import Similarity
 
 
 @dataclass(frozen=True)

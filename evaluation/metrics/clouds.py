@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from covis.engines.errors import environment_error
 from covis.evaluation.metrics.pose import Float64
-from covis.evaluation.metrics.trajectory import Similarity, umeyama
+from covis.runtime.scene.similarity import Similarity, umeyama
 
 Mask = Callable[[Float64], NDArray[np.bool_]]
 """Returns the mask (N,) of the points (N, 3), in the world of the truth, that take part."""
@@ -168,7 +168,7 @@ def closest_points(
         max_distance: Largest distance of a pair, in units of the truth.
         rounds: Largest number of iterations.
     """
-    motion = Similarity(1.0, np.eye(3), np.zeros(3))
+    motion = Similarity.identity()
     if not len(predicted) or not len(true):
         return motion
     tree, before = kd_tree(true), None
