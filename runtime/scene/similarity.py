@@ -87,12 +87,23 @@ def umeyama(
     w = (w / w.sum())[:, None]
     mean_x, mean_y = (w * x).sum(axis=0), (w * y).sum(axis=0)
     dx, dy = x - mean_x, y - mean_y
-    u, d, vt = np.linalg.svd((w * dy).T @ dx)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    rotation = (u * sign) @ vt
+    covariance = (w * dy).T @ dx
+    rotation = nearest_rotation(covariance)
     variance = float((w * dx * dx).sum())
     scale = 1.0
     if with_scale and variance > 0.0:
-        fitted = float((d * sign).sum()) / variance
+        fitted = float((rotation * covariance).sum()) / variance
         scale = fitted if fitted > 0.0 else 1.0
     return Similarity(scale, rotation, mean_y - scale * rotation @ mean_x)
+
+
+def nearest_rotation(matrix: ArrayLike) -> Float64:
+    """Return the rotation R with the largest trace(R^T A): the nearest to A (3, 3), scale apart.
+
+    The orthogonal Procrustes problem without reflections: Umeyama 1991, lemma. The nearest rotation
+    to a sum of rotations is their chordal mean.
+    """
+    u, _, vt = np.linalg.svd(np.asarray(matrix, np.float64))
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation: Float64 = (u * sign) @ vt
+    return rotation
