@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from covis.commands.arguments import BundlePath, MeasureArguments, SparsityArguments, default
+from covis.commands.worker_arguments import WorkerArguments
 from covis.engines.errors import CovisError, user_error
 from covis.engines.options import RunOptions, SparsityChanges
+from covis.runtime.workers.options import WorkerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from covis.evaluation.accuracy.job import Job
     from covis.evaluation.accuracy.results import Results
     from covis.evaluation.datasets.truth import SceneRef
@@ -58,9 +56,7 @@ class EvalCommand:
             model's own point head.
         max_points: Number of points of each cloud whose distance to the other cloud is measured.
         icp: Number of rounds of iterative closest points before clouds are compared.
-        workers: Number of processes on this machine, or of actors with --ray, where 0 fills the
-            cluster.
-        ray: Address of a Ray cluster to run on: "host:port", "auto" or "local".
+        workers: Number and place of the workers.
         run: How the stages run, and in which backend. With several workers, `--threads 0` shares
             out the cores.
         sparsity: Selector options to measure; options that are not given keep the bundle's values.
@@ -79,24 +75,23 @@ class EvalCommand:
     source: Literal["depth", "points"] = "depth"
     max_points: int = 20_000
     icp: int = 20
-    workers: int = 1
-    ray: Annotated[str | None, default("none: processes on this machine")] = None
+    workers: WorkerArguments = field(default_factory=WorkerOptions)
     run: MeasureArguments = field(default_factory=RunOptions)
     sparsity: SparsityArguments = field(default_factory=SparsityChanges)
 
     def __post_init__(self) -> None:
-        for name in ("limit", "workers", "seed"):
+        for name in ("limit", "seed"):
             if getattr(self, name) < 0:
                 raise user_error(f"{getattr(self, name)} is negative", where=f"--{name}")
-        if self.workers == 0 and self.ray is None:
-            raise user_error("0 is below 1", where="--workers", hint="use 1 or more")
 
 
 def evaluate(command: EvalCommand) -> None:
     """Evaluate the scenes that are not done yet, and print the table of all."""
     from rich.console import Console
 
+    from covis.commands.scene_bar import scene_bar
     from covis.engines.errors import printable
+    from covis.evaluation.accuracy.execution import run
     from covis.evaluation.accuracy.job import chosen_scenes
     from covis.evaluation.accuracy.results import Results, check_results_folder
 
@@ -111,7 +106,7 @@ def evaluate(command: EvalCommand) -> None:
         done = len(scenes) - len(todo)
         console.print(f"{done} of {len(scenes)} scenes are done already", highlight=False)
     failed: dict[str, CovisError] = {}
-    with _bar(console, len(scenes), len(scenes) - len(todo)) as advance:
+    with scene_bar(console, len(scenes), len(scenes) - len(todo)) as advance:
 
         def report(scene: SceneRef, outcome: dict[str, Any] | CovisError) -> None:
             if isinstance(outcome, CovisError):
@@ -123,7 +118,7 @@ def evaluate(command: EvalCommand) -> None:
             advance(scene.name)
 
         if todo:
-            _run(command, job, pipeline, todo, report)
+            run(job, todo, report, command.workers, pipeline)
     _conclude(results, scenes, failed)
 
 
@@ -172,25 +167,6 @@ def make_job(command: EvalCommand) -> tuple[Job, Pipeline]:
     return job, pipeline
 
 
-def _run(
-    command: EvalCommand,
-    job: Job,
-    pipeline: Pipeline,
-    todo: list[SceneRef],
-    report: Callable[[SceneRef, dict[str, Any] | CovisError], None],
-) -> None:
-    from covis.evaluation.accuracy.execution import LocalCrew, run_crew, run_here
-
-    if command.ray is not None:
-        from covis.evaluation.accuracy.cluster import RayCrew
-
-        run_crew(RayCrew(job, command.workers, command.ray), todo, report)
-    elif command.workers > 1:
-        run_crew(LocalCrew(job, min(command.workers, len(todo))), todo, report)
-    else:
-        run_here(job, todo, report, pipeline)
-
-
 def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisError]) -> None:
     """Write the summary, print the table, and raise an error where a scene failed."""
     from rich.console import Console
@@ -213,35 +189,3 @@ def _conclude(results: Results, scenes: list[SceneRef], failed: dict[str, CovisE
             where=next(iter(failed)) if len(failed) == 1 else "",
             hint="the reasons are above; run the same command again to retry only these",
         )
-
-
-@contextmanager
-def _bar(console: Any, total: int, done: int) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar of scenes, with the remaining time and the name of the last one."""
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from covis.engines.errors import printable
-
-    columns = (
-        TextColumn("scenes"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task("", total=total, completed=done)
-
-        def advance(name: str) -> None:
-            bars.update(task, advance=1, description=escape(printable(name)))
-
-        yield advance

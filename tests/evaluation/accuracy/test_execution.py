@@ -15,10 +15,11 @@ from covis.commands.demo import demo_bundle
 from covis.engines.bundle.bundle import open_bundle
 from covis.engines.errors import CovisError, ExitCode
 from covis.engines.options import BackendOptions, RunOptions, Sparsity
-from covis.evaluation.accuracy.execution import Crew, Died, LocalCrew, Outcome, run_crew, run_here
+from covis.evaluation.accuracy.execution import run, run_crew, start_workers
 from covis.evaluation.accuracy.job import Job, chosen_scenes
 from covis.evaluation.accuracy.scoring import Record, ScoreOptions
 from covis.evaluation.datasets.truth import SceneRef
+from covis.runtime.workers.options import WorkerOptions
 from tests.evaluation.accuracy.crashing import Crashing
 from tests.places import ROOT
 
@@ -72,11 +73,11 @@ def check_crashes(
 
 def test_local_workers_die_and_are_replaced(crashing: Crashing, tmp_path: Path) -> None:
     work = job(crashing)
-    outcomes = collect(lambda report: run_crew(LocalCrew(work, 2), crashing.scenes(), report))
+    outcomes = collect(lambda report: run(work, crashing.scenes(), report, WorkerOptions(2)))
     check_crashes(crashing, outcomes, "SIGKILL, perhaps out of memory")
     (tmp_path / "calm").mkdir()
     calm = Crashing(tmp_path / "calm", crashing.seeds)
-    here = collect(lambda report: run_here(job(calm), calm.scenes()[:2], report))
+    here = collect(partial(run, job(calm), calm.scenes()[:2]))
     assert numbers(here).items() <= numbers(outcomes).items()
 
 
@@ -93,41 +94,17 @@ def test_ray_workers_die_and_are_replaced(
 
     The workers find this checkout through the environment.
     """
-    from covis.evaluation.accuracy.cluster import RayCrew
-
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    crew = RayCrew(job(crashing), 2, "local")
+    crew = start_workers(job(crashing), WorkerOptions(2, "local"), 4)
     assert crew.size in (1, 2)  # no more than the machine has cores
     outcomes = collect(lambda report: run_crew(crew, crashing.scenes(), report))
     check_crashes(crashing, outcomes, "ActorDiedError")
 
 
-def test_a_worker_that_dies_while_idle_costs_no_scene(tmp_path: Path) -> None:
-    dataset = Crashing(tmp_path, range(FIRST, FIRST + 2))
-    crew = LocalCrew(job(dataset), 1)
-
-    def report(scene: SceneRef, outcome: Record | CovisError) -> None:
-        assert isinstance(outcome, dict)
-        done.append(scene.name)
-        for process, _ in crew._workers.values():
-            process.kill()
-            process.join()
-
-    done: list[str] = []
-    run_crew(crew, dataset.scenes(), report)
-    assert sorted(done) == [scene.name for scene in dataset.scenes()]
-
-
-def test_defects_of_ours_keep_their_traceback(tmp_path: Path) -> None:
-    dataset = Crashing(tmp_path, range(FIRST, FIRST + 1), faulty=(FIRST,))
-    with pytest.raises(RuntimeError, match=r"(?s)1000000/3:.*crashing.py.*as if by accident"):
-        run_crew(LocalCrew(job(dataset), 1), dataset.scenes(), lambda *_: None)
-
-
 def test_one_error_does_not_stop_the_others(tmp_path: Path) -> None:
     dataset = Crashing(tmp_path, range(FIRST, FIRST + 2))
     broken = Job(demo_bundle() / "nowhere", dataset, Sparsity())
-    outcomes = collect(lambda report: run_here(broken, dataset.scenes(), report))
+    outcomes = collect(partial(run, broken, dataset.scenes()))
     assert len(outcomes) == 2
     for name, outcome in outcomes.items():
         assert isinstance(outcome, CovisError) and "no such bundle folder" in str(outcome)
@@ -140,57 +117,12 @@ def test_a_worker_opens_no_other_bundle(tmp_path: Path) -> None:
     right = open_bundle(demo_bundle()).digest()
     for digest, done in ((right, True), ("0" * 64, False)):
         job_of_one = replace(job(dataset), digest=digest)
-        outcomes = collect(partial(run_here, job_of_one, dataset.scenes()))
+        outcomes = collect(partial(run, job_of_one, dataset.scenes()))
         (outcome,) = outcomes.values()
         assert isinstance(outcome, dict) == done
         if isinstance(outcome, CovisError):
             assert "was replaced by another bundle since the evaluation began" in outcome.what
             assert outcome.code == ExitCode.USER
-
-
-class Scripted(Crew):
-    """A crew that answers in the worst order, without processes."""
-
-    def __init__(self, size: int, script: dict[str, list[Outcome]]) -> None:
-        self.size, self.script, self.closed = size, script, False
-        self.busy: dict[int, str] = {}
-
-    def assign(self, worker: int, scene: SceneRef) -> None:
-        assert worker not in self.busy and 0 <= worker < self.size
-        self.busy[worker] = scene.name
-
-    def wait(self) -> list[tuple[int, Outcome]]:
-        worker = max(self.busy)
-        return [(worker, self.script[self.busy.pop(worker)].pop(0))]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_the_schedule_reports_all_once(size: int) -> None:
-    names = "abcdef"
-    script: dict[str, list[Outcome]] = {name: [{"scene": name}] for name in names}
-    script["b"] = [Died("x"), {"scene": "b"}]
-    script["e"] = [Died("x"), Died("y")]
-    crew = Scripted(size, script)
-    outcomes = collect(
-        lambda report: run_crew(crew, [SceneRef(name, "") for name in names], report)
-    )
-    assert sorted(outcomes) == list(names) and crew.closed
-    assert isinstance(outcomes["e"], CovisError) and "(y)" in str(outcomes["e"])
-    assert not any(script.values())
-
-
-def test_a_crew_is_closed_when_reporting_fails() -> None:
-    crew = Scripted(2, {"a": [{"scene": "a"}], "b": [{"scene": "b"}]})
-
-    def full(*_: object) -> None:
-        raise CovisError(3, "full")  # type: ignore[arg-type]
-
-    with pytest.raises(CovisError, match="full"):
-        run_crew(crew, [SceneRef("a", ""), SceneRef("b", "")], full)
-    assert crew.closed
 
 
 def test_scenes_are_chosen_by_pattern(tmp_path: Path) -> None:
@@ -213,14 +145,3 @@ def test_options_that_decide_a_number_are_in_the_fingerprint(tmp_path: Path) -> 
     assert replace(base, run=on_gpu).options("d") == base.options("d") | {"backend": "cuda"}
     with pytest.raises(CovisError, match="--views: 1 views make no pair"):
         replace(base, views=1)
-
-
-def test_an_unreachable_cluster_is_told_at_once() -> None:
-    from covis.evaluation.accuracy.cluster import check_reachable
-
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999999"):
-        with pytest.raises(CovisError, match=r"no Ray cluster .*; start one with `ray start") as e:
-            check_reachable(address)
-        assert e.value.code == 3 and str(e.value).startswith(f"--ray {address}: ")
-    check_reachable("auto")
-    check_reachable("local")
