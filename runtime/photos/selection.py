@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,20 @@ class Selection:
             return self
         parts = self.photos[:count], self.names[:count], self.mask_paths[:count]
         return Selection(*parts, self.notes, self.skip_bad)
+
+    def take(self, indices: Iterable[int]) -> Selection:
+        """Return the photos of some indices, in their order, with the names that they have here.
+
+        The notes are about the whole selection, and stay with it.
+        """
+        chosen = [int(index) for index in indices]
+        return Selection(
+            photos=tuple(self.photos[index] for index in chosen),
+            names=tuple(self.names[index] for index in chosen),
+            mask_paths=tuple(self.mask_paths[index] for index in chosen),
+            notes=(),
+            skip_bad=self.skip_bad,
+        )
 
     def load(self, rule: PixelRule, progress: Progress | None = None) -> Images:
         """Decode the photos to the model's pixels.
