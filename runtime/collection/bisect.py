@@ -128,7 +128,8 @@ def _fiedler(weights: Any) -> Vector:
         start = np.empty(total)
         start[narrow] = np.cos(np.pi * (np.arange(total) + 0.5) / total)
         vector = _second(scaled, 1 / root, start / root)
-    return vector * root * np.sign(vector[np.argmax(np.abs(vector))])
+    found: Vector = vector * root * np.sign(vector[np.argmax(np.abs(vector))])
+    return found
 
 
 def _second(scaled: Any, first: Vector, start: Vector) -> Vector:

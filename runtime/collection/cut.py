@@ -12,7 +12,7 @@ from covis.engines.errors import user_error
 from covis.runtime.collection import links
 from covis.runtime.collection.bisect import affinity, groups_of
 from covis.runtime.collection.neighbours import Descriptors, Indices, between, nearest
-from covis.runtime.collection.parts import Cut, Link, Part
+from covis.runtime.collection.parts import Cut, Link, LinkKind, Part
 from covis.runtime.collection.separate import separate
 
 FEWEST_VIEWS: Final = 4
@@ -109,7 +109,7 @@ def _linked(
 ) -> tuple[list[Part], list[Link]]:
     """Return the parts and links of one scene; `before` parts belong to other scenes."""
     received: list[list[Indices]] = [[] for _ in cores]
-    pairs: list[tuple[links.Pair, links.LinkKind]] = []
+    pairs: list[tuple[links.Pair, LinkKind]] = []
     if len(cores) > 1:
         compared = links.boundary(descriptors, cores, max(overlap // 2, 1))
         sharing = links.Sharing(descriptors, cores, compared, part_views, ordered, received, pairs)

@@ -29,8 +29,8 @@ STEPS: Final = 2.0
 Two steps: as if one photo between them were missing.
 """
 INSIDE: Final = 0.9
-"""Groups are joined where they are as near as this share of one group's views are to their nearest
-view: all but the loosest ones, which say nothing about the rest.
+"""Groups are joined where they are as near as this share of their own views are to their nearest
+view (all but the loosest ones, which say nothing about the rest), in the geometric mean of both.
 """
 LOOSE: Final = 1.5
 """Factor on that distance: the nearest view is the nearer one of those on both sides, and places of
@@ -53,7 +53,7 @@ def separate(descriptors: Descriptors, graph: Any, *, ordered: bool) -> list[Ind
     above 0.97 for any two photos, those of another between 0.3 and 1), so all thresholds are ratios
     of distances inside the collection. Views are first connected with mutual nearest neighbours.
     The groups that result are joined, the nearest ones first, where they are as near to each other
-    as the views of one of them are among themselves.
+    as the views inside of them are.
 
     A scene that is wrongly joined is found later, when its parts do not fit to each other; one that
     is wrongly divided is not. In doubt, groups are therefore joined.
@@ -78,12 +78,17 @@ def separate(descriptors: Descriptors, graph: Any, *, ordered: bool) -> list[Ind
     steps = _steps(descriptors, graph, copy)
     group = _connected(total, _edges(descriptors, graph, steps, copy, ordered))
     for _ in range(_ROUNDS):
-        joined = _joined(descriptors, group, steps) if group.max() > 0 else None
+        joined = _joined(descriptors, group, steps) if _count(group) > 1 else None
         if joined is None:
             break
         group = joined
-    scenes = [np.flatnonzero(group == number) for number in range(int(group.max()) + 1)]
+    scenes = [np.flatnonzero(group == number) for number in range(_count(group))]
     return sorted(scenes, key=lambda views: (-len(views), int(views[0])))
+
+
+def _count(group: Indices) -> int:
+    """Return the number of groups, which are numbered from 0."""
+    return len(np.bincount(group))
 
 
 def _typical_distance(descriptors: Descriptors) -> float:
@@ -141,7 +146,7 @@ def _connected(total: int, edges: tuple[Indices, Indices]) -> Indices:
 
 def _joined(descriptors: Descriptors, group: Indices, steps: Distances) -> Indices | None:
     """Join every group with its nearest one where both are near enough; None if no two are."""
-    groups = int(group.max()) + 1
+    groups = _count(group)
     nearest, apart = _nearest_groups(descriptors, group)
     sizes = np.bincount(group)
     level = np.zeros(groups)
@@ -149,8 +154,9 @@ def _joined(descriptors: Descriptors, group: Indices, steps: Distances) -> Indic
         level[number] = np.quantile(steps[group == number], INSIDE)
     everywhere = np.quantile(steps, INSIDE)
     this = np.arange(groups)
-    allowed = np.maximum(level[this], level[nearest])
-    allowed[(level[this] == 0) & (level[nearest] == 0)] = everywhere
+    one, other = level[this], level[nearest]
+    allowed = np.where(np.minimum(one, other) > 0, np.sqrt(one * other), np.maximum(one, other))
+    allowed[allowed == 0] = everywhere
     few = np.minimum(sizes[this], sizes[nearest]) < FEW
     join = apart <= np.where(few, STEPS, LOOSE) * allowed
     if not join.any():
@@ -160,7 +166,7 @@ def _joined(descriptors: Descriptors, group: Indices, steps: Distances) -> Indic
 
 def _nearest_groups(descriptors: Descriptors, group: Indices) -> tuple[Indices, Distances]:
     """Return the nearest other group of each group, and the distance of their nearest views."""
-    groups = int(group.max()) + 1
+    groups = _count(group)
     order = np.argsort(group, kind="stable")
     sorted_descriptors, sorted_group = descriptors[order], group[order]
     nearest = np.zeros(groups, np.int64)
