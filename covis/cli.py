@@ -45,6 +45,11 @@ COMMANDS = {
         "covis.commands.run:run",
         "Reconstruct a folder of photos.",
     ),
+    "batch": _Command(
+        "covis.commands.batch:BatchCommand",
+        "covis.commands.batch:batch",
+        "Reconstruct many scenes, each in a run of its own.",
+    ),
     "eval": _Command(
         "covis.commands.eval:EvalCommand",
         "covis.commands.eval:evaluate",

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from covis.commands.batch import BatchCommand, make_job
-from covis.commands.batch_scenes import BatchJob, BatchScene, Reconstructor, Row, find_scenes
+from covis.commands.batch_job import BatchJob, Reconstructor, Row
+from covis.commands.batch_scenes import BatchScene, find_scenes
 from covis.commands.demo import demo_bundle
 from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions
