@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from covis.engines.errors import user_error
 from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64, Floats
+from covis.runtime.scene.points import PointSamples, PointSource, point_stream
+from covis.runtime.scene.view_files import release, rewritten
 
-PointSource = Literal["depth", "points"]
 _BY_VIEW = ("paths", "sources", "stamps", "mask_paths")  # tuples with one entry for each view
 
 
@@ -46,36 +47,6 @@ class SparsityReport:
     reason: str = ""
     schedule: str = ""
     attention_mass: NDArray[np.float32] | None = None
-
-
-class PointSamples(NamedTuple):
-    """N points of the views, with the pixel of each.
-
-    Attributes:
-        xyz: (N, 3) float64 in the world.
-        rgb: (N, 3) uint8; mid-grey where the scene has no images.
-        conf: (N,) float32 confidence; 1 where the model has none.
-        view: (N,) index of the view.
-        pixel: (N, 2) model pixel coordinates (u, v) of the pixel's centre.
-    """
-
-    xyz: Float64
-    rgb: NDArray[np.uint8]
-    conf: NDArray[np.float32]
-    view: NDArray[np.int64]
-    pixel: Float64
-
-    def take(self, index: NDArray[np.int64]) -> PointSamples:
-        """Return the points of these indices."""
-        return PointSamples(
-            self.xyz[index], self.rgb[index], self.conf[index], self.view[index], self.pixel[index]
-        )
-
-    def thin(self, limit: int) -> PointSamples:
-        """Return at most `limit` of the points, evenly sampled."""
-        if len(self.xyz) <= limit:
-            return self
-        return self.take(np.linspace(0, len(self.xyz) - 1, limit).astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +86,9 @@ class Scene:
         stamps: Size and time of the last change of each photo's file, when it was decoded, by which
             the writers notice a change; None for a photo that is not from a file.
         mask_paths: Mask file of each photo; None for a photo without one.
+        from_parts: True if the scene was joined from parts of a collection. Its large arrays are
+            memory-mapped, and it has many points for one place of a surface, of which the writers
+            keep the most confident one (see `covis.runtime.scene.fuse`).
         provenance: Model, digests, options and versions, as JSON values.
         notes: Lines about the result that the user should read, such as doubts about a camera.
 
@@ -145,6 +119,7 @@ class Scene:
     stamps: tuple[tuple[int, int] | None, ...] | None = None
     mask_paths: tuple[Path | None, ...] | None = None
     shared_cameras: NDArray[np.int64] | None = None
+    from_parts: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -179,6 +154,16 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def walk(self) -> Iterator[int]:
+        """Yield the indices of the views, and call `release` after each."""
+        for view in range(len(self)):
+            yield view
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory that reading memory-mapped arrays has taken; others stay."""
+        release(self.images, self.depth, self.depth_conf, self.valid)
 
     def camera_centers(self) -> Float64:
         """Return camera positions (M, 3) in the world."""
@@ -259,78 +244,7 @@ class Scene:
         Raises:
             CovisError: The model has no `points`, or an option is out of range.
         """
-        if source not in get_args(PointSource):
-            raise user_error(f"{source!r} is unknown", where="source", hint='"depth" or "points"')
-        if source == "points" and self.points is None:
-            raise user_error("this scene has no points of its own", hint='use source="depth"')
-        if stride < 1:
-            raise user_error(f"{stride} is less than 1", where="stride")
-        threshold = self._threshold(min_conf, percentile, stride, source)
-        parts = list(self._samples(threshold, stride, source))
-        return PointSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def _threshold(
-        self, min_conf: float | None, percentile: float | None, stride: int, source: PointSource
-    ) -> float:
-        threshold = -np.inf if min_conf is None else float(min_conf)
-        if np.isnan(threshold):
-            raise user_error("is not a number", where="min_conf", hint="give a number")
-        if percentile is None:
-            return threshold
-        if not 0.0 <= percentile <= 100.0:
-            raise user_error(f"{percentile} is not in [0, 100]", where="--conf-percentile")
-        conf = self.confidence(source)
-        if conf is None:
-            return threshold
-        grid = conf[:, ::stride, ::stride]
-        values = grid[self.valid[:, ::stride, ::stride] & np.isfinite(grid)]
-        if values.size and percentile > 0:
-            threshold = max(threshold, float(np.percentile(values, percentile)))
-        return threshold
-
-    def _samples(
-        self, threshold: float, stride: int, source: PointSource
-    ) -> Iterator[PointSamples]:
-        conf, usable = self.confidence(source), self.usable_cameras()
-        for i in range(len(self)):
-            # Only the selected pixels are unprojected, because all of them would take gigabytes.
-            keep = np.zeros(self.image_size, bool)
-            keep[::stride, ::stride] = self.valid[i, ::stride, ::stride]
-            if conf is not None:
-                keep &= conf[i] >= threshold
-            if source == "depth":
-                with np.errstate(invalid="ignore"):
-                    keep &= usable[i] & np.isfinite(self.depth[i]) & (self.depth[i] > 0)
-            v, u = np.nonzero(keep)
-            pixel = np.stack([u, v], axis=-1) + 0.5
-            if source == "points" and self.points is not None:
-                xyz = self.points[i, v, u].astype(np.float64)
-            elif len(u):
-                xyz = geometry.unproject(
-                    pixel, self.depth[i, v, u], self.intrinsics[i], self.extrinsics[i]
-                )
-            else:
-                xyz = np.empty((0, 3))
-            c = np.ones(len(u), np.float32) if conf is None else conf[i, v, u].astype(np.float32)
-            # Finite in float32, too, because files contain float32.
-            with np.errstate(over="ignore"):
-                finite = np.isfinite(xyz.astype(np.float32)).all(axis=-1)
-            yield PointSamples(
-                xyz[finite],
-                self._colours(i, v, u)[finite],
-                c[finite],
-                np.full(int(finite.sum()), i, np.int64),
-                pixel[finite],
-            )
-
-    def _colours(self, view: int, v: NDArray[np.int64], u: NDArray[np.int64]) -> NDArray[np.uint8]:
-        if self.images is None:
-            return np.full((len(u), 3), 128, np.uint8)
-        rgb: NDArray[Any] = self.images[view][:, v, u].T
-        if rgb.dtype == np.uint8:
-            return rgb
-        bright: NDArray[np.uint8] = np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
-        return bright
+        return point_stream(self, min_conf, percentile, stride, source).all()
 
     def select(self, views: NDArray[np.int64]) -> Scene:
         """Return the scene of these views alone, in this order."""
@@ -342,8 +256,7 @@ class Scene:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name in shapes and value is not None:
-                pairs = f.name == "similarity"
-                changed[f.name] = value[np.ix_(views, views)] if pairs else value[views]
+                changed[f.name] = _chosen(value, views, pairs=f.name == "similarity")
         if self.pair_levels is not None:
             changed["pair_levels"] = self.pair_levels[:, views][:, :, views]
         if self.anchors is not None:
@@ -360,6 +273,14 @@ class Scene:
         used = [self.pair_levels[r] for r in np.unique(self.layer_map)]
         sparse = [level for level in used if (level != 2).any()]
         return (sparse or used)[0] if len(sparse) <= 1 else None
+
+
+def _chosen(value: NDArray[Any], views: NDArray[np.int64], *, pairs: bool) -> NDArray[Any]:
+    if pairs:
+        return value[np.ix_(views, views)]
+    if isinstance(value, np.memmap):
+        return rewritten(value, len(views), lambda index: value[views[index]])
+    return value[views]
 
 
 def _shapes(M: int, H: int, W: int) -> dict[str, tuple[int, ...]]:

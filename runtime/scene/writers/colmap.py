@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from covis.runtime.scene import geometry
 from covis.runtime.scene.geometry import Float64
-from covis.runtime.scene.scene import PointSamples, Scene
+from covis.runtime.scene.points import PointSamples
+from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.folder import SceneFolder
 from covis.runtime.scene.writers.frames import Frames
 
@@ -64,7 +65,7 @@ class ColmapModel:
 def write_colmap(folder: SceneFolder) -> list[Path]:
     """Write at most 200,000 points, evenly sampled, each observed at its own pixel."""
     limit = min(folder.options.max_points or MAX_POINTS, MAX_POINTS)
-    model = colmap_model(folder.scene, folder.frames, folder.samples.thin(limit))
+    model = colmap_model(folder.scene, folder.frames, folder.cloud(limit))
     place = folder.place / "sparse" / "0"
     place.mkdir(parents=True)
     return [*_write_binary(model, place), *_write_text(model, place)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.engines.errors import environment_error
+from covis.runtime.scene.percentiles import percentiles
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.folder import DEPTH, SceneFolder, each_view
 from covis.runtime.scene.writers.options import OutputOptions
@@ -45,10 +46,15 @@ def depth_unit(scene: Scene) -> float:
     take by default, unless almost all depths would not fit or would have too few steps; then it is
     the nearest power of ten.
     """
-    used = scene.depth[scene.valid & (scene.depth > 0)]
-    if scene.metric or not used.size:
+
+    def depths(view: int) -> NDArray[Any]:
+        used: NDArray[Any] = scene.depth[view][scene.valid[view] & (scene.depth[view] > 0)]
+        return used
+
+    found = None if scene.metric else percentiles(scene, depths, [50, _FITS])
+    if found is None:
         return MILLIMETRE
-    middle, far = (float(n) for n in np.percentile(used, [50, _FITS]))
+    middle, far = found.tolist()
     power = -3
     while far > _TOP * 10.0**power:
         power += 1

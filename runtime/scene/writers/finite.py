@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from covis.engines.errors import numerics_error, printable
 from covis.runtime.scene.scene import Scene
+from covis.runtime.scene.view_files import rewritten
 
 _NAMED = 10  # views that a line names
 
@@ -41,6 +43,9 @@ class LeftOut:
 def finite_part(scene: Scene) -> tuple[Scene, LeftOut]:
     """Return the views with usable cameras, with non-finite values set to 0 and marked invalid.
 
+    Arrays that need no change are not copied; a changed copy of a memory-mapped one is again in a
+    file.
+
     Raises:
         CovisError: No view has a usable camera.
     """
@@ -53,19 +58,37 @@ def finite_part(scene: Scene) -> tuple[Scene, LeftOut]:
         )
     if views:
         scene = scene.select(np.nonzero(usable)[0])
-    valid = scene.valid.copy()
     changed: dict[str, Any] = {}
+    bad = np.zeros(scene.valid.shape[:1], bool)
     for name in ("depth", "depth_conf", "points", "points_conf", "images", "similarity"):
         value = getattr(scene, name)
         if value is None or value.dtype.kind != "f":
             continue
-        finite = np.isfinite(value)
-        if finite.all():
-            continue
-        changed[name] = np.where(finite, value, value.dtype.type(0))
-        if name in ("depth", "depth_conf", "points_conf"):
-            valid &= finite
-        elif name == "points":
-            valid &= finite.all(axis=-1)
-    points = int(scene.valid.sum() - valid.sum())
+        broken = np.array([not np.isfinite(value[view]).all() for view in scene.walk()])
+        if broken.any():
+            changed[name] = _zeroed(value)
+            bad |= broken & (name not in ("images", "similarity"))
+    if not bad.any():
+        return replace(scene, **changed), LeftOut(views, 0)
+    valid = rewritten(scene.valid, len(scene), lambda view: _sound(scene, view))
+    points = sum(int(scene.valid[view].sum()) - int(valid[view].sum()) for view in scene.walk())
     return replace(scene, valid=valid, **changed), LeftOut(views, points)
+
+
+def _zeroed(value: NDArray[Any]) -> NDArray[Any]:
+    """Return an array (M, ...) with 0 for what is not finite."""
+    zero = value.dtype.type(0)
+    return rewritten(
+        value, len(value), lambda view: np.where(np.isfinite(value[view]), value[view], zero)
+    )
+
+
+def _sound(scene: Scene, view: int) -> NDArray[np.bool_]:
+    """Return the valid pixels (H, W) of a view where all values are finite."""
+    valid = scene.valid[view].copy()
+    for array in (scene.depth, scene.depth_conf, scene.points_conf):
+        if array is not None:
+            valid &= np.isfinite(array[view])
+    if scene.points is not None:
+        valid &= np.isfinite(scene.points[view]).all(axis=-1)
+    return valid

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from covis.runtime.photos.decode import quiet_pillow
-from covis.runtime.scene.scene import PointSamples, Scene
+from covis.runtime.scene.fuse import fuse
+from covis.runtime.scene.points import PointSamples, PointStream, point_stream
+from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.frames import Frames
 from covis.runtime.scene.writers.options import OutputOptions
 
@@ -32,8 +31,7 @@ class SceneFolder:
         frames: Images of the folder, and the cameras for them.
         options: Contents of the folder.
         notes: Lines for the user, to which the writers append.
-        masks: Masks of the views that have one, as packed bits of the image's pixels; found by the
-            writer of the images.
+        masked: Views that have a mask, which the writer of the images finds.
         facts: Entries of `scene.json` that the writers add.
     """
 
@@ -42,13 +40,34 @@ class SceneFolder:
     frames: Frames
     options: OutputOptions
     notes: list[str] = field(default_factory=list)
-    masks: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    masked: set[int] = field(default_factory=set)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def samples(self) -> PointSamples:
-        """Points of the scene in view order, without the least confident ones."""
-        return self.scene.point_samples(percentile=self.options.conf_percentile)
+    def points(self) -> PointStream:
+        """Points of the scene without the least confident ones, to be computed view by view."""
+        return point_stream(self.scene, percentile=self.options.conf_percentile)
+
+    def cloud(self, limit: int) -> PointSamples:
+        """Return at most `limit` points in view order: a cloud that a writer has in memory.
+
+        They are an even sample of the scene's points. Of a scene from parts, they are an even
+        sample of the merged points, of which there are at most `max_points`.
+        """
+        if self.scene.from_parts:
+            return self._merged.thin(limit)
+        count = min(limit, int(self.points.counts.sum()))
+        if count not in self._clouds:
+            self._clouds[count] = self.points.thin(count)
+        return self._clouds[count]
+
+    @cached_property
+    def _merged(self) -> PointSamples:
+        return fuse(self.points, self.options.max_points or OutputOptions.max_points)
+
+    @cached_property
+    def _clouds(self) -> dict[int, PointSamples]:
+        return {}
 
     def mask_name(self, view: int) -> str:
         """Return the name of a view's mask, as COLMAP looks for it: the image's name and `.png`."""
@@ -63,8 +82,12 @@ def each_view(folder: SceneFolder, work: Callable[[SceneFolder, int], _Result]) 
     """Call `work` for every view, a few at a time; the first error in their order is raised."""
     with quiet_pillow(), ThreadPoolExecutor(_THREADS, "covis-folder") as pool:
         futures = [pool.submit(work, folder, view) for view in range(len(folder.scene))]
+        results = []
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                results.append(future.result())
+                folder.scene.release()
+            return results
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

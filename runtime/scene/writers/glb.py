@@ -48,7 +48,7 @@ def write_glb(folder: SceneFolder) -> list[Path]:
         from trimesh.path.entities import Line
 
     scene = folder.scene
-    xyz, rgb, *_ = folder.samples.thin(MAX_POINTS)
+    xyz, rgb, *_ = folder.cloud(MAX_POINTS)
     gltf = trimesh.Scene()
     if len(xyz):
         gltf.add_geometry(trimesh.PointCloud(xyz @ _TO_GLTF, colors=rgb), geom_name="points")

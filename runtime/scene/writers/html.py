@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covis.runtime.scene.geometry import Float64
+from covis.runtime.scene.points import PointSamples, point_stream
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.folder import SceneFolder
 from covis.runtime.scene.writers.glb import frusta
@@ -36,6 +37,7 @@ from covis.runtime.scene.writers.pair_maps import pair_maps
 
 MAX_POINTS = 150_000  # the most that one core turns smoothly; the PLY contains all points
 MAX_EDGES = 4_000
+_THUMBNAILS = ((100, 168), (1_000, 64))  # most views with pictures of this many pixels
 _VIEWER = Path(__file__).resolve().parent.parent / "viewer"
 _SCRIPTS = ("cloud.js", "plan.js", "matrix.js", "graph.js", "page.js")
 _MOST_OF_ALL_RUNS = 300_000  # points; the page is then about 6 MB
@@ -67,18 +69,28 @@ class PageRun:
         label: Name of the run, such as "dense".
         note: What the run computes, one phrase.
         facts: Pairs of label and value, shown beside the run's cameras.
+        cloud: Points to show, of which an even sample is taken; by default, those of the scene.
     """
 
     scene: Scene
     label: str = ""
     note: str = ""
     facts: tuple[tuple[str, str], ...] = ()
+    cloud: PointSamples | None = None
+
+    def points(self, limit: int, conf_percentile: float) -> PointSamples:
+        """Return at most `limit` points, without the least confident ones."""
+        if self.cloud is not None:
+            return self.cloud.thin(limit)
+        return point_stream(self.scene, percentile=conf_percentile).thin(limit)
 
 
 def write_html(folder: SceneFolder) -> list[Path]:
     """Write the page of a scene, with at most 150,000 points, evenly sampled."""
     path = folder.place / "scene.html"
-    path.write_text(page(folder.scene, folder.options.conf_percentile), encoding="utf-8")
+    run = PageRun(folder.scene, cloud=folder.cloud(MAX_POINTS))
+    text = comparison_page((run,), 0, folder.options.conf_percentile)
+    path.write_text(text, encoding="utf-8")
     return [path]
 
 
@@ -142,7 +154,7 @@ def _data(
     """Collect the page's data, in a world turned so that the cameras' mean up is up."""
     scene = runs[first].scene
     limit = min(MAX_POINTS, _MOST_OF_ALL_RUNS // len(runs))
-    clouds = [run.scene.point_samples(percentile=conf_percentile).thin(limit) for run in runs]
+    clouds = [run.points(limit, conf_percentile) for run in runs]
     xyz, upright = clouds[first].xyz, _upright(scene)
     cameras = frusta(scene, xyz)
     bulk = xyz if len(xyz) else cameras[:, 4]
@@ -284,9 +296,10 @@ def _thumbnails(scene: Scene) -> Sequence[str] | None:
 
     if scene.images is None:
         return None
-    side = 168 if len(scene) <= 100 else 64
+    side = next((side for most, side in _THUMBNAILS if len(scene) <= most), 32)
     urls = []
-    for image in scene.images:
+    for view in scene.walk():
+        image = scene.images[view]
         pixels = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255)
         picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8).transpose(1, 2, 0)))
         picture.thumbnail((side, side))

@@ -15,13 +15,14 @@ from covis.runtime.photos.files import check_file
 from covis.runtime.photos.masks import photo_mask, usable
 from covis.runtime.scene.scene import Scene
 from covis.runtime.scene.writers.folder import IMAGES, SceneFolder, each_view
+from covis.runtime.scene.writers.masks import save_mask
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 
 def write_images(folder: SceneFolder) -> list[Path]:
-    """Write the image of each view, and find its mask, because both come from one decoded photo.
+    """Write the image of each view, and its mask, because both come from one decoded photo.
 
     A photo whose stored pixels are what every reader should see is copied byte for byte. Others
     are written again upright, in 8-bit RGB, with transparent parts on white: JPEG of quality 95
@@ -30,38 +31,41 @@ def write_images(folder: SceneFolder) -> list[Path]:
     if folder.frames.origin == "none":
         return []
     (folder.place / IMAGES).mkdir()
-    for view, mask in enumerate(each_view(folder, _write_image)):
-        if mask is not None:
-            folder.masks[view] = mask
+    masked = each_view(folder, _write_view)
+    folder.masked.update(view for view, found in enumerate(masked) if found)
     return [folder.place / IMAGES / name for name in folder.frames.names]
 
 
-def _write_image(folder: SceneFolder, view: int) -> NDArray[np.uint8] | None:
-    """Write one image; return its mask as packed bits, None where all pixels may be used."""
+def _write_view(folder: SceneFolder, view: int) -> bool:
+    """Write one image and, if masks are asked for, its mask; return whether it has one."""
+    mask = _write_image(folder, view)
+    if mask is not None and "masks" in folder.options.parts:
+        save_mask(folder, view, mask)
+    return mask is not None
+
+
+def _write_image(folder: SceneFolder, view: int) -> NDArray[np.bool_] | None:
+    """Write one image; return its mask, None where all pixels may be used."""
     scene, frames = folder.scene, folder.frames
     target = folder.place / IMAGES / frames.names[view]
-    mask: NDArray[np.bool_] | None = None
     if frames.origin == "model" or scene.sources is None:
         _save(_model_image(scene, view), target)
-        mask = None if scene.valid[view].all() else scene.valid[view]
-        return None if mask is None else np.packbits(mask)
+        return None if scene.valid[view].all() else scene.valid[view]
     photo = scene.sources[view]
     mask_path = scene.mask_paths[view] if scene.mask_paths is not None else None
     if frames.copied[view]:
         check_file(Path(photo))
         copy_file(Path(photo), target)
-        mask = None if mask_path is None else photo_mask(photo, mask_path, view)
-    else:
-        upright = upright_rgb(photo, view)
-        if upright.image.size != tuple(frames.sizes[view][::-1].tolist()):
-            raise user_error(
-                "has changed since it was read",
-                where=title_of(photo, view),
-                hint="run again with photos that nothing else writes to",
-            )
-        _save(upright.image, target)
-        mask = usable(upright, mask_path)
-    return None if mask is None else np.packbits(mask)
+        return None if mask_path is None else photo_mask(photo, mask_path, view)
+    upright = upright_rgb(photo, view)
+    if upright.image.size != tuple(frames.sizes[view][::-1].tolist()):
+        raise user_error(
+            "has changed since it was read",
+            where=title_of(photo, view),
+            hint="run again with photos that nothing else writes to",
+        )
+    _save(upright.image, target)
+    return usable(upright, mask_path)
 
 
 def _model_image(scene: Scene, view: int) -> PilImage.Image:

@@ -28,7 +28,9 @@ def write_nerfstudio(folder: SceneFolder) -> list[Path]:
         content["depth_unit_scale_factor"] = folder.facts["depth"]["unit"]
     content["frames"] = [_frame(folder, view, pose) for view, pose in enumerate(poses)]
     path = folder.place / "transforms.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
     return [path]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from covis.runtime.scene.view_files import release, write_header
 from covis.runtime.scene.writers.folder import SceneFolder
 
 _ARRAYS = (
@@ -45,6 +48,16 @@ def write_npz(folder: SceneFolder) -> list[Path]:
     if scene.sparsity is not None:
         arrays["sparsity"] = np.array(json.dumps(asdict(scene.sparsity), default=np.ndarray.tolist))
     path = folder.place / "scene.npz"
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            _write(archive, name, array)
     return [path]
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    """Write one array, entry by entry: `np.savez` would map a memory-mapped one as a whole."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        write_header(member, array.shape, array.dtype)
+        for entry in array if array.ndim > 1 else (array,):
+            member.write(entry.tobytes())
+            release(array)

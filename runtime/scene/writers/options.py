@@ -30,7 +30,8 @@ class OutputOptions:
         conf_percentile: Share of the least confident points, in percent from 0 to 100, to leave
             out of point clouds.
         max_points: Largest number of points in `points.ply`, evenly sampled over the views; 0
-            writes all of them. `colmap` has at most 200,000.
+            writes all of them. `colmap` has at most 200,000. In a scene from parts, points that lie
+            on each other are merged until no more than this number remain; 0 merges none.
         depth_format: File format of the depth images. `png`: 16-bit integers, in millimetres where
             the scene is metric. `exr`: 32-bit floats in the scene's own unit.
     """

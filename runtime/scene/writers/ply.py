@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from covis.runtime.scene.points import PointSamples
 from covis.runtime.scene.writers.folder import SceneFolder
 
 _VERTEX = np.dtype(
@@ -16,12 +19,17 @@ _VERTEX = np.dtype(
 def write_ply(folder: SceneFolder) -> list[Path]:
     """Write points unprojected from depth, in the scene's world frame (OpenCV axes) and units.
 
-    More points than the options allow are thinned evenly, in the order of views and pixel rows.
+    More points than the options allow are thinned evenly, in the order of views and pixel rows; in
+    a scene from parts, they are merged first (see `SceneFolder.cloud`). If the options allow any
+    number, all points are written as they are, view by view.
     """
-    limit, samples = folder.options.max_points, folder.samples
-    xyz, rgb, conf, *_ = samples.thin(limit) if limit else samples
-    vertices = np.empty(len(xyz), _VERTEX)
-    vertices["xyz"], vertices["rgb"], vertices["confidence"] = xyz, rgb, conf
+    limit, points = folder.options.max_points, folder.points
+    if limit:
+        cloud = folder.cloud(limit)
+        count, blocks = len(cloud.xyz), iter([cloud])
+    else:
+        count = int(points.counts.sum())
+        blocks = (points.view(view) for view in folder.scene.walk())
     properties = [
         *(f"property float {axis}" for axis in "xyz"),
         *(f"property uchar {colour}" for colour in ("red", "green", "blue")),
@@ -32,12 +40,19 @@ def write_ply(folder: SceneFolder) -> list[Path]:
         "ply",
         "format binary_little_endian 1.0",
         f"comment covis; OpenCV axes (x right, y down, z forward); units {unit}",
-        f"element vertex {len(vertices)}",
+        f"element vertex {count}",
         *properties,
         "end_header\n",
     ]
     path = folder.place / "points.ply"
     with path.open("wb") as file:
         file.write("\n".join(header).encode("ascii"))
-        file.write(vertices.tobytes())
+        for block in blocks:
+            file.write(_vertices(block).tobytes())
     return [path]
+
+
+def _vertices(points: PointSamples) -> NDArray[Any]:
+    vertices = np.empty(len(points.xyz), _VERTEX)
+    vertices["xyz"], vertices["rgb"], vertices["confidence"] = points.xyz, points.rgb, points.conf
+    return vertices

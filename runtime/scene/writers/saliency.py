@@ -32,10 +32,14 @@ _LEVEL_NAMES = ("skipped", "low precision", "full precision")
 def write_saliency(folder: SceneFolder) -> list[Path]:
     """Draw the similarity matrix and, beside it, the level of each pair by each regime.
 
+    A scene from parts has no matrix of all its views, and gets no picture.
+
     Raises:
-        CovisError: The scene has no similarity matrix.
+        CovisError: Another scene has no similarity matrix.
     """
     scene = folder.scene
+    if scene.from_parts and scene.similarity is None:
+        return []
     if scene.similarity is None:
         raise user_error(
             "this scene has no similarity matrix", where="--formats", hint='leave out "saliency"'
