@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from covis.runtime.scene.scene import Scene
@@ -17,7 +17,7 @@ MOST_VALUES = 8 * 1024**2
 
 
 def percentiles(
-    scene: Scene, values: Callable[[int], NDArray[Any]], percent: ArrayLike
+    scene: Scene, values: Callable[[int], NDArray[Any]], percent: float | Sequence[float]
 ) -> NDArray[np.floating[Any]] | None:
     """Return percentiles of the values of all views: exact up to 8,388,608 values.
 
@@ -27,10 +27,10 @@ def percentiles(
     Args:
         scene: Scene whose views are read, one after another and twice.
         values: Function that returns the values (n,) of the view of an index.
-        percent: Percentages in [0, 100], of any shape; the result has the same.
+        percent: Percentage in [0, 100], or several.
 
     Returns:
-        None where no view has a value.
+        Array () of one percentile or (n,) of several; None where no view has a value.
     """
     count = sum(values(view).size for view in scene.walk())
     if not count:
@@ -41,5 +41,6 @@ def percentiles(
         own = values(view)
         sample.append(own[first::step].copy())
         first = (first - own.size) % step
-    found: NDArray[np.floating[Any]] = np.asarray(np.percentile(np.concatenate(sample), percent))
+    which: Any = percent  # one or several, for which NumPy has two signatures
+    found: NDArray[np.floating[Any]] = np.asarray(np.percentile(np.concatenate(sample), which))
     return found

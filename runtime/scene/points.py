@@ -225,4 +225,4 @@ def _even(count: int, limit: int) -> NDArray[np.int64]:
 
 
 def _centres(v: NDArray[np.int64], u: NDArray[np.int64]) -> Float64:
-    return np.stack([u, v], axis=-1) + 0.5
+    return np.stack([u, v], axis=-1).astype(np.float64) + 0.5

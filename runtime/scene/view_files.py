@@ -118,6 +118,6 @@ def release(*arrays: NDArray[Any] | None) -> None:
     memory of this process. What was written to a mapping is not lost.
     """
     for array in arrays:
-        pages = array.base if isinstance(array, np.memmap) and array.mode != "c" else None
+        pages: Any = array.base if isinstance(array, np.memmap) and array.mode != "c" else None
         if isinstance(pages, mmap.mmap) and hasattr(pages, "madvise"):
             pages.madvise(mmap.MADV_DONTNEED)

@@ -85,7 +85,7 @@ def _zeroed(value: NDArray[Any]) -> NDArray[Any]:
 
 def _sound(scene: Scene, view: int) -> NDArray[np.bool_]:
     """Return the valid pixels (H, W) of a view where all values are finite."""
-    valid = scene.valid[view].copy()
+    valid: NDArray[np.bool_] = scene.valid[view].copy()
     for array in (scene.depth, scene.depth_conf, scene.points_conf):
         if array is not None:
             valid &= np.isfinite(array[view])
