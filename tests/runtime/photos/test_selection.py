@@ -326,3 +326,13 @@ def test_a_run_without_a_usable_photo_writes_nothing(
     code = run_command(["run", str(DEMO), str(photos), "--out", str(tmp_path / "out")])
     assert code == ExitCode.USER and not (tmp_path / "out").exists()
     assert "--skip-bad" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_some_photos_of_a_selection(photos: Path, tmp_path: Path) -> None:
+    mask(tmp_path / "masks" / "IMG_4.png")
+    whole = select_photos(photos, PhotoOptions(masks=tmp_path / "masks"))
+    some = whole.take(np.array([4, 1]))
+    assert some.names == ("IMG_4.jpg", "IMG_1.jpg")
+    assert some.mask_paths == (tmp_path / "masks" / "IMG_4.png", None)
+    assert whole.notes and not some.notes, "notes stay with the whole selection"
+    np.testing.assert_array_equal(some.load(RULE).uint8, whole.load(RULE).uint8[[4, 1]])
