@@ -20,7 +20,7 @@ from covis.engines.errors import CovisError
 from covis.engines.options import RunOptions
 from covis.runtime.scene.writers.options import OutputOptions
 from covis.runtime.workers.cluster import RayCrew, check_reachable
-from covis.runtime.workers.crew import Event, run_crew, run_here
+from covis.runtime.workers.crew import run_crew, run_here
 from tests.places import ROOT
 from tests.runtime.workers.killing import Squares
 from tests.test_cli_batch import check_equal, write_scene
@@ -39,24 +39,27 @@ def test_an_unreachable_cluster_is_told_at_once() -> None:
     check_reachable("local")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+MEMORY = 80 << 20  # bytes of each node's store of objects
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
     """A cluster of three nodes with one core each; the first is its head.
 
     The workers find this checkout through the environment.
     """
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    memory = 80 << 20  # bytes of each node's store of objects
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory}
-    )
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, object_store_memory=memory)
-    yield nodes
-    nodes.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": MEMORY}
+        )
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+        yield nodes
+        nodes.shutdown()
 
 
 @pytest.mark.slow
@@ -122,7 +125,6 @@ def test_a_node_that_goes_takes_no_task_with_it(cluster: Any, tmp_path: Path) ->
     first = sorted(cluster.worker_nodes, key=lambda node: str(node.node_id))[0]
     squares = Squares(tmp_path)
     crew: RayCrew[int, object] = RayCrew(squares, 3, cluster.address)
-    events: list[Event[int]] = []
     found: dict[int, Any] = {}
 
     def report(task: int, outcome: object) -> None:
@@ -130,7 +132,10 @@ def test_a_node_that_goes_takes_no_task_with_it(cluster: Any, tmp_path: Path) ->
             cluster.remove_node(first, allow_graceful=False)
         found[task] = outcome
 
-    run_crew(crew, range(9), report, attempts=3, on_event=events.append)
+    try:
+        run_crew(crew, range(9), report, attempts=3)
+    finally:
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     assert found == {task: task**2 for task in range(9)}
 
 
