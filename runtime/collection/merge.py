@@ -139,7 +139,7 @@ class _Origin:
 
 def _choose(parts: Sequence[StoredPart], cut: Cut, views: Indices) -> _Origin:
     """Choose the part of each view: a usable camera first, then the core, then the first part."""
-    position = np.full(max(int(part.views.max()) for part in cut.parts) + 1, -1, np.int64)
+    position = np.full(max(int(np.max(part.views)) for part in cut.parts) + 1, -1, np.int64)
     inside = views < len(position)
     position[views[inside]] = np.flatnonzero(inside)
     rank = np.zeros(len(views), np.int64)  # 0: in no part so far; 1 to 4: how good it is there

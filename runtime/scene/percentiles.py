@@ -36,11 +36,16 @@ def percentiles(
     if not count:
         return None
     step = -(-count // MOST_VALUES)
-    first, sample = 0, []
+    sample = np.empty(-(-count // step), values(0).dtype)
+    first = filled = 0
     for view in scene.walk():
         own = values(view)
-        sample.append(own[first::step].copy())
+        chosen = own[first::step]
+        sample[filled : filled + len(chosen)] = chosen
+        filled += len(chosen)
         first = (first - own.size) % step
     which: Any = percent  # one or several, for which NumPy has two signatures
-    found: NDArray[np.floating[Any]] = np.asarray(np.percentile(np.concatenate(sample), which))
+    found: NDArray[np.floating[Any]] = np.asarray(
+        np.percentile(sample, which, overwrite_input=True)
+    )
     return found
