@@ -213,7 +213,7 @@ def _median(values: Float64, weights: Float64) -> float:
 def _change(shared: SharedPoints, before: Similarity, after: Similarity) -> float:
     """Return the largest relative move of a point between two similarities."""
     moved = np.linalg.norm(before.points(shared.second) - after.points(shared.second), axis=-1)
-    return float((moved / (after.scale * shared.distance_second)).max())
+    return float(np.max(moved / (after.scale * shared.distance_second)))
 
 
 def _judged(

@@ -108,7 +108,7 @@ def place(parts: int, edges: Sequence[Edge]) -> Placement:
     for edge in np.flatnonzero(_tree(graph, kept, within=kept)):
         without = kept.copy()
         without[edge] = False
-        bridges[edge] = components(graph, without).max() > component.max()
+        bridges[edge] = np.max(components(graph, without)) > np.max(component)
     before = residuals(graph.errors(start))
     after = residuals(graph.errors(places))
     worlds = places @ sim3.invert(graph.unit)

@@ -31,7 +31,8 @@ def chain(parts: int, sigma: float, seed: int = 0) -> tuple[tuple[Similarity, ..
 
 def worst(found: Placement, places: tuple[Similarity, ...]) -> tuple[float, float, float]:
     errors = place_errors(found.similarities, places)
-    return tuple(float(e.max()) for e in (errors.shift, errors.rotation_deg, errors.log_scale))
+    shift, angle, scale = errors.shift, errors.rotation_deg, errors.log_scale
+    return float(np.max(shift)), float(np.max(angle)), float(np.max(scale))
 
 
 def test_one_part_and_none() -> None:
