@@ -17,17 +17,22 @@ from covis.commands.arguments import (
     SceneArguments,
     SparsityArguments,
 )
-from covis.engines.errors import printable
+from covis.commands.collection_arguments import CollectionArguments
+from covis.commands.worker_arguments import WorkerArguments
+from covis.engines.errors import printable, user_error
 from covis.engines.options import RunOptions, SparsityChanges
+from covis.runtime.collection.options import CollectionOptions
 from covis.runtime.photos.options import PhotoOptions
 from covis.runtime.scene.options import SceneOptions
 from covis.runtime.scene.writers.options import OutputOptions
+from covis.runtime.workers.options import WorkerOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from covis.engines.options import Sparsity
-    from covis.runtime.pipeline import StageProgress
+    from covis.runtime.photos.selection import Selection
+    from covis.runtime.pipeline import Pipeline, StageProgress
     from covis.runtime.scene.scene import Scene, SparsityReport
 
 
@@ -46,6 +51,8 @@ class RunCommand:
         choice: Photos and video frames to take, and pixels to leave out.
         scene: Cameras, frame of the world and masks.
         output: Contents of the output folder.
+        collection: Parts of a collection that is too large for one run.
+        workers: Number and place of the workers that run the parts.
         run: How the stages run, and in which backend; the result is the same up to rounding.
         sparsity: Selector options for this run; options that are not given keep the bundle's
             values.
@@ -58,38 +65,71 @@ class RunCommand:
     choice: PhotoArguments = field(default_factory=PhotoOptions)
     scene: SceneArguments = field(default_factory=SceneOptions)
     output: OutputArguments = field(default_factory=OutputOptions)
+    collection: CollectionArguments = field(default_factory=CollectionOptions)
+    workers: WorkerArguments = field(default_factory=WorkerOptions)
     run: RunArguments = field(default_factory=RunOptions)
     sparsity: SparsityArguments = field(default_factory=SparsityChanges)
+
+    def __post_init__(self) -> None:
+        if not self.workers.alone and not self.collection.requested:
+            raise user_error(
+                "run the parts of a collection",
+                where="--workers and --ray",
+                hint="add --part-views or --memory, or use `covis batch` for several scenes",
+            )
 
 
 def run(command: RunCommand) -> None:
     """Run the pipeline, write the scene, and print what the selector kept."""
     from rich.console import Console
 
-    from covis.engines.bundle.pixel_rule import size_warning
+    from covis.commands.run_collection import run_collection, views_of_a_part
     from covis.engines.schedule import check_schedule
+    from covis.runtime.photos.selection import select_photos
     from covis.runtime.pipeline import load
-    from covis.runtime.scene.writers import check_inputs, check_output, write
-    from covis.runtime.scene.writers.space import check_space
+    from covis.runtime.scene.writers import check_output
 
     console = Console(stderr=True)
     check_output(command.out, command.output, force=command.force)
     with console.status("checking the bundle"):
         pipeline = load(command.bundle, command.run)
     sparsity = command.sparsity.apply(pipeline.bundle.manifest.sparsity)
-    depth = pipeline.bundle.manifest.model.global_layers
-    check_schedule(sparsity, depth)
+    check_schedule(sparsity, pipeline.bundle.manifest.model.global_layers)
+    most = views_of_a_part(command, pipeline.bundle, sparsity)
     with progress_bar(console) as progress:
-        images = pipeline.load_photos(named(command.photos), command.choice, progress)
-        early = (*images.notes, size_warning(pipeline.bundle.manifest.pixel_rule, images.sizes))
-        warn(console, [note for note in early if note])
-        console.print(f"{len(images)} views: {plan(sparsity, len(images), depth)}", **_PLAIN)
-        check_inputs(command.out, [*images.paths, *images.mask_paths])
-        check_space(command.out, len(images), images.uint8.shape[2:], command.output)
-        scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
-        progress("writing", 0, 1)
-        written = write(scene, command.out, command.output, force=command.force)
-        progress("writing", 1, 1)
+        selection = select_photos(named(command.photos), command.choice, progress)
+        if most is not None and len(selection.photos) > most:
+            files = run_collection(command, pipeline, selection, most, progress, console)
+        else:
+            files = _run_once(command, pipeline, selection, sparsity, progress, console)
+    for path in shown(files):
+        print(path)
+
+
+def _run_once(
+    command: RunCommand,
+    pipeline: Pipeline,
+    selection: Selection,
+    sparsity: Sparsity,
+    progress: StageProgress,
+    console: Console,
+) -> list[Path]:
+    """Reconstruct all photos together, write the scene, and return its files."""
+    from covis.engines.bundle.pixel_rule import size_warning
+    from covis.runtime.scene.writers import check_inputs, write
+    from covis.runtime.scene.writers.space import check_space
+
+    rule, depth = pipeline.bundle.manifest.pixel_rule, pipeline.bundle.manifest.model.global_layers
+    images = selection.load(rule, progress)
+    early = (*images.notes, size_warning(rule, images.sizes))
+    warn(console, [note for note in early if note])
+    console.print(f"{len(images)} views: {plan(sparsity, len(images), depth)}", **_PLAIN)
+    check_inputs(command.out, [*images.paths, *images.mask_paths])
+    check_space(command.out, len(images), images.uint8.shape[2:], command.output)
+    scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
+    progress("writing", 0, 1)
+    written = write(scene, command.out, command.output, force=command.force)
+    progress("writing", 1, 1)
     notes = dict.fromkeys([*pipeline.notes, *written.notes])
     warn(console, [note for note in notes if note not in images.notes])
     report = scene.sparsity
@@ -98,8 +138,7 @@ def run(command: RunCommand) -> None:
     if report.attention_mass is not None and report.layers:
         mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
         console.print(f"attention mass on kept blocks, by sparse layer: {mass}", **_PLAIN)
-    for path in shown(written.files):
-        print(path)
+    return written.files
 
 
 def _views(scene: Scene) -> str:

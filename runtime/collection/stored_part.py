@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,6 @@ from covis.runtime.scene.scene import Scene
 _FACTS = "part.json"
 _REQUIRED = ("extrinsics", "intrinsics", "intrinsics_original", "original_sizes", "usable", "depth",
              "valid", "images")  # fmt: skip
-_OPTIONAL = ("depth_conf",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +64,47 @@ class StoredPart:
         return len(self.names)
 
 
-def store(scene: Scene, folder: Path, facts: dict[str, Any]) -> None:
-    """Write the scene of a part as a folder, whole or not at all.
+@dataclass(frozen=True)
+class FinishedPart:
+    """Result of the run of one part, as a worker sends it.
+
+    Attributes:
+        arrays: Arrays of `StoredPart` by name.
+        content: The rest of `StoredPart`, as JSON values.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    content: dict[str, Any]
+
+    def store(self, folder: Path) -> None:
+        """Write the part as a folder, whole or not at all.
+
+        Raises:
+            CovisError: The folder cannot be written, or the disk is full.
+        """
+        with atomic_folder(folder) as draft:
+            for name, array in self.arrays.items():
+                np.save(draft / f"{name}.npy", array, allow_pickle=False)
+            (draft / _FACTS).write_text(json.dumps(self.content), encoding="utf-8")
+
+
+def finished_part(scene: Scene, facts: dict[str, Any]) -> FinishedPart:
+    """Return what is kept of the scene of a part: cameras, depth, masks and pixels, all finite.
 
     Args:
         scene: Result of the part's run, with images.
-        folder: Folder to create.
         facts: Facts to keep with it, as JSON values.
-
-    Raises:
-        CovisError: The folder cannot be written, or the disk is full.
     """
+    assert scene.images is not None
     usable = scene.usable_cameras()
     sound = scene.valid & np.isfinite(scene.depth) & usable[:, None, None]
     if scene.depth_conf is not None:
         sound &= np.isfinite(scene.depth_conf)
-    assert scene.images is not None
-    cameras = {
+    arrays: dict[str, NDArray[Any]] = {
         name: np.where(usable[:, None, None], getattr(scene, name), 0.0).astype(np.float64)
         for name in ("extrinsics", "intrinsics", "intrinsics_original")
     }
-    arrays: dict[str, NDArray[Any]] = {
-        **cameras,
+    arrays |= {
         "original_sizes": np.asarray(scene.original_sizes, np.int64),
         "usable": usable,
         "depth": np.where(sound, scene.depth, 0).astype(np.float32),
@@ -93,36 +113,32 @@ def store(scene: Scene, folder: Path, facts: dict[str, Any]) -> None:
     }
     if scene.depth_conf is not None:
         arrays["depth_conf"] = np.where(sound, scene.depth_conf, 0).astype(np.float32)
-    with atomic_folder(folder) as draft:
-        for name, array in arrays.items():
-            np.save(draft / f"{name}.npy", array, allow_pickle=False)
-        content = {
-            "names": list(scene.names),
-            "image_size": list(scene.image_size),
-            "metric": scene.metric,
-            "facts": facts,
-        }
-        (draft / _FACTS).write_text(json.dumps(content), encoding="utf-8")
+    content = {
+        "names": list(scene.names),
+        "image_size": list(scene.image_size),
+        "metric": scene.metric,
+        "facts": facts,
+    }
+    return FinishedPart(arrays, content)
 
 
 def load_part(folder: Path) -> StoredPart:
-    """Open a part that `store` wrote; its maps of pixels are read when they are used.
+    """Open a part that `FinishedPart.store` wrote; its maps of pixels are read when they are used.
 
     Raises:
         CovisError: A file is missing or damaged.
     """
     try:
         content = read_json(folder / _FACTS, "remove the folder")
-        arrays = {name: _array(folder, name) for name in _REQUIRED}
-        optional = {name: _array(folder, name) if (folder / f"{name}.npy").exists() else None
-                    for name in _OPTIONAL}  # fmt: skip
+        arrays: dict[str, Any] = {name: _array(folder, name) for name in _REQUIRED}
+        has_conf = (folder / "depth_conf.npy").exists()
         return StoredPart(
             names=tuple(content["names"]),
             image_size=(int(content["image_size"][0]), int(content["image_size"][1])),
             metric=bool(content["metric"]),
             facts=content["facts"],
+            depth_conf=_array(folder, "depth_conf") if has_conf else None,
             **arrays,
-            **optional,
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise user_error(
@@ -138,3 +154,32 @@ def _array(folder: Path, name: str) -> Any:
     """Open one array: mapped where it has an entry for each pixel, else in memory."""
     mapped = name in ("depth", "depth_conf", "valid", "images")
     return np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
+
+
+class StoredParts(Sequence[StoredPart]):
+    """Finished parts of a collection, opened when they are used.
+
+    A mapped file keeps a descriptor open, and thousands of parts would exceed the limit of a
+    process, so that only the last few stay open.
+
+    Args:
+        folders: Folder of each part.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._open = lru_cache(maxsize=8)(load_part)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredPart: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredParts: ...
+
+    def __getitem__(self, index: int | slice) -> StoredPart | StoredParts:
+        if isinstance(index, slice):
+            return StoredParts(self._folders[index])
+        return self._open(self._folders[index])

@@ -74,7 +74,7 @@ def title_of(photo: Photo, index: int) -> str | Path:
     """Return a photo's name for errors: its path, or its place in the list."""
     if isinstance(photo, VideoFrame):
         return photo.path.with_name(photo.name)
-    return _path(photo) or f"photo {index}"
+    return path_of(photo) or f"photo {index}"
 
 
 def header_size(photo: Photo, index: int) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def header_size(photo: Photo, index: int) -> tuple[int, int]:
         return photo.size
     image = _open(photo, index)
     try:
-        across = turn_left(image, orientation_of(image, _path(photo))) >= 5
+        across = turn_left(image, orientation_of(image, path_of(photo))) >= 5
         return (image.width, image.height) if across else (image.height, image.width)
     finally:
         if image is not photo:
@@ -154,7 +154,8 @@ def _open(photo: Photo, index: int) -> PilImage.Image:
     return image
 
 
-def _path(photo: Photo) -> Path | None:
+def path_of(photo: Photo) -> Path | None:
+    """Return the image file of a photo; None for an array, a PIL image or a frame of a video."""
     return Path(photo) if isinstance(photo, (str, os.PathLike)) else None
 
 
@@ -167,7 +168,7 @@ def _identified(photo: Photo, index: int) -> PilImage.Image:
         return _from_array(photo, f"photo {index}")
     if isinstance(photo, VideoFrame):
         return photo.decode()
-    if (path := _path(photo)) is not None:
+    if (path := path_of(photo)) is not None:
         return open_file(path)
     raise user_error(
         f"a {type(photo).__name__} is no photo",
@@ -208,13 +209,13 @@ def _load(image: PilImage.Image, photo: Photo) -> tuple[int, str]:
     """Decode the pixels, and return the orientation and the layout of the samples in the file."""
     with _loading if image is photo else contextlib.nullcontext():
         raw = raw_mode(image)
-        orientation = orientation_of(image, _path(photo))
+        orientation = orientation_of(image, path_of(photo))
         image.load()
     return orientation, raw
 
 
 def _reopen(photo: Photo) -> Callable[[], PilImage.Image] | None:
-    path = _path(photo)
+    path = path_of(photo)
     return None if path is None else lambda: open_file(path)
 
 

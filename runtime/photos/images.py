@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from covis.engines.bundle.pixel_rule import PixelRule
 from covis.engines.errors import user_error
 from covis.runtime.photos.batch import decode_all, failure_notes
-from covis.runtime.photos.decode import header_size, quiet_pillow, upright_rgb
+from covis.runtime.photos.decode import header_size, path_of, quiet_pillow, upright_rgb
 from covis.runtime.photos.files import stamp
 from covis.runtime.photos.masks import usable
 from covis.runtime.photos.names import enumerated, names_of
@@ -122,7 +121,7 @@ def load_images(
         names=kept_names,
         transforms=tuple(result.transform for result in decoded),
         original_sizes=np.array([result.transform.original_size for result in decoded], np.int64),
-        paths=tuple(_path(photos[i]) for i in kept),
+        paths=tuple(path_of(photos[i]) for i in kept),
         sources=tuple(photos[i] for i in kept),
         stamps=tuple(stamp(photos[i]) for i in kept),
         mask_paths=tuple(masks[i] for i in kept),
@@ -168,7 +167,3 @@ def _stacked(
             hint="black in a mask means: do not use",
         )
     return stacked
-
-
-def _path(photo: Photo) -> Path | None:
-    return Path(photo) if isinstance(photo, (str, os.PathLike)) else None

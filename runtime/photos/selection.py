@@ -14,6 +14,7 @@ from covis.engines.errors import CovisError, printable, user_error
 from covis.engines.options import MOST_VIEWS_AT_ONCE
 from covis.runtime.photos import choose, video
 from covis.runtime.photos.batch import or_skip, passed_over
+from covis.runtime.photos.decode import path_of
 from covis.runtime.photos.find import find
 from covis.runtime.photos.images import Images, load_images
 from covis.runtime.photos.mask_files import match_masks
@@ -47,6 +48,11 @@ class Selection:
     mask_paths: tuple[Path | None, ...]
     notes: tuple[str, ...]
     skip_bad: bool
+
+    @property
+    def paths(self) -> tuple[Path | None, ...]:
+        """Image file of each photo; None for an array, a PIL image or a frame of a video."""
+        return tuple(path_of(photo) for photo in self.photos)
 
     def first(self, count: int) -> Selection:
         """Return the first `count` photos; all of them for 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_inputs",
     "check_output",
     "write",
+    "write_scenes",
 ]
 
 SUMMARY = "scene.json"
@@ -68,28 +69,77 @@ def write(
         CovisError: `folder` exists, the disk is full, a photo cannot be decoded again, or no view
             is usable.
     """
+    return write_scenes([scene], folder, options, force=force)
+
+
+def write_scenes(
+    scenes: Sequence[Scene],
+    folder: Path | str,
+    options: OutputOptions | None = None,
+    *,
+    force: bool = False,
+) -> Written:
+    """Write the scenes of one collection as one folder; see `write`.
+
+    The first scene is at its top, where readers look for it. The others are complete folders of
+    scenes inside of it: `scene-2`, `scene-3` and so on.
+
+    Args:
+        scenes: Scenes to write, at least one.
+        folder: Folder to create; it must not exist yet.
+        options: Contents of the folder of each scene; all formats by default.
+        force: Replace the folder if covis wrote all of it.
+
+    Raises:
+        CovisError: As for `write`; a scene without a usable view is named.
+    """
     from covis.engines.system.atomic import atomic_folder
+
+    target, options = Path(folder), options or OutputOptions()
+    check_output(target, options, force=force)
+    for scene in scenes:
+        check_inputs(target, [*(scene.paths or ()), *(scene.mask_paths or ())])
+    notes: list[str] = []
+    names: list[str] = []
+    with atomic_folder(target, force=force) as scratch:
+        for number, scene in enumerate(scenes[1:], start=2):
+            place = f"scene-{number}"
+            (scratch / place).mkdir()
+            own, lines = _fill(scratch / place, scene, options)
+            names += [f"{place}/{name}" for name in own]
+            notes += [f"{place}: {line}" for line in lines]
+        own, lines = _fill(scratch, scenes[0], options, names)
+    return Written([target / name for name in [*own, *names]], (*lines, *notes))
+
+
+def _fill(
+    place: Path, scene: Scene, options: OutputOptions, others: Sequence[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """Write one scene into an empty folder; return its files, relative to it, and notes.
+
+    Args:
+        place: The folder.
+        scene: Scene to write.
+        options: Contents of the folder.
+        others: Further files that `scene.json` lists as written by covis.
+    """
     from covis.runtime.scene.writers.finite import finite_part
     from covis.runtime.scene.writers.folder import SceneFolder
     from covis.runtime.scene.writers.frames import frames_of
     from covis.runtime.scene.writers.summary import write_summary
 
-    target, options = Path(folder), options or OutputOptions()
-    check_output(target, options, force=force)
-    check_inputs(target, [*(scene.paths or ()), *(scene.mask_paths or ())])
     kept, left_out = finite_part(scene)
     notes = list(left_out.notes)
     frames, note = frames_of(kept)
     if note and {"images", "depth"}.intersection(options.parts):
         notes.append(note)
-    with atomic_folder(target, force=force) as scratch:
-        output = SceneFolder(scratch, kept, frames, options, notes)
-        written: list[Path] = []
-        for name in options.parts:
-            written += _writer(name)(output)
-        names = [path.relative_to(scratch).as_posix() for path in written]
-        write_summary(output, left_out, names)
-    return Written([target / name for name in [*names, SUMMARY]], tuple(notes))
+    output = SceneFolder(place, kept, frames, options, notes)
+    written: list[Path] = []
+    for name in options.parts:
+        written += _writer(name)(output)
+    names = [path.relative_to(place).as_posix() for path in written]
+    write_summary(output, left_out, [*names, *others])
+    return [*names, SUMMARY], tuple(notes)
 
 
 def _writer(name: Format) -> Writer:
