@@ -1,0 +1,204 @@
+"""Compare a collection in parts with one run, and measure memory by the number of photos.
+
+    python benchmarks/collection_cpu.py accuracy [--views 400] [--part-views 50]
+    python benchmarks/collection_cpu.py memory [--photos 100 400 1600]
+    python benchmarks/collection_cpu.py workers [--views 100] [--part-views 12]
+
+Photos are rendered from held-out synthetic scenes, and covis-mini runs in processes of their own,
+whose peak memory the system reports. CPU seconds are those of the process and its threads. Results
+go to `benchmarks/results/collection_cpu_*.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from covis.engines.options import RunOptions
+from covis.evaluation.metrics.pose import auc, pair_errors
+from covis.evaluation.metrics.trajectory import absolute_error
+from covis.runtime.collection.collection import reconstruct_collection
+from covis.runtime.photos.selection import select_photos
+from covis.runtime.pipeline import load
+from covis.runtime.workers.options import WorkerOptions
+from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "covis" / "assets" / "demo"
+SIZE = 112
+# Runs the command and prints the peak of its resident memory and its CPU seconds.
+_MEASURED = """
+import json, resource, sys
+from covis.cli import run_command
+code = run_command(sys.argv[1:])
+own = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"code": code, "cpu_seconds": own.ru_utime + own.ru_stime,
+                  "peak_mib": own.ru_maxrss / 1024}))
+"""
+
+
+def photos(kind: str, seed: int, views: int, folder: Path) -> np.ndarray:
+    """Render the photos of a scene into a folder, and return their true extrinsics (M, 3, 4)."""
+    family, path = kind.split("/")
+    world = build(SceneSpec(seed, family))  # type: ignore[arg-type]
+    scene = render(world, camera_path(world, views, path), SIZE, SIZE, supersample=1)  # type: ignore[arg-type]
+    folder.mkdir(parents=True)
+    for i, image in enumerate(np.asarray(scene.images)):
+        pixels = np.round(image.transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"view_{i:05d}.png")
+    return np.asarray(scene.extrinsics)
+
+
+def run(folder: Path, out: Path, options: Sequence[str]) -> dict[str, Any]:
+    """Run `covis run` in a process, and return its peak memory and CPU seconds."""
+    command = ["run", str(DEMO), str(folder), "--out", str(out), *options]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if record["code"]:
+        raise RuntimeError(done.stderr)
+    return record
+
+
+def errors(out: Path, true: np.ndarray) -> dict[str, float]:
+    """Return AUC at 5 and 30 degrees over all pairs, in percent, and ATE in metres."""
+    with np.load(out / "scene.npz") as scene:
+        predicted = scene["extrinsics"]
+    largest = np.maximum(*pair_errors(predicted, true))
+    return {
+        **{f"auc@{t}": 100 * float(auc(largest, t)) for t in (5, 30)},
+        "ate": absolute_error(predicted, true),
+    }
+
+
+def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure one run and parts, with and without the order of the path, on scenes of each kind."""
+    part = ("--part-views", str(arguments.part_views))
+    ways = {
+        "one run": (),
+        "one run, dense": ("--selector", "dense"),
+        "parts in order": (*part, "--ordered"),
+        "parts by similarity": part,
+    }
+    rows = []
+    for kind in arguments.kinds:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "photos"
+            true = photos(kind, HELD_OUT_SEEDS[0], arguments.views, folder)
+            for name, options in ways.items():
+                out = Path(place) / name.replace(" ", "-")
+                cost = run(folder, out, ("--formats", "npz", "--threads", "1", *options))
+                summary = json.loads((out / "scene.json").read_text())
+                links = summary["provenance"].get("collection", {}).get("links", [])
+                row = {
+                    "scenes": kind,
+                    "way": name,
+                    "views": arguments.views,
+                    "placed": len(summary["views"]),
+                    **(errors(out, true) if len(summary["views"]) == arguments.views else {}),
+                    **cost,
+                    "loops": sum(k["kind"] == "loop" and k["state"] != "dropped" for k in links),
+                    "links": len(links),
+                    "dropped": sum(k["state"] in ("dropped", "unused") for k in links),
+                }
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    return rows
+
+
+def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the peak memory of collections of several sizes: photos of one room, in parts."""
+    rows = []
+    for count in arguments.photos:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "photos"
+            photos("room/orbit", HELD_OUT_SEEDS[0], count, folder)
+            options = ("--part-views", str(arguments.part_views), "--threads", "1", "--formats")
+            cost = run(folder, Path(place) / "out", (*options, "ply", "colmap", "glb", "npz"))
+            rows.append({"photos": count, **cost})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def workers(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what crews add to the time of the parts themselves: sending, storing, waiting.
+
+    `overhead` is the time of all workers from the first part's beginning to the last part's end,
+    without what the parts took, relative to that. The start of workers and the loading of bundles
+    count; the start of Ray itself does not.
+    """
+    crews = {"this process": WorkerOptions()}
+    crews |= {f"{n} local": WorkerOptions(workers=n) for n in (2, 3)}
+    crews |= {f"{n} on Ray": WorkerOptions(workers=n, ray=arguments.ray) for n in (1, 2, 3)}
+    pipeline = load(DEMO, RunOptions(threads=1))
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "photos"
+        photos("room/orbit", HELD_OUT_SEEDS[0], arguments.views, folder)
+        selection = select_photos(folder)
+        for name, crew in crews.items():
+            clock: dict[int, float] = {}
+            with reconstruct_collection(
+                pipeline,
+                selection,
+                Path(place) / "parts",
+                arguments.part_views,
+                workers=crew,
+                progress=partial(_note_time, clock),
+            ) as found:
+                parts = found.scenes[0].provenance["collection"]["parts"]
+            inside = sum(part["seconds"] for part in parts)
+            spent = (max(clock.values()) - clock[0]) * max(1, crew.workers)
+            rows.append(
+                {
+                    "way": name,
+                    "parts": len(parts),
+                    "overhead": spent / inside - 1,
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _note_time(clock: dict[int, float], stage: str, done: int, total: int) -> None:
+    if stage == "parts":
+        clock[done] = time.monotonic()
+
+
+def main() -> None:
+    """Measure, print each row, and write the record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("accuracy", "memory", "workers"))
+    parser.add_argument("--kinds", nargs="+", default=["room/orbit", "objects/orbit", "studio/arc"])
+    parser.add_argument("--views", type=int, default=400)
+    parser.add_argument("--part-views", type=int, default=50)
+    parser.add_argument("--ray", default="local", help="address of a cluster of three cores")
+    parser.add_argument("--photos", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    measure = {"accuracy": accuracy, "memory": memory, "workers": workers}[arguments.what]
+    rows = measure(arguments)
+    record = {"part_views": arguments.part_views, "rows": rows}
+    path = arguments.results / f"collection_cpu_{arguments.what}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
