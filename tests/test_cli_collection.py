@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_scene(
         (["--memory", "-1"], "--memory: -1 GiB is no size of a memory"),
         (["--memory", "0.1"], "--memory: 0.1 GiB are too little for parts of 4 views"),
         (["--memory", "2", "--backend", "cuda"], "--memory: there is no estimate for cuda"),
-        (["--part-views", "8", "--overlap", "1"], "--overlap: 1 is below "),
+        (["--part-views", "8", "--overlap", "1"], "--overlap: 1 is not in [2, 4]"),
         (["--workers", "2"], "--workers and --ray: run the parts of a collection; add"),
         (["--overlap", "4"], "concern a collection that is cut into parts; add --part-views"),
     ],

@@ -14,7 +14,7 @@ from covis.engines.errors import numerics_error
 from covis.engines.options import Sparsity
 from covis.engines.version import __version__
 from covis.runtime.collection.assemble import assemble
-from covis.runtime.collection.cut import cut
+from covis.runtime.collection.cut import cut, shared_views
 from covis.runtime.collection.descriptors import describe
 from covis.runtime.collection.options import CollectionOptions
 from covis.runtime.collection.parts import Cut
@@ -85,6 +85,7 @@ def reconstruct_collection(
             the machine lacks something.
     """
     options, workers = options or CollectionOptions(), workers or WorkerOptions()
+    shared_views(part_views, options.overlap)  # checked before hours of work
     sparsity = sparsity or pipeline.bundle.manifest.sparsity
     scene_options = scene_options or SceneOptions()
     report = progress or (lambda stage, done, total: None)

@@ -12,13 +12,39 @@ from covis.engines.errors import user_error
 from covis.runtime.collection import links
 from covis.runtime.collection.bisect import affinity, groups_of
 from covis.runtime.collection.neighbours import Descriptors, Indices, between, nearest
-from covis.runtime.collection.parts import Cut, Link, LinkKind, Part
+from covis.runtime.collection.parts import FEWEST_VIEWS, Cut, Link, LinkKind, Part
 from covis.runtime.collection.separate import separate
 
-FEWEST_VIEWS: Final = 4
-"""Smallest size of a part: two views of its own, and two shared ones."""
 MOST_SHARED: Final = 12
 _SHARE: Final = 8  # a link shares an eighth of a part
+
+
+def shared_views(part_views: int, overlap: int | None) -> int:
+    """Return the number of views that a link shares.
+
+    Args:
+        part_views: Largest number of views of a part.
+        overlap: Number of shared views that is asked for; None for the default.
+
+    Raises:
+        CovisError: One of them is out of range.
+    """
+    if part_views < FEWEST_VIEWS:
+        raise user_error(
+            f"{part_views} is below {FEWEST_VIEWS}",
+            where="--part-views",
+            hint="a part needs views of its own and views that it shares",
+        )
+    largest = part_views // 2
+    if overlap is None:
+        return min(max(part_views // _SHARE, links.FEWEST_SHARED), MOST_SHARED, largest)
+    if not 2 <= overlap <= largest:
+        raise user_error(
+            f"{overlap} is not in [2, {largest}]",
+            where="--overlap",
+            hint="a link shares at least 2 views, and at most half of those of a part",
+        )
+    return overlap
 
 
 def cut(
@@ -47,7 +73,7 @@ def cut(
         CovisError: `part_views` or `overlap` is out of range (exit code 2), or SciPy is not
             installed (3).
     """
-    shared = _overlap(part_views, overlap)
+    shared = shared_views(part_views, overlap)
     if not len(descriptors):
         raise user_error("there are no views", where="photos", hint="give photos")
     descriptors = np.ascontiguousarray(descriptors, np.float32)
@@ -72,26 +98,6 @@ def cut(
         found += of_links
         scenes += [number] * len(of_scene)
     return Cut(tuple(parts), tuple(found), np.array(scenes, np.int64))
-
-
-def _overlap(part_views: int, overlap: int | None) -> int:
-    """Return the number of views that a link shares, after a check of the options."""
-    if part_views < FEWEST_VIEWS:
-        raise user_error(
-            f"{part_views} is below {FEWEST_VIEWS}",
-            where="--part-views",
-            hint="a part needs views of its own and views that it shares",
-        )
-    largest = part_views // 2
-    if overlap is None:
-        return min(max(part_views // _SHARE, links.FEWEST_SHARED), MOST_SHARED, largest)
-    if not 2 <= overlap <= largest:
-        raise user_error(
-            f"{overlap} is not in [2, {largest}]",
-            where="--overlap",
-            hint="a link shares at least 2 views, and at most half of those of a part",
-        )
-    return overlap
 
 
 def _runs(views: Indices, most: int) -> list[Indices]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from covis.engines.errors import environment_error, user_error
 from covis.engines.options import MOST_VIEWS_AT_ONCE
-from covis.runtime.run_memory import RunMemory
+from covis.runtime.collection.parts import FEWEST_VIEWS
 
-FEWEST_PART_VIEWS = 4
+if TYPE_CHECKING:
+    from covis.runtime.run_memory import RunMemory
+
 # Memory of the process beside the stages and their results: interpreter, libraries, decoded photos.
 _BASE_BYTES = 2**29
 
@@ -26,7 +29,7 @@ class CollectionOptions:
             overlapping parts of at most so many views.
         memory: Memory in GiB that the run may take, of the GPU or, with `cpu`, of the machine. The
             number of views of a part follows from it, as `covis estimate` computes it.
-        overlap: Number of views that two neighbouring parts share, 3 or more.
+        overlap: Number of views that two neighbouring parts share: 2 to half of a part.
         ordered: The photos follow the path of the camera, as frames of a video do: parts are cut in
             their order, and places that are visited again are found by similarity.
         parts: Folder for finished parts, where an interrupted run goes on; removed at the end.
@@ -44,9 +47,9 @@ class CollectionOptions:
 
     def __post_init__(self) -> None:
         views = self.part_views
-        if views is not None and not FEWEST_PART_VIEWS <= views <= MOST_VIEWS_AT_ONCE:
+        if views is not None and not FEWEST_VIEWS <= views <= MOST_VIEWS_AT_ONCE:
             raise user_error(
-                f"{views} is not in [{FEWEST_PART_VIEWS}, {MOST_VIEWS_AT_ONCE:,}]",
+                f"{views} is not in [{FEWEST_VIEWS}, {MOST_VIEWS_AT_ONCE:,}]",
                 where="--part-views",
                 hint="give the number of views that one run can take, such as 50",
             )
@@ -59,10 +62,6 @@ class CollectionOptions:
                 "both say how large a part is",
                 where="--part-views and --memory",
                 hint="give one of them",
-            )
-        if self.overlap is not None and self.overlap < 3:
-            raise user_error(
-                f"{self.overlap} is below 3", where="--overlap", hint="3 views or more fix a part"
             )
         if not self.requested and (self.overlap is not None or self.ordered or self.restart):
             raise user_error(
@@ -92,9 +91,9 @@ def part_views_for(memory: RunMemory, gib: float) -> int:
     limit = memory.limit(budget)
     if limit is None:
         return MOST_VIEWS_AT_ONCE
-    if limit.views < FEWEST_PART_VIEWS:
+    if limit.views < FEWEST_VIEWS:
         raise environment_error(
-            f"{gib:g} GiB are too little for parts of {FEWEST_PART_VIEWS} views",
+            f"{gib:g} GiB are too little for parts of {FEWEST_VIEWS} views",
             where="--memory",
             hint="give more, or a smaller --chunk",
         )
