@@ -12,7 +12,8 @@ from covis.engines.errors import user_error
 from covis.runtime.collection import links
 from covis.runtime.collection.bisect import affinity, groups_of
 from covis.runtime.collection.neighbours import Descriptors, Indices, between, nearest
-from covis.runtime.collection.parts import FEWEST_VIEWS, Cut, Link, LinkKind, Part
+from covis.runtime.collection.options import FEWEST_VIEWS
+from covis.runtime.collection.parts import Cut, Link, LinkKind, Part
 from covis.runtime.collection.separate import separate
 
 MOST_SHARED: Final = 12

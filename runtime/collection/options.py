@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from covis.engines.errors import environment_error, user_error
 from covis.engines.options import MOST_VIEWS_AT_ONCE
-from covis.runtime.collection.parts import FEWEST_VIEWS
 
 if TYPE_CHECKING:
     from covis.runtime.run_memory import RunMemory
+
+FEWEST_VIEWS: Final = 4
+"""Smallest size of a part: two views of its own, and two shared ones."""
 
 # Memory of the process beside the stages and their results: interpreter, libraries, decoded photos.
 _BASE_BYTES = 2**29

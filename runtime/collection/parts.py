@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-FEWEST_VIEWS: Final = 4
-"""Smallest size of a part: two views of its own, and two shared ones."""
 
 LinkKind = Literal["cut", "loop"]
 
