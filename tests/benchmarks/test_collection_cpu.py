@@ -27,4 +27,6 @@ def test_memory_of_each_number_of_photos(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.argv", ["x", *options])
     collection_cpu.main()
     rows = json.loads((tmp_path / "collection_cpu_memory.json").read_text())["rows"]
-    assert [row["photos"] for row in rows] == [8, 10]
+    assert [(row["photos"], row["way"]) for row in rows] == [
+        (8, "one run"), (8, "parts"), (10, "one run"), (10, "parts"),
+    ]  # fmt: skip
