@@ -145,7 +145,8 @@ def pooled(tokens: NDArray[Any]) -> Descriptors:
         norms = np.sqrt(np.einsum("pc,pc->p", view, view, dtype=np.float64))
         mean[:] = (1 / np.maximum(norms, 1e-12)) @ view
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
-    return (means / np.maximum(lengths, 1e-12)).astype(np.float32)
+    unit: Descriptors = (means / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return unit
 
 
 def _encoder(manifest: Manifest) -> tuple[Stage, str]:
