@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from covis.engines.errors import user_error
 from covis.runtime.collection.joined import Joined, join_parts
 from covis.runtime.collection.merge import merge
 from covis.runtime.collection.parts import Cut
@@ -57,10 +58,16 @@ def assemble(
         progress: Called with `joining` and `merging`, what is done, and all.
 
     Raises:
-        CovisError: A part's folder is damaged, or the disk is full.
+        CovisError: A part's folder is damaged, the disk is full, or nothing connects two photos.
     """
     joined = join_parts(work, cut, failed, progress)
     groups = _groups(joined, len(photos.names))
+    if not groups:
+        raise user_error(
+            f"no two of {len(photos.names)} photos belong together",
+            where="photos",
+            hint="give photos of one place, or run them one by one",
+        )
     stamps = _stamps(joined)
     scenes: list[Scene] = []
     progress("merging", 0, len(groups))

@@ -210,6 +210,20 @@ def test_cameras_are_shared_over_all_parts_and_the_world_is_the_first_view(
         np.testing.assert_array_equal(scene.extrinsics[0], np.eye(3, 4))
 
 
+def test_photos_that_nothing_connects_are_no_scene(
+    pipeline: Pipeline,
+    collection_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("covis.runtime.collection.assemble._FEWEST_VIEWS", VIEWS + 1)
+    with (
+        pytest.raises(CovisError, match=f"no two of {VIEWS} photos belong together; give"),
+        collected(pipeline, collection_photos, tmp_path / "parts"),
+    ):
+        pytest.fail("there is a scene")
+
+
 def test_a_worker_refuses_another_bundle(pipeline: Pipeline) -> None:
     runs = PartRuns(
         DEMO, "0" * 64, pipeline.options, pipeline.bundle.manifest.sparsity, SceneOptions()
