@@ -147,13 +147,16 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def workers(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what crews add to the time of the parts themselves: sending, storing, waiting.
 
-    `overhead` is the time of all workers from the first part's beginning to the last part's end,
-    without what the parts took, relative to that. The start of workers and the loading of bundles
-    count; the start of Ray itself does not.
+    All in lengths of a part, the mean of those that were run. `start`: until each worker has done
+    its first part, without that part: processes, libraries, bundle. `overhead`: of each part that
+    comes after.
     """
     crews = {"this process": WorkerOptions()}
     crews |= {f"{n} local": WorkerOptions(workers=n) for n in (2, 3)}
-    crews |= {f"{n} on Ray": WorkerOptions(workers=n, ray=arguments.ray) for n in (1, 2, 3)}
+    most = os.cpu_count() or 1 if arguments.ray == "local" else 3  # a worker takes a core of Ray
+    crews |= {
+        f"{n} on Ray": WorkerOptions(workers=n, ray=arguments.ray) for n in range(1, most + 1)
+    }
     pipeline = load(DEMO, RunOptions(threads=1))
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -171,13 +174,14 @@ def workers(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 progress=partial(_note_time, clock),
             ) as found:
                 parts = found.scenes[0].provenance["collection"]["parts"]
-            inside = sum(part["seconds"] for part in parts)
-            spent = (max(clock.values()) - clock[0]) * max(1, crew.workers)
+            part = float(np.mean([part["seconds"] for part in parts]))
+            last, size = max(clock), max(1, crew.workers)
             rows.append(
                 {
                     "way": name,
-                    "parts": len(parts),
-                    "overhead": spent / inside - 1,
+                    "parts": last,
+                    "start": (clock[size] - clock[0]) / part - 1,
+                    "overhead": (clock[last] - clock[size]) * size / (last - size) / part - 1,
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
@@ -196,7 +200,9 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["room/orbit", "objects/orbit", "studio/arc"])
     parser.add_argument("--views", type=int, default=400)
     parser.add_argument("--part-views", type=int, default=50)
-    parser.add_argument("--ray", default="local", help="address of a cluster of three cores")
+    parser.add_argument(
+        "--ray", default="local", help="address of a cluster of three cores or more"
+    )
     parser.add_argument("--photos", type=int, nargs="+", default=[100, 400, 1600])
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
