@@ -16,6 +16,7 @@ from covis.engines.version import __version__
 from covis.runtime.collection.assemble import assemble
 from covis.runtime.collection.cut import cut, shared_views
 from covis.runtime.collection.descriptors import describe
+from covis.runtime.collection.neighbours import sparse
 from covis.runtime.collection.options import CollectionOptions
 from covis.runtime.collection.parts import Cut
 from covis.runtime.collection.run_part import PartRuns, PartTask, part_options
@@ -85,7 +86,9 @@ def reconstruct_collection(
             the machine lacks something.
     """
     options, workers = options or CollectionOptions(), workers or WorkerOptions()
-    shared_views(part_views, options.overlap)  # checked before hours of work
+    # Options and SciPy are checked before hours of work.
+    shared_views(part_views, options.overlap)
+    sparse()
     sparsity = sparsity or pipeline.bundle.manifest.sparsity
     scene_options = scene_options or SceneOptions()
     report = progress or (lambda stage, done, total: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,6 +223,22 @@ def test_photos_that_nothing_connects_are_no_scene(
         collected(pipeline, collection_photos, tmp_path / "parts"),
     ):
         pytest.fail("there is a scene")
+
+
+def test_without_scipy_nothing_is_begun(
+    pipeline: Pipeline,
+    collection_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    with (
+        pytest.raises(CovisError, match=r"pip install 'covis\[collection\]'") as failure,
+        collected(pipeline, collection_photos, tmp_path / "parts"),
+    ):
+        pytest.fail("it was begun")
+    assert failure.value.code == ExitCode.ENVIRONMENT and not (tmp_path / "parts").exists()
 
 
 def test_a_worker_refuses_another_bundle(pipeline: Pipeline) -> None:
