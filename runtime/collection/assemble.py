@@ -74,7 +74,7 @@ def assemble(
     for component, views in groups:
         members = np.flatnonzero(joined.placement.component == component)
         scene = merge(
-            [joined.parts[m] for m in members.tolist()],
+            joined.parts.take(members),
             Cut(tuple(joined.cut.parts[m] for m in members), (), joined.cut.scene[members]),
             [joined.placement.similarities[m] for m in members],
             views,

@@ -173,6 +173,10 @@ class StoredParts(Sequence[StoredPart]):
     def __len__(self) -> int:
         return len(self._folders)
 
+    def take(self, indices: NDArray[np.int64]) -> StoredParts:
+        """Return some of the parts, in this order."""
+        return StoredParts([self._folders[index] for index in indices.tolist()])
+
     @overload
     def __getitem__(self, index: int) -> StoredPart: ...
 
