@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from covis.engines.options import RunOptions
 from covis.evaluation.metrics.pose import auc, pair_errors
@@ -34,6 +33,7 @@ from covis.runtime.photos.selection import select_photos
 from covis.runtime.pipeline import load
 from covis.runtime.workers.options import WorkerOptions
 from covis.synthetic import HELD_OUT_SEEDS, SceneSpec, build, camera_path, render
+from covis.synthetic.photos import write_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "covis" / "assets" / "demo"
@@ -57,10 +57,7 @@ def photos(kind: str, seed: int, views: int, folder: Path) -> np.ndarray:
     family, path = kind.split("/")
     world = build(SceneSpec(seed, family))  # type: ignore[arg-type]
     scene = render(world, camera_path(world, views, path), SIZE, SIZE, supersample=1)  # type: ignore[arg-type]
-    folder.mkdir(parents=True)
-    for i, image in enumerate(np.asarray(scene.images)):
-        pixels = np.round(image.transpose(1, 2, 0) * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"view_{i:05d}.png")
+    write_photos(folder, scene, image_format="png")
     return np.asarray(scene.extrinsics)
 
 

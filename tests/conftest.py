@@ -182,6 +182,18 @@ def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def collection_photos(once: Once) -> Path:
+    """Twenty photos of 56 x 56 pixels around some objects, `view_000.jpg` to `view_019.jpg`."""
+
+    def make(folder: Path) -> None:
+        from covis.synthetic.photos import demo_scene, write_photos
+
+        write_photos(folder, demo_scene(20, 56, 56, family="objects"))
+
+    return once("collection_photos", make)
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four photos of a made scene, 112 x 84 pixels (W x H)."""
     from covis.synthetic.photos import demo_scene, write_photos

@@ -15,20 +15,11 @@ import pytest
 
 from covis.cli import run_command
 from covis.synthetic.photos import demo_scene, write_photos
-from tests.conftest import Once
 from tests.file_limit import file_limit
 from tests.places import DEMO
 
 Captured = pytest.CaptureFixture[str]
 PARTS = ("--part-views", "8", "--ordered", "--formats", "ply", "npz")
-
-
-@pytest.fixture(scope="session")
-def twenty(once: Once) -> Path:
-    def make(folder: Path) -> None:
-        write_photos(folder, demo_scene(20, 56, 56, family="objects"))
-
-    return once("twenty_photos", make)
 
 
 def run(photos: Path, out: Path, *more: str) -> int:
@@ -41,9 +32,9 @@ def cameras(out: Path) -> np.ndarray:
 
 
 def test_one_scene_is_written_and_the_parts_are_removed(
-    twenty: Path, tmp_path: Path, capsys: Captured
+    collection_photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    assert run(twenty, tmp_path / "out") == 0
+    assert run(collection_photos, tmp_path / "out") == 0
     out, err = capsys.readouterr()
     assert "20 photos in 4 parts of " in err or "20 photos in 5 parts of " in err
     assert "joined by" in err
@@ -56,27 +47,29 @@ def test_one_scene_is_written_and_the_parts_are_removed(
     assert all(link["state"] in ("confirmed", "unconfirmed", "dropped") for link in links)
 
 
-def test_few_photos_are_one_run(twenty: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert run(twenty, tmp_path / "out", "--part-views", "20", "--formats", "npz") == 0
+def test_few_photos_are_one_run(collection_photos: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert run(collection_photos, tmp_path / "out", "--part-views", "20", "--formats", "npz") == 0
     assert "20 views: dense" in capsys.readouterr().err
     assert "collection" not in json.loads((tmp_path / "out/scene.json").read_text())["provenance"]
 
 
-def test_memory_decides_how_large_a_part_is(twenty: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_memory_decides_how_large_a_part_is(
+    collection_photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
     """Half a GiB is left to the process; a run of the demo's bundle takes some MiB for a view."""
     options = ("--memory", "0.52", "--keep-parts", "--formats", "npz")
-    assert run(twenty, tmp_path / "out", *options) == 0
+    assert run(collection_photos, tmp_path / "out", *options) == 0
     assert "20 photos in " in capsys.readouterr().err
     record = json.loads((tmp_path / "out.parts/run.json").read_text())
     assert 4 <= record["--part-views"] < 20
 
 
 def test_two_scenes_in_one_folder_are_two_scenes(
-    twenty: Path, tmp_path: Path, capsys: Captured
+    collection_photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     photos = tmp_path / "photos"
     write_photos(photos / "room", demo_scene(16, 56, 56, family="room"))
-    shutil.copytree(twenty, photos / "objects")
+    shutil.copytree(collection_photos, photos / "objects")
     options = ("--part-views", "8", "--formats", "npz")
     assert run(photos, tmp_path / "out", *options) == 0
     assert "2 scenes that nothing connects, of 20, 16 views" in capsys.readouterr().err
@@ -87,10 +80,10 @@ def test_two_scenes_in_one_folder_are_two_scenes(
 
 
 def test_a_full_disk_loses_nothing_that_is_finished(
-    twenty: Path, tmp_path: Path, capsys: Captured
+    collection_photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     with file_limit(700_000):  # a part's depth fits, the scene's does not
-        assert run(twenty, tmp_path / "out") == 3
+        assert run(collection_photos, tmp_path / "out") == 3
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("covis: ") and "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["out.parts"]
@@ -98,16 +91,16 @@ def test_a_full_disk_loses_nothing_that_is_finished(
     before = [path.stat().st_mtime_ns for path in finished]
     assert finished
     stamps = {path: path.stat().st_ino for path in finished}
-    assert run(twenty, tmp_path / "out", *PARTS, "--keep-parts") == 0
+    assert run(collection_photos, tmp_path / "out", *PARTS, "--keep-parts") == 0
     assert {path: path.stat().st_ino for path in finished} == stamps
     assert [path.stat().st_mtime_ns for path in finished] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_run_goes_on_and_gives_the_same_scene(
-    twenty: Path, tmp_path: Path, number: signal.Signals
+    collection_photos: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "covis", "run", str(DEMO), str(twenty), "--out",
+    command = [sys.executable, "-m", "covis", "run", str(DEMO), str(collection_photos), "--out",
                str(tmp_path / "out"), *PARTS]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     parts = tmp_path / "out.parts/parts"
@@ -117,8 +110,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_scene(
     process.communicate(timeout=60)
     assert process.returncode in (-number, 128 + number)
     assert not (tmp_path / "out").exists() and list(parts.glob("0*"))
-    assert run(twenty, tmp_path / "out") == 0
-    assert run(twenty, tmp_path / "whole") == 0
+    assert run(collection_photos, tmp_path / "out") == 0
+    assert run(collection_photos, tmp_path / "whole") == 0
     np.testing.assert_array_equal(cameras(tmp_path / "out"), cameras(tmp_path / "whole"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
@@ -137,16 +130,18 @@ def test_a_killed_run_goes_on_and_gives_the_same_scene(
     ],
 )  # fmt: skip
 def test_options_that_contradict_each_other(
-    twenty: Path, tmp_path: Path, capsys: Captured, options: list[str], line: str
+    collection_photos: Path, tmp_path: Path, capsys: Captured, options: list[str], line: str
 ) -> None:
-    assert run(twenty, tmp_path / "out", *options) in (2, 3)
+    assert run(collection_photos, tmp_path / "out", *options) in (2, 3)
     err = capsys.readouterr().err
     assert line in err.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
-def test_parts_of_another_run_are_refused(twenty: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert run(twenty, tmp_path / "out", *PARTS, "--keep-parts") == 0
+def test_parts_of_another_run_are_refused(
+    collection_photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert run(collection_photos, tmp_path / "out", *PARTS, "--keep-parts") == 0
     options = ("--part-views", "9", "--ordered", "--formats", "npz", "--force")
-    assert run(twenty, tmp_path / "out", *options) == 2
+    assert run(collection_photos, tmp_path / "out", *options) == 2
     assert "with other --part-views (8, now 9); give --restart" in capsys.readouterr().err
-    assert run(twenty, tmp_path / "out", *options, "--restart") == 0
+    assert run(collection_photos, tmp_path / "out", *options, "--restart") == 0

@@ -18,6 +18,7 @@ from covis.commands.arguments import (
     SceneArguments,
     SparsityArguments,
 )
+from covis.commands.run import PLAIN
 from covis.commands.worker_arguments import WorkerArguments
 from covis.engines.errors import CovisError, printable
 from covis.engines.options import RunOptions, SparsityChanges
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from covis.runtime.pipeline import Pipeline
     from covis.runtime.workers.crew import Event, Report
 
-_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "soft_wrap": True}
 _COLUMNS: Final = (
     "scene", "views", "selector", "attention_work", "seconds", "peak_bytes", "status", "error",
 )  # fmt: skip
@@ -102,7 +102,7 @@ def batch(command: BatchCommand) -> None:
             check_output(command.out / scene.name, command.output, force=command.force)
     if len(todo) < len(scenes):
         done = len(scenes) - len(todo)
-        console.print(f"{done} of {len(scenes)} scenes are done already", **_PLAIN)
+        console.print(f"{done} of {len(scenes)} scenes are done already", **PLAIN)
     failed: dict[str, CovisError] = {}
     write_tables(command.out, job, rows.values())
     try:
@@ -117,7 +117,7 @@ def batch(command: BatchCommand) -> None:
                     rows[scene.name] = outcome
                     lines = [f"{scene.name}: {note}" for note in outcome["notes"]]
                 for line in lines:
-                    console.print(printable(line), style="yellow", **_PLAIN)
+                    console.print(printable(line), style="yellow", **PLAIN)
                 write_tables(command.out, job, rows.values())
                 advance(scene.name)
 
@@ -173,7 +173,7 @@ def _run(
     def note(event: Event[BatchScene]) -> None:
         if event.kind == "lost" and event.again:
             line = f"{event.task.name}: its worker died ({event.how}); it is done again"
-            console.print(printable(line), style="yellow", **_PLAIN)
+            console.print(printable(line), style="yellow", **PLAIN)
 
     if workers.alone:
         run_here(Reconstructor(job, pipeline), todo, report)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from covis.runtime.scene.scene import Scene, SparsityReport
 
 
-_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "soft_wrap": True}
+PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "soft_wrap": True}
+"""Options of a line for the console that may contain a name of the user's."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run(command: RunCommand) -> None:
     with progress_bar(console) as progress:
         selection = select_photos(named(command.photos), command.choice, progress)
         if most is not None and len(selection.photos) > most:
-            files = run_collection(command, pipeline, selection, most, progress, console)
+            files = run_collection(command, pipeline, selection, sparsity, most, progress, console)
         else:
             files = _run_once(command, pipeline, selection, sparsity, progress, console)
     for path in shown(files):
@@ -123,7 +124,7 @@ def _run_once(
     images = selection.load(rule, progress)
     early = (*images.notes, size_warning(rule, images.sizes))
     warn(console, [note for note in early if note])
-    console.print(f"{len(images)} views: {plan(sparsity, len(images), depth)}", **_PLAIN)
+    console.print(f"{len(images)} views: {plan(sparsity, len(images), depth)}", **PLAIN)
     check_inputs(command.out, [*images.paths, *images.mask_paths])
     check_space(command.out, len(images), images.uint8.shape[2:], command.output)
     scene = pipeline(images, sparsity=sparsity, progress=progress, scene_options=command.scene)
@@ -134,10 +135,10 @@ def _run_once(
     warn(console, [note for note in notes if note not in images.notes])
     report = scene.sparsity
     assert report is not None
-    console.print(f"{_views(scene)}: {computed(report, len(scene))}", **_PLAIN)
+    console.print(f"{_views(scene)}: {computed(report, len(scene))}", **PLAIN)
     if report.attention_mass is not None and report.layers:
         mass = ", ".join(f"{share:.1%}" for share in report.attention_mass.mean(axis=1))
-        console.print(f"attention mass on kept blocks, by sparse layer: {mass}", **_PLAIN)
+        console.print(f"attention mass on kept blocks, by sparse layer: {mass}", **PLAIN)
     return written.files
 
 

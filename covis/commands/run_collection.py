@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from covis.commands.run import PLAIN
 from covis.engines.errors import printable, user_error
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from covis.runtime.photos.selection import Selection
     from covis.runtime.pipeline import Pipeline, StageProgress
     from covis.runtime.workers.crew import Event
-
-_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 def views_of_a_part(command: RunCommand, bundle: Bundle, sparsity: Sparsity) -> int | None:
@@ -45,6 +44,7 @@ def run_collection(
     command: RunCommand,
     pipeline: Pipeline,
     selection: Selection,
+    sparsity: Sparsity,
     part_views: int,
     progress: StageProgress,
     console: Console,
@@ -70,7 +70,7 @@ def run_collection(
             console.print(
                 f"part {event.task.number + 1}: its worker died ({event.how}); {then}",
                 style="yellow",
-                **_PLAIN,
+                **PLAIN,
             )
 
     with reconstruct_collection(
@@ -79,16 +79,16 @@ def run_collection(
         folder,
         part_views,
         command.collection,
-        sparsity=command.sparsity.apply(pipeline.bundle.manifest.sparsity),
+        sparsity=sparsity,
         scene_options=command.scene,
         workers=command.workers,
         progress=progress,
         on_event=lost,
-        on_note=lambda note: console.print(printable(note), **_PLAIN),
+        on_note=lambda note: console.print(printable(note), **PLAIN),
     ) as collection:
         progress("writing", 0, 1)
         written = write_scenes(collection.scenes, command.out, command.output, force=command.force)
         progress("writing", 1, 1)
     for note in (*collection.notes, *written.notes):
-        console.print(printable(note), style="yellow", **_PLAIN)
+        console.print(printable(note), style="yellow", **PLAIN)
     return written.files

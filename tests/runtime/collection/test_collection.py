@@ -24,20 +24,10 @@ from covis.runtime.pipeline import Pipeline, load
 from covis.runtime.scene.options import SceneOptions
 from covis.runtime.scene.scene import Scene
 from covis.runtime.workers.options import WorkerOptions
-from covis.synthetic.photos import demo_scene, write_photos
-from tests.conftest import Once
 from tests.places import DEMO
 
 VIEWS, PART = 20, 8
 ORDERED = CollectionOptions(part_views=PART, ordered=True, keep_parts=True)
-
-
-@pytest.fixture(scope="session")
-def collection_photos(once: Once) -> Path:
-    def make(folder: Path) -> None:
-        write_photos(folder, demo_scene(VIEWS, 56, 56, family="objects"))
-
-    return once("collection_photos", make)
 
 
 @pytest.fixture(scope="module")

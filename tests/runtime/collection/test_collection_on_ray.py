@@ -15,10 +15,10 @@ from covis.runtime.pipeline import load
 from covis.runtime.workers.crew import Event
 from covis.runtime.workers.options import WorkerOptions
 from tests.places import DEMO
-from tests.runtime.collection.test_collection import collected, collection_photos, same
+from tests.runtime.collection.test_collection import collected, same
 from tests.runtime.workers.test_cluster import cluster, needs_ray
 
-__all__ = ["cluster", "collection_photos"]
+__all__ = ["cluster"]
 
 
 def busy_actors() -> list[int]:
